@@ -1,0 +1,430 @@
+"""The configuration: frozen dataclasses, one per concern, plain values only (no torch), so that they print as YAML.
+
+`DetectorConfig` is the one type behind every detector of the package; `grcn.presets` names the useful ones.
+What the paper's abstract does not say is our reading and stands here as a field (docs/explanations/our-reading.md).
+"""
+
+from __future__ import annotations
+
+import difflib
+import types
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from grcn.errors import ConfigError
+
+Backbone = Literal["resnet18", "resnet34", "resnet50", "resnet101", "vgg16"]
+Separation = Literal["none", "roi", "conv5", "conv4", "conv3"]
+Stride = Literal[8, 16, 32]
+Context = Literal["none", "global", "attention"]
+Head = Literal["conv5", "fc2", "light_fc2", "vgg_fc", "avgpool"]
+Norm = Literal["auto", "frozen_bn", "bn", "group", "none"]
+
+
+@dataclass(frozen=True)
+class InputConfig:
+    """The size at which images enter the detector; strides and anchors are pixels of this size.
+
+    Args:
+        short_side: pixels of the shorter side after resizing.
+        long_side: cap on the longer side; an image that would exceed it is resized to it instead.
+    """
+
+    short_side: int = 600
+    long_side: int = 1000
+
+
+@dataclass(frozen=True)
+class RPNConfig:
+    """Region proposal network (Ren et al. 2015, section 3).
+
+    Args:
+        source: the map it looks at.
+        channels: width of its 3x3 convolution; None: the source map's.
+        anchor_sizes: square roots of the anchors' areas, in input pixels.
+        anchor_ratios: height / width of the anchors.
+        foreground_iou, background_iou: an anchor at or above the first is positive, below the second negative.
+        batch_per_image, positive_fraction: anchors sampled for the loss.
+        pre_nms_train, pre_nms_test, post_nms_train, post_nms_test: proposals per image kept before and after NMS.
+        nms: IoU above which the lower-scored proposal is dropped.
+        min_size: proposals with a side below this, in input pixels, are dropped.
+    """
+
+    source: Literal["trunk", "cls", "loc"] = "trunk"
+    channels: int | None = None
+    anchor_sizes: tuple[float, ...] = (32.0, 64.0, 128.0, 256.0, 512.0)
+    anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
+    foreground_iou: float = 0.7
+    background_iou: float = 0.3
+    batch_per_image: int = 256
+    positive_fraction: float = 0.5
+    pre_nms_train: int = 2000
+    pre_nms_test: int = 1000
+    post_nms_train: int = 2000
+    post_nms_test: int = 300
+    nms: float = 0.7
+    min_size: float = 1e-3
+
+
+@dataclass(frozen=True)
+class RoIConfig:
+    """RoI stage: pooling, the head's widths, sampling, losses and post-processing (Girshick 2015; Ren et al. 2015).
+
+    Args:
+        pooling: RoIAlign or RoIPool.
+        size: cells per side of a RoI's features; None: 14 for the conv5 head, 7 for the others.
+        sampling_ratio: RoIAlign's samples per cell and axis; 0: as many as the cell has pixels.
+        aligned: RoIAlign with the half-pixel correction.
+        reduce_channels: width of light_fc2's 1x1 convolution on the map.
+        fc_channels: width of the two fully connected layers; None: 1024, or 4096 for vgg_fc.
+        foreground_iou: proposals at or above it are positive, the others background.
+        batch_per_image, positive_fraction: proposals sampled for the loss.
+        box_weights: scale of the box deltas x, y, w, h.
+        score_threshold, nms, detections_per_image: post-processing; NMS is per class.
+    """
+
+    pooling: Literal["align", "pool"] = "align"
+    size: int | None = None
+    sampling_ratio: int = 2
+    aligned: bool = True
+    reduce_channels: int = 256
+    fc_channels: int | None = None
+    foreground_iou: float = 0.5
+    batch_per_image: int = 512
+    positive_fraction: float = 0.25
+    box_weights: tuple[float, float, float, float] = (10.0, 10.0, 5.0, 5.0)
+    score_threshold: float = 0.05
+    nms: float = 0.5
+    detections_per_image: int = 100
+
+
+@dataclass(frozen=True)
+class DetectorConfig:
+    """One detector of the Faster R-CNN / G-RCN family.
+
+    Args:
+        backbone: stages conv1..conv5 come from it.
+        norm: normalisation layers. `auto`: frozen batch norm on pretrained weights (none for VGG16, as published),
+            trainable batch norm on random ones. `group`: group norm of 32 groups.
+        frozen_stages: stages conv1..convN that are not trained; None: 2 on pretrained weights, else 0.
+        separation: the last stage that both tasks share. `none`: everything, the head too. `roi`: all but the head.
+            `conv5`: all stages, but each task has its own layers after them. `conv4`, `conv3`: each task has its own
+            copy of the later stages, its branch.
+        cls_stride, loc_stride: input pixels per cell of the map that the task's RoI features are pooled from.
+        dilation: where a stage's stride is reduced, dilate its convolutions so that the receptive field stays.
+        cls_context, loc_context: `global`: the feature of the whole image, as one more RoI, beside each RoI's.
+            `attention`: an attention-pooled vector of the map instead (an extra module, beyond the paper).
+        head: what turns a RoI's features into a vector. `conv5`: the stage conv5 per RoI, then average pooling
+            (protocol C4). `fc2`: two fully connected layers. `light_fc2`: a 1x1 convolution on the map first.
+            `vgg_fc`: VGG16's fc6 and fc7. `avgpool`: average pooling alone.
+
+    Raises:
+        ConfigError: on a combination that cannot exist, with the reason.
+    """
+
+    backbone: Backbone = "resnet50"
+    norm: Norm = "auto"
+    frozen_stages: int | None = None
+    separation: Separation = "none"
+    cls_stride: Stride = 16
+    loc_stride: Stride = 16
+    dilation: bool = True
+    cls_context: Context = "none"
+    loc_context: Context = "none"
+    head: Head = "light_fc2"
+    rpn: RPNConfig = field(default_factory=RPNConfig)
+    roi: RoIConfig = field(default_factory=RoIConfig)
+    input: InputConfig = field(default_factory=InputConfig)
+
+    def __post_init__(self) -> None:
+        check_detector(self)
+
+    @property
+    def is_resnet(self) -> bool:
+        return self.backbone != "vgg16"
+
+    @property
+    def trunk_end(self) -> int:
+        """Number of the last stage in the trunk, 3..5."""
+        if self.separation in ("conv3", "conv4"):
+            return int(self.separation[-1])
+        return 4 if self.head == "conv5" else 5
+
+    @property
+    def roi_size(self) -> int:
+        return self.roi.size or (14 if self.head == "conv5" else 7)
+
+    @property
+    def fc_channels(self) -> int:
+        return self.roi.fc_channels or (4096 if self.head == "vgg_fc" else 1024)
+
+
+def stage_stride(backbone: Backbone, stage: int) -> int:
+    """Input pixels per cell at the end of stage conv`stage` of the unmodified backbone."""
+    return 2**stage if backbone != "vgg16" else 2 ** (stage - 1)
+
+
+def trunk_stride(config: DetectorConfig) -> int:
+    """Input pixels per cell of the trunk's map.
+
+    It is the backbone's own, reduced where a task needs a finer map than the trunk's own.
+    """
+    return min(stage_stride(config.backbone, config.trunk_end), config.cls_stride, config.loc_stride)
+
+
+def check_detector(config: DetectorConfig) -> None:
+    """Raises ConfigError where `config` describes a detector that cannot exist."""
+    shared = config.separation in ("none", "roi", "conv5")
+    if shared and config.cls_stride != config.loc_stride:
+        raise ConfigError(
+            f"cls_stride {config.cls_stride} and loc_stride {config.loc_stride} with separation "
+            f"'{config.separation}': both tasks share one map there; use equal strides or separation 'conv4'"
+        )
+    if config.head == "conv5":
+        if not config.is_resnet:
+            raise ConfigError("head 'conv5' with backbone 'vgg16': protocol C4 is ResNet's; use 'vgg_fc' or 'fc2'")
+        if config.separation not in ("none", "roi"):
+            raise ConfigError(
+                f"head 'conv5' with separation '{config.separation}': conv5 runs per RoI there, so no branch of "
+                "stages is left to separate; use separation 'none' or 'roi', or head 'light_fc2'"
+            )
+        if config.cls_stride == 32:
+            raise ConfigError("head 'conv5' with stride 32: RoI features come from conv4, whose stride is 16 or 8")
+    if config.head == "vgg_fc":
+        if config.backbone != "vgg16":
+            raise ConfigError(f"head 'vgg_fc' with backbone '{config.backbone}': fc6 and fc7 belong to vgg16")
+        if config.roi_size != 7:
+            raise ConfigError(f"head 'vgg_fc' with roi.size {config.roi_size}: fc6 takes 7x7 cells")
+    if config.separation == "conv5" and config.head != "light_fc2":
+        raise ConfigError(
+            f"separation 'conv5' with head '{config.head}': between conv5 and RoI pooling it has no layer to "
+            "separate; use separation 'roi', or head 'light_fc2'"
+        )
+    if not config.is_resnet and config.norm == "auto" and config.frozen_stages == 5:
+        raise ConfigError("frozen_stages 5 leaves no stage to train; use 0 to 4")
+    if config.is_resnet and config.norm == "none":
+        raise ConfigError(f"norm 'none' with backbone '{config.backbone}': ResNet has norm layers; use 'frozen_bn'")
+    if config.frozen_stages is not None and not 0 <= config.frozen_stages <= 5:
+        raise ConfigError(f"frozen_stages {config.frozen_stages}: use 0 (all trained) to 5")
+    # VGG16 has one more pooling layer, pool5, than its stages need; it serves stride 32 only.
+    finest, end = trunk_stride(config), 5 if config.head != "conv5" else 4
+    halvings = end - config.trunk_end + (0 if config.is_resnet else 1)
+    for task, stride in (("cls", config.cls_stride), ("loc", config.loc_stride)):
+        if stride > finest * 2**halvings:
+            raise ConfigError(
+                f"{task}_stride {stride} after a trunk of stride {finest} that ends at conv{config.trunk_end}: its "
+                f"branch can reach at most {finest * 2**halvings}; separate earlier or bring the strides closer"
+            )
+    if config.input.short_side < 32 or config.input.long_side < config.input.short_side:
+        raise ConfigError(
+            f"input {config.input.short_side}..{config.input.long_side}: needs 32 <= short_side <= long_side"
+        )
+    if (
+        not config.rpn.anchor_sizes
+        or not config.rpn.anchor_ratios
+        or min(*config.rpn.anchor_sizes, *config.rpn.anchor_ratios) <= 0
+    ):
+        raise ConfigError("rpn.anchor_sizes and rpn.anchor_ratios: need at least one positive value each")
+
+
+def resolve(config: DetectorConfig, *, pretrained: bool) -> DetectorConfig:
+    """`config` with `norm` and `frozen_stages` settled for pretrained or random weights.
+
+    Raises:
+        ConfigError: where random weights would be frozen.
+    """
+    norm = config.norm
+    if norm == "auto":
+        norm = "bn" if not pretrained else "frozen_bn" if config.is_resnet else "none"
+    frozen_stages = config.frozen_stages if config.frozen_stages is not None else 2 if pretrained else 0
+    if not pretrained and (norm == "frozen_bn" or frozen_stages):
+        raise ConfigError(
+            f"norm '{norm}' and frozen_stages {frozen_stages} with random weights: what is frozen would stay random; "
+            "use norm 'bn' or 'group' and frozen_stages 0"
+        )
+    return replace(config, norm=norm, frozen_stages=frozen_stages)
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """Training augmentation; each sample's is a function of (seed, epoch, index).
+
+    Args:
+        flip: probability of a horizontal flip.
+        vertical_flip: probability of a vertical flip.
+        scale_jitter: range of the factor on the resized short side.
+        crop: probability of a random crop that keeps at least one object.
+        color: strength of brightness, contrast, saturation and hue jitter, 0..1.
+    """
+
+    flip: float = 0.5
+    vertical_flip: float = 0.0
+    scale_jitter: tuple[float, float] = (1.0, 1.0)
+    crop: float = 0.0
+    color: float = 0.0
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """The optimizer's step.
+
+    Args:
+        name: `sgd` (with momentum) or `adamw`.
+        lr: learning rate at a total batch of 16 images; scaled linearly to the batch in use.
+        momentum, weight_decay: as usual; norm layers and biases are not decayed.
+        clip_norm: largest gradient norm; 0: no clipping.
+        accumulate: batches whose gradients are added up for one step.
+        ema: decay of the weights' exponential moving average, the one that is evaluated and kept; 0: none.
+    """
+
+    name: Literal["sgd", "adamw"] = "sgd"
+    lr: float = 0.02
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    clip_norm: float = 10.0
+    accumulate: int = 1
+    ema: float = 0.0
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """The learning rate over a run.
+
+    Args:
+        kind: `step`: times `gamma` at each milestone; `cosine`: to zero; `constant`.
+        warmup: iterations of linear warm-up from a thousandth.
+        milestones: fractions of the run.
+        gamma: the factor at a milestone.
+    """
+
+    kind: Literal["step", "cosine", "constant"] = "step"
+    warmup: int = 500
+    milestones: tuple[float, ...] = (0.67, 0.89)
+    gamma: float = 0.1
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training run.
+
+    Args:
+        data: the data set's folder.
+        preset: name of the detector (`grcn models` lists them); `model` starts from it.
+        out: the run folder; empty: `runs/PRESET-DATA`.
+        format: how `data` is annotated.
+        train_split, val_split: names of the splits; `auto`: `train` and `val` by their usual names.
+        weights: `imagenet`, `random`, a backbone state-dict file, or an own detector to fine-tune from.
+        fit: `data`: take input size, anchors and strides from the data set (`grcn check` shows them).
+        iterations, epochs, minutes: length of the run, one of the three; minutes are turned into iterations by
+            timing the first steps on this machine.
+        batch_size: images per step over all devices.
+        workers: loader processes per device.
+        seed: of weights, order, sampling and augmentation.
+        val_every: iterations between validations; 0: only at the end.
+        save_every: iterations between saves of the training state; 0: at each validation.
+        patience: stop after this many validations without a better AP; 0: never.
+        precision: `32`, or `bf16` for autocast.
+        accelerator, devices, nodes: as lightning's Trainer.
+        loggers: any of tensorboard, csv, wandb, mlflow.
+        use_difficult: train on objects marked difficult.
+        skip_broken: count and skip images that cannot be decoded instead of stopping.
+        resume: continue the run in `out`.
+    """
+
+    data: str
+    preset: str = "grcn_r50"
+    out: str = ""
+    format: Literal["auto", "voc", "coco", "yolo"] = "auto"
+    train_split: str = "auto"
+    val_split: str = "auto"
+    weights: str = "imagenet"
+    fit: Literal["none", "data"] = "none"
+    iterations: int = 0
+    epochs: float = 0.0
+    minutes: float = 0.0
+    batch_size: int = 8
+    workers: int = 2
+    seed: int = 0
+    val_every: int = 0
+    save_every: int = 0
+    patience: int = 0
+    precision: Literal["32", "bf16"] = "32"
+    accelerator: str = "auto"
+    devices: int = 1
+    nodes: int = 1
+    loggers: tuple[Literal["tensorboard", "csv", "wandb", "mlflow"], ...] = ("tensorboard", "csv")
+    use_difficult: bool = True
+    skip_broken: bool = False
+    resume: bool = False
+    model: DetectorConfig = field(default_factory=DetectorConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+
+    def __post_init__(self) -> None:
+        lengths = [name for name in ("iterations", "epochs", "minutes") if getattr(self, name)]
+        if len(lengths) > 1 or any(getattr(self, name) < 0 for name in lengths):
+            raise ConfigError(f"{' and '.join(lengths)}: give one positive length of the run")
+        if self.batch_size < 1 or self.optim.accumulate < 1 or self.workers < 0:
+            raise ConfigError("batch_size and optim.accumulate are at least 1, workers at least 0")
+
+
+T = TypeVar("T")
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A configuration as plain dicts, lists and scalars, as YAML and JSON hold it."""
+    plain: dict[str, Any] = _plain(asdict(config))
+    return plain
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, (tuple, list)) else value
+
+
+def from_dict(kind: type[T], values: Any, where: str = "") -> T:
+    """The inverse of `to_dict`; fields that are absent take their defaults.
+
+    Raises:
+        ConfigError: on an unknown key (naming the nearest known one) or a value of the wrong type.
+    """
+    if not isinstance(values, dict):
+        raise ConfigError(f"{where or kind.__name__}: expected keys and values, found {values!r}")
+    hints = get_type_hints(kind)
+    names = [f.name for f in fields(kind)]  # type: ignore[arg-type]
+    for key in values:
+        if key not in names:
+            near = difflib.get_close_matches(str(key), names, n=1)
+            raise ConfigError(f"unknown key '{where}{key}'" + (f"; did you mean '{where}{near[0]}'?" if near else ""))
+    try:
+        return kind(**{key: _coerce(hints[key], value, f"{where}{key}") for key, value in values.items()})
+    except TypeError as error:
+        raise ConfigError(f"{where or kind.__name__}: {error}") from None
+
+
+def _coerce(hint: Any, value: Any, where: str) -> Any:
+    if is_dataclass(hint):
+        return from_dict(hint, value, f"{where}.")  # type: ignore[arg-type]
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        if value in arguments and any(type(value) is type(a) and value == a for a in arguments):
+            return value
+        raise ConfigError(f"{where}: {value!r} is none of {', '.join(map(str, arguments))}")
+    if origin in (Union, types.UnionType):
+        if value is None:
+            return None
+        return _coerce(next(a for a in arguments if a is not type(None)), value, where)
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise ConfigError(f"{where}: expected a list, found {value!r}")
+        kinds = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else list(arguments)
+        if len(kinds) != len(value):
+            raise ConfigError(f"{where}: expected {len(kinds)} values, found {len(value)}")
+        return tuple(_coerce(k, v, f"{where}[{i}]") for i, (k, v) in enumerate(zip(kinds, value, strict=True)))
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type(value) is not hint:
+        raise ConfigError(f"{where}: expected {getattr(hint, '__name__', hint)}, found {value!r}")
+    return value

@@ -1,0 +1,46 @@
+"""Errors that a user can act on: one line that says what, where and what to do; one exit code each.
+
+The command line prints `str(error)` and exits with `exit_code`; a traceback appears only with `--debug`.
+"""
+
+
+class GrcnError(Exception):
+    """Base of every error that grcn raises on purpose."""
+
+    exit_code = 1
+
+
+class ConfigError(GrcnError):
+    """A configuration or command line that cannot be carried out."""
+
+    exit_code = 2
+
+
+class DataError(GrcnError):
+    """A data set that cannot be found, recognized or used."""
+
+    exit_code = 3
+
+
+class ImageError(DataError):
+    """An image file that cannot be decoded, or is refused."""
+
+    exit_code = 4
+
+
+class AnnotationError(DataError):
+    """An annotation file that cannot be parsed, or breaks its format's rules."""
+
+    exit_code = 5
+
+
+class CheckpointError(GrcnError):
+    """Weights or training state that cannot be loaded, saved or resumed."""
+
+    exit_code = 6
+
+
+class DivergedError(GrcnError):
+    """Training produced a loss that is not finite."""
+
+    exit_code = 7

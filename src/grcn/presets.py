@@ -1,0 +1,82 @@
+"""The named detectors: plain functions that return a configuration. Every part of each is a field to change."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+
+from grcn.config import Backbone, DetectorConfig, RPNConfig
+from grcn.errors import ConfigError
+
+_RESNETS: dict[str, Backbone] = {"r18": "resnet18", "r34": "resnet34", "r50": "resnet50", "r101": "resnet101"}
+
+
+def faster_rcnn_c4(backbone: Backbone) -> DetectorConfig:
+    """The ResNet protocol of Faster R-CNN as published (He et al. 2016): conv5 runs per RoI, on 14x14 of conv4."""
+    return DetectorConfig(backbone=backbone, head="conv5")
+
+
+def faster_rcnn_c5(backbone: Backbone) -> DetectorConfig:
+    """The corrected protocol: conv5 in the feature extractor, at stride 16; one map and one head for both tasks."""
+    return DetectorConfig(backbone=backbone, rpn=RPNConfig(channels=_rpn_channels(backbone)))
+
+
+def grcn_resnet(backbone: Backbone) -> DetectorConfig:
+    """G-RCN: each task has its own conv5; classification at stride 32 with global context, localization at 16."""
+    return DetectorConfig(
+        backbone=backbone,
+        separation="conv4",
+        cls_stride=32,
+        loc_stride=16,
+        cls_context="global",
+        rpn=RPNConfig(channels=_rpn_channels(backbone)),
+    )
+
+
+def faster_rcnn_vgg16() -> DetectorConfig:
+    """Faster R-CNN with VGG16 as published (Ren et al. 2015)."""
+    return DetectorConfig(backbone="vgg16", head="vgg_fc", rpn=RPNConfig(channels=512))
+
+
+def grcn_vgg16() -> DetectorConfig:
+    """G-RCN on VGG16: own conv5 per task; classification at stride 16 with global context, localization at 8."""
+    return DetectorConfig(
+        backbone="vgg16",
+        head="vgg_fc",
+        separation="conv4",
+        cls_stride=16,
+        loc_stride=8,
+        cls_context="global",
+        rpn=RPNConfig(source="cls", channels=512),
+    )
+
+
+def _rpn_channels(backbone: Backbone) -> int:
+    # conv5 of ResNet-50 is 2048 wide; an RPN as wide as its source would cost more than the rest of the detector.
+    return 256 if backbone in ("resnet18", "resnet34") else 512
+
+
+def _presets() -> dict[str, DetectorConfig]:
+    families: dict[str, Callable[[Backbone], DetectorConfig]] = {
+        "faster_rcnn_{}_c4": faster_rcnn_c4,
+        "faster_rcnn_{}_c5": faster_rcnn_c5,
+        "grcn_{}": grcn_resnet,
+    }
+    named = {name.format(r): make(b) for name, make in families.items() for r, b in _RESNETS.items()}
+    return named | {"faster_rcnn_vgg16": faster_rcnn_vgg16(), "grcn_vgg16": grcn_vgg16()}
+
+
+PRESETS: dict[str, DetectorConfig] = _presets()
+
+
+def preset(name: str) -> DetectorConfig:
+    """The configuration of the named detector.
+
+    Raises:
+        ConfigError: on an unknown name, naming the nearest known one.
+    """
+    if name not in PRESETS:
+        near = difflib.get_close_matches(name, PRESETS, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else "`grcn models` lists them"
+        raise ConfigError(f"unknown preset '{name}'; {hint}")
+    return PRESETS[name]

@@ -1,0 +1,169 @@
+"""What crosses the package's borders: objects to find (`Target`) and objects found (`Detections`).
+
+Both are numpy, validated once at construction, so that reading data and running an exported detector need no torch.
+
+Conventions, everywhere: boxes are float32 `x1, y1, x2, y2` in pixels of the original image, half-open,
+`0 <= x1 < x2 <= width`; class ids are `0..C-1`. Background exists only inside the model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from grcn.errors import DataError
+
+if TYPE_CHECKING:
+    import supervision
+
+Array = NDArray[Any]
+
+
+def _array(name: str, value: ArrayLike, dtype: Any, shape: tuple[int, ...]) -> Array:
+    try:
+        array = np.asarray(value, dtype=dtype)
+        array = array.reshape(shape) if array.size == 0 else array
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{name}: not an array of {np.dtype(dtype).name}: {error}") from None
+    if array.shape != shape:
+        raise DataError(f"{name}: shape {array.shape}, expected {shape}")
+    return array
+
+
+def _check_boxes(name: str, boxes: Array) -> None:
+    """Raises DataError naming the first box that is not finite or has no area."""
+    bad = ~(np.isfinite(boxes).all(axis=1) & (boxes[:, 2:] > boxes[:, :2]).all(axis=1))
+    if bad.any():
+        index = int(np.flatnonzero(bad)[0])
+        raise DataError(f"{name}[{index}] = {boxes[index].tolist()}: needs finite x1 < x2 and y1 < y2")
+
+
+@dataclass(frozen=True)
+class Target:
+    """The objects annotated in one image.
+
+    Args:
+        boxes: [N, 4] float32, xyxy pixels of the original image.
+        labels: [N] int64, class ids 0..C-1.
+        difficult: [N] bool, VOC's flag; neither rewarded nor punished by the VOC rule. Default: all False.
+        crowd: [N] bool, COCO's `iscrowd`; never trained on, ignored in scoring by the COCO rule. Default: all False.
+        areas: [N] float32, COCO's `area` (of the segment where there is one), used for its size classes.
+            Default: the boxes' areas.
+
+    Raises:
+        DataError: on lengths that differ, boxes that are not finite or have no area, negative labels.
+    """
+
+    boxes: Array
+    labels: Array
+    difficult: Array = field(default=None)  # type: ignore[arg-type]
+    crowd: Array = field(default=None)  # type: ignore[arg-type]
+    areas: Array = field(default=None)  # type: ignore[arg-type]
+
+    def __post_init__(self) -> None:
+        n = len(self.boxes)
+        boxes = _array("boxes", self.boxes, np.float32, (n, 4))
+        _check_boxes("boxes", boxes)
+        labels = _array("labels", self.labels, np.int64, (n,))
+        if (labels < 0).any():
+            raise DataError(f"labels[{int(np.flatnonzero(labels < 0)[0])}] is negative; class ids are 0..C-1")
+        falses = np.zeros(n, dtype=bool)
+        difficult = falses if self.difficult is None else _array("difficult", self.difficult, bool, (n,))
+        crowd = falses if self.crowd is None else _array("crowd", self.crowd, bool, (n,))
+        box_areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+        areas = box_areas if self.areas is None else _array("areas", self.areas, np.float32, (n,))
+        for name, value in (
+            ("boxes", boxes),
+            ("labels", labels),
+            ("difficult", difficult),
+            ("crowd", crowd),
+            ("areas", areas),
+        ):
+            object.__setattr__(self, name, value)
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+
+@dataclass(frozen=True)
+class Detections:
+    """The objects found in one image, by falling score.
+
+    Args:
+        boxes: [N, 4] float32, xyxy pixels of the source image.
+        scores: [N] float32 in 0..1.
+        class_ids: [N] int64, 0..C-1.
+        class_names: the C names.
+
+    Raises:
+        DataError: on lengths that differ, boxes or scores that are not finite, ids beyond the names.
+    """
+
+    boxes: Array
+    scores: Array
+    class_ids: Array
+    class_names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        n = len(self.boxes)
+        boxes = _array("boxes", self.boxes, np.float32, (n, 4))
+        if not np.isfinite(boxes).all():
+            raise DataError("boxes: not finite")
+        scores = _array("scores", self.scores, np.float32, (n,))
+        if not np.isfinite(scores).all():
+            raise DataError("scores: not finite")
+        class_ids = _array("class_ids", self.class_ids, np.int64, (n,))
+        if n and not (class_ids.min() >= 0 and class_ids.max() < len(self.class_names)):
+            raise DataError(f"class_ids: outside 0..{len(self.class_names) - 1}, the ids of the class names")
+        order = np.argsort(-scores, kind="stable")
+        object.__setattr__(self, "boxes", boxes[order])
+        object.__setattr__(self, "scores", scores[order])
+        object.__setattr__(self, "class_ids", class_ids[order])
+        object.__setattr__(self, "class_names", tuple(self.class_names))
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    @property
+    def names(self) -> list[str]:
+        """The class name of each detection, [N]."""
+        return [self.class_names[i] for i in self.class_ids]
+
+    def above(self, score: float) -> Detections:
+        """The detections whose score is at least `score`."""
+        keep = self.scores >= score
+        return Detections(self.boxes[keep], self.scores[keep], self.class_ids[keep], self.class_names)
+
+    def to_coco(self, image_id: int | str, category_ids: tuple[int, ...] | None = None) -> list[dict[str, Any]]:
+        """COCO results: one dict a detection, `bbox` as x, y, width, height.
+
+        Args:
+            image_id: the image's id in the COCO file.
+            category_ids: the COCO category id of each class, [C]. Default: class id + 1, as COCO counts from 1.
+        """
+        ids = category_ids or tuple(range(1, len(self.class_names) + 1))
+        return [
+            {
+                "image_id": image_id,
+                "category_id": ids[class_id],
+                "bbox": [float(x1), float(y1), float(x2 - x1), float(y2 - y1)],
+                "score": float(score),
+            }
+            for (x1, y1, x2, y2), score, class_id in zip(
+                self.boxes.astype(np.float64), self.scores, self.class_ids, strict=True
+            )
+        ]
+
+    def to_supervision(self) -> supervision.Detections:
+        """The same detections for the `supervision` package (drawing, tracking, export)."""
+        import supervision
+
+        return supervision.Detections(
+            xyxy=self.boxes.copy(),
+            confidence=self.scores.copy(),
+            class_id=self.class_ids.copy(),
+            data={"class_name": np.array(self.names, dtype=str)},
+        )
