@@ -161,7 +161,7 @@ class DetectorConfig:
 
 def stage_stride(backbone: Backbone, stage: int) -> int:
     """Input pixels per cell at the end of stage conv`stage` of the unmodified backbone."""
-    return 2**stage if backbone != "vgg16" else 2 ** (stage - 1)
+    return 1 << (stage if backbone != "vgg16" else stage - 1)
 
 
 def trunk_stride(config: DetectorConfig) -> int:
