@@ -43,9 +43,14 @@ class RPNConfig:
         channels: width of its 3x3 convolution; None: the source map's.
         anchor_sizes: square roots of the anchors' areas, in input pixels.
         anchor_ratios: height / width of the anchors.
-        foreground_iou, background_iou: an anchor at or above the first is positive, below the second negative.
-        batch_per_image, positive_fraction: anchors sampled for the loss.
-        pre_nms_train, pre_nms_test, post_nms_train, post_nms_test: proposals per image kept before and after NMS.
+        foreground_iou: an anchor that overlaps an object at least so much is positive.
+        background_iou: an anchor that overlaps all objects less is negative.
+        batch_per_image: anchors sampled for the loss.
+        positive_fraction: the positives' share of them, at most.
+        pre_nms_train: proposals per image kept before NMS in training.
+        pre_nms_test: the same in prediction.
+        post_nms_train: proposals per image kept after NMS in training.
+        post_nms_test: the same in prediction.
         nms: IoU above which the lower-scored proposal is dropped.
         min_size: proposals with a side below this, in input pixels, are dropped.
     """
@@ -78,9 +83,12 @@ class RoIConfig:
         reduce_channels: width of light_fc2's 1x1 convolution on the map.
         fc_channels: width of the two fully connected layers; None: 1024, or 4096 for vgg_fc.
         foreground_iou: proposals at or above it are positive, the others background.
-        batch_per_image, positive_fraction: proposals sampled for the loss.
+        batch_per_image: proposals sampled for the loss.
+        positive_fraction: the positives' share of them, at most.
         box_weights: scale of the box deltas x, y, w, h.
-        score_threshold, nms, detections_per_image: post-processing; NMS is per class.
+        score_threshold: detections below it are dropped.
+        nms: IoU above which the lower-scored detection of the same class is dropped.
+        detections_per_image: the surest of all classes that are kept.
     """
 
     pooling: Literal["align", "pool"] = "align"
@@ -110,10 +118,12 @@ class DetectorConfig:
         separation: the last stage that both tasks share. `none`: everything, the head too. `roi`: all but the head.
             `conv5`: all stages, but each task has its own layers after them. `conv4`, `conv3`: each task has its own
             copy of the later stages, its branch.
-        cls_stride, loc_stride: input pixels per cell of the map that the task's RoI features are pooled from.
+        cls_stride: input pixels per cell of the map that classification's RoI features are pooled from.
+        loc_stride: the same for localization.
         dilation: where a stage's stride is reduced, dilate its convolutions so that the receptive field stays.
-        cls_context, loc_context: `global`: the feature of the whole image, as one more RoI, beside each RoI's.
-            `attention`: an attention-pooled vector of the map instead (an extra module, beyond the paper).
+        cls_context: what classification sees beside each RoI. `global`: the feature of the whole image, as one more
+            RoI. `attention`: an attention-pooled vector of the map (an extra module, beyond the paper).
+        loc_context: the same for localization.
         head: what turns a RoI's features into a vector. `conv5`: the stage conv5 per RoI, then average pooling
             (protocol C4). `fc2`: two fully connected layers. `light_fc2`: a 1x1 convolution on the map first.
             `vgg_fc`: VGG16's fc6 and fc7. `avgpool`: average pooling alone.
@@ -167,8 +177,10 @@ def stage_stride(backbone: Backbone, stage: int) -> int:
 def trunk_stride(config: DetectorConfig) -> int:
     """Input pixels per cell of the trunk's map.
 
-    It is the backbone's own, reduced where a task needs a finer map than the trunk's own.
+    Where the tasks share one map it is that map's; else the backbone's own, reduced where a task needs a finer one.
     """
+    if config.separation in ("none", "roi", "conv5"):
+        return config.cls_stride
     return min(stage_stride(config.backbone, config.trunk_end), config.cls_stride, config.loc_stride)
 
 
@@ -271,7 +283,8 @@ class OptimConfig:
     Args:
         name: `sgd` (with momentum) or `adamw`.
         lr: learning rate at a total batch of 16 images; scaled linearly to the batch in use.
-        momentum, weight_decay: as usual; norm layers and biases are not decayed.
+        momentum: of SGD.
+        weight_decay: as usual; norm layers and biases are not decayed.
         clip_norm: largest gradient norm; 0: no clipping.
         accumulate: batches whose gradients are added up for one step.
         ema: decay of the weights' exponential moving average, the one that is evaluated and kept; 0: none.
@@ -312,19 +325,23 @@ class TrainConfig:
         preset: name of the detector (`grcn models` lists them); `model` starts from it.
         out: the run folder; empty: `runs/PRESET-DATA`.
         format: how `data` is annotated.
-        train_split, val_split: names of the splits; `auto`: `train` and `val` by their usual names.
+        train_split: name of the split to train on; `auto`: by its usual name.
+        val_split: name of the split to validate on; `auto`: by its usual name.
         weights: `imagenet`, `random`, a backbone state-dict file, or an own detector to fine-tune from.
         fit: `data`: take input size, anchors and strides from the data set (`grcn check` shows them).
-        iterations, epochs, minutes: length of the run, one of the three; minutes are turned into iterations by
-            timing the first steps on this machine.
+        iterations: length of the run in optimizer steps; this, `epochs` or `minutes`.
+        epochs: length of the run in passes over the data.
+        minutes: length of the run in time, turned into iterations by timing the first steps on this machine.
         batch_size: images per step over all devices.
         workers: loader processes per device.
         seed: of weights, order, sampling and augmentation.
         val_every: iterations between validations; 0: only at the end.
         save_every: iterations between saves of the training state; 0: at each validation.
         patience: stop after this many validations without a better AP; 0: never.
-        precision: `32`, or `bf16` for autocast.
-        accelerator, devices, nodes: as lightning's Trainer.
+        precision: `fp32`, or `bf16` for autocast.
+        accelerator: as lightning's Trainer: auto, cpu, gpu, ...
+        devices: devices per node.
+        nodes: machines.
         loggers: any of tensorboard, csv, wandb, mlflow.
         use_difficult: train on objects marked difficult.
         skip_broken: count and skip images that cannot be decoded instead of stopping.
@@ -348,7 +365,7 @@ class TrainConfig:
     val_every: int = 0
     save_every: int = 0
     patience: int = 0
-    precision: Literal["32", "bf16"] = "32"
+    precision: Literal["fp32", "bf16"] = "fp32"
     accelerator: str = "auto"
     devices: int = 1
     nodes: int = 1
