@@ -1,0 +1,148 @@
+"""From an image as stored to an image as the detector sees it: resizing, and the augmentation of training.
+
+Images stay uint8 [3, H, W] here; the model scales and normalises them on its device. Every random choice is drawn from
+one generator seeded by (seed, epoch, index), all of them on each call: so it depends neither on the worker that loads
+the image, nor on a resumed run's past, nor on which of the other augmentations are on.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import functional as F
+
+from grcn.config import AugmentConfig, InputConfig
+
+MIN_VISIBLE = 0.5
+"""Share of a box's area that a crop must leave; a box of which less is left is dropped."""
+
+_CROP_TRIES = 10
+_CROP_SIDE = (0.5, 1.0)  # of the image's side
+
+# Luma (ITU-R BT.601, as torchvision's grayscale) and the two chroma axes of YIQ, in which hue is an angle.
+_RGB_TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
+_YIQ_TO_RGB = np.linalg.inv(_RGB_TO_YIQ)
+_MAX_HUE = 0.1  # of the colour circle, at strength 1
+
+
+def output_size(height: int, width: int, short: float, long: float) -> tuple[int, int]:
+    """The (height, width) after the shorter side becomes `short` pixels, or the longer `long` where it would exceed it.
+
+    >>> output_size(480, 640, 600, 1000)
+    (600, 800)
+    >>> output_size(100, 400, 600, 1000)
+    (250, 1000)
+    """
+    scale = min(short / min(height, width), long / max(height, width))
+    return max(1, math.floor(height * scale + 0.5)), max(1, math.floor(width * scale + 0.5))
+
+
+def resize(image: Tensor, short: float, long: float) -> Tensor:
+    """`image` uint8 [3, H, W] at its `output_size`: bilinear, antialiased.
+
+    The same function serves training and prediction. Boxes scale by new / old size per axis (`scale_boxes`).
+    """
+    height, width = image.shape[-2:]
+    resized: Tensor = F.resize(image, list(output_size(height, width, short, long)), antialias=True)
+    return resized
+
+
+def scale_boxes(boxes: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
+    """Boxes [N, 4] xyxy of an image of (height, width) `old` as boxes of the same image at `new`."""
+    x, y = new[1] / old[1], new[0] / old[0]
+    return boxes * boxes.new_tensor([x, y, x, y])
+
+
+def augment(
+    image: Tensor,
+    boxes: Tensor,
+    labels: Tensor,
+    config: AugmentConfig,
+    size: InputConfig,
+    *,
+    seed: int,
+    epoch: int,
+    index: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One training sample: crop, resize with jitter, flips, colour.
+
+    Args:
+        image: uint8 [3, H, W] as stored.
+        boxes: [N, 4] float32, xyxy pixels of `image`.
+        labels: [N] int64.
+        seed, epoch, index: of the run, the pass over the data set, and the image; they decide every random choice.
+
+    Returns:
+        The image uint8 [3, H', W'], its boxes in the new pixels, and their labels. A crop drops the boxes of which
+        less than MIN_VISIBLE is left, and is not made where it would drop them all.
+    """
+    rng = np.random.default_rng((seed, epoch, index))
+    crop_chance, flip_chance, vertical_chance, jitter = rng.random(4).tolist()
+    colors = rng.uniform(-1, 1, 4).tolist()
+    windows = rng.random((_CROP_TRIES, 4)).tolist()
+
+    if crop_chance < config.crop:
+        image, boxes, labels = _crop(image, boxes, labels, windows)
+    low, high = config.scale_jitter
+    factor = low + (high - low) * jitter
+    old = tuple(image.shape[-2:])
+    image = resize(image, size.short_side * factor, size.long_side * factor)
+    height, width = image.shape[-2:]
+    boxes = scale_boxes(boxes, old, (height, width))
+    if flip_chance < config.flip:
+        image = F.horizontal_flip(image)
+        boxes = torch.stack((width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]), dim=1)
+    if vertical_chance < config.vertical_flip:
+        image = F.vertical_flip(image)
+        boxes = torch.stack((boxes[:, 0], height - boxes[:, 3], boxes[:, 2], height - boxes[:, 1]), dim=1)
+    if config.color > 0:
+        brightness, contrast, saturation, hue = (config.color * value for value in colors)
+        image = color(image, 1 + 0.5 * brightness, 1 + 0.5 * contrast, 1 + 0.5 * saturation, _MAX_HUE * hue)
+    return image, boxes, labels
+
+
+def _crop(image: Tensor, boxes: Tensor, labels: Tensor, windows: list[list[float]]) -> tuple[Tensor, Tensor, Tensor]:
+    """The first of `windows`, each four numbers in 0..1, that leaves an object, if the image has any."""
+    height, width = image.shape[-2:]
+    areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    low, high = _CROP_SIDE
+    for side_x, side_y, place_x, place_y in windows:
+        crop_width = max(1, round(width * (low + (high - low) * side_x)))
+        crop_height = max(1, round(height * (low + (high - low) * side_y)))
+        left, top = round((width - crop_width) * place_x), round((height - crop_height) * place_y)
+        limits = boxes.new_tensor([crop_width, crop_height, crop_width, crop_height])
+        clipped = (boxes - boxes.new_tensor([left, top, left, top])).clamp(min=0).minimum(limits)
+        visible = (clipped[:, 2] - clipped[:, 0]) * (clipped[:, 3] - clipped[:, 1])
+        keep = (visible > 0) & (visible >= MIN_VISIBLE * areas)
+        if keep.any() or not len(boxes):
+            return F.crop(image, top, left, crop_height, crop_width), clipped[keep], labels[keep]
+    return image, boxes, labels
+
+
+def color(image: Tensor, brightness: float, contrast: float, saturation: float, hue: float) -> Tensor:
+    """Changes the colours of `image` uint8 [3, H, W]; 1, 1, 1, 0 leave it as it is.
+
+    All four changes are linear in RGB, so they are one 3x3 matrix and an offset: a tenth of the time of torchvision's
+    four functions, of which hue alone, through HSV, takes several times as long as decoding the image.
+
+    Args:
+        brightness, contrast, saturation: factors, as torchvision's: of all values, of the distance from the mean grey,
+            of the distance from each pixel's grey.
+        hue: turn of the chroma, as a share of the circle.
+    """
+    angle = 2 * math.pi * hue
+    turn = np.array([[1, 0, 0], [0, math.cos(angle), -math.sin(angle)], [0, math.sin(angle), math.cos(angle)]])
+    turn[1:] *= saturation
+    matrix = brightness * contrast * (_YIQ_TO_RGB @ turn @ _RGB_TO_YIQ)  # [3, 3]
+    # Summed as integers: a float mean would depend on the number of threads, so on the number of workers.
+    mean = image.sum(dim=(1, 2), dtype=torch.int64).numpy() / (image.shape[1] * image.shape[2])  # [3]
+    offset = (1 - contrast) * brightness * float(_RGB_TO_YIQ[0] @ mean)
+    channels = image.float()
+    mixed = [
+        (channels[0] * float(r)).add_(channels[1], alpha=float(g)).add_(channels[2], alpha=float(b)).add_(offset)
+        for r, g, b in matrix
+    ]
+    return torch.stack(mixed).round_().clamp_(0, 255).to(torch.uint8)
