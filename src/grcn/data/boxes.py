@@ -1,0 +1,104 @@
+"""One policy for boxes, the same in every format.
+
+| box | outcome |
+|---|---|
+| a coordinate that is NaN, infinite or beyond a million pixels | dropped, `box-not-finite` |
+| second corner left of or above the first | dropped, `box-inverted` |
+| no width or no height, in the file's own numbers | dropped, `box-no-area` |
+| wholly outside the image | dropped, `box-outside` |
+| partly outside the image | clipped to it, `box-clipped` |
+
+Each is counted and named. Overshoots below a twentieth of a pixel are the rounding of decimals in the file: they are
+clipped and not counted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+LARGEST = 1e6  # pixels; no image has a longer side
+ROUNDING = 0.05  # pixels
+
+
+@dataclass(frozen=True)
+class BoxProblem:
+    """What was wrong with one box: its index, a kind from the table above, and what was done."""
+
+    index: int
+    kind: str
+    message: str
+
+
+def clean_boxes(
+    boxes: NDArray[np.float64], height: int, width: int
+) -> tuple[NDArray[np.float32], NDArray[np.int64], list[BoxProblem]]:
+    """Applies the policy to the boxes of one image.
+
+    Args:
+        boxes: [N, 4] xyxy pixels, half-open, as the file gives them.
+        height, width: of the image.
+
+    Returns:
+        boxes: [M, 4] float32, 0 <= x1 < x2 <= width, 0 <= y1 < y2 <= height.
+        kept: [M] int64, their indices among the N.
+        problems: of dropped and clipped boxes, by index.
+    """
+    boxes = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
+    limits = np.array([width, height, width, height], dtype=np.float64)
+    with np.errstate(invalid="ignore"):
+        finite = (np.abs(boxes) <= LARGEST).all(axis=1)  # False for NaN
+        inverted = (boxes[:, 2:] < boxes[:, :2]).any(axis=1)
+        empty = (boxes[:, 2:] <= boxes[:, :2]).any(axis=1)
+        outside = (boxes[:, :2] >= limits[:2]).any(axis=1) | (boxes[:, 2:] <= 0).any(axis=1)
+        clipped = np.clip(boxes, 0, limits).astype(np.float32)
+        moved = (np.abs(boxes - np.clip(boxes, 0, limits)) > ROUNDING).any(axis=1)
+    # A sliver can be lost to float32 or to clipping; it then has no area either.
+    empty |= finite & ~outside & (clipped[:, 2:] <= clipped[:, :2]).any(axis=1)
+
+    problems = []
+    for i in np.flatnonzero(~finite | empty | outside | moved).tolist():
+        if not finite[i]:
+            kind, what = "box-not-finite", "is not finite or absurdly large: dropped"
+        elif inverted[i]:
+            kind, what = "box-inverted", "has its corners the wrong way round: dropped"
+        elif empty[i]:
+            kind, what = "box-no-area", "has no area: dropped"
+        elif outside[i]:
+            kind, what = "box-outside", f"lies outside the {width} x {height} image: dropped"
+        else:
+            kind, what = "box-clipped", f"reaches outside the {width} x {height} image: clipped"
+        numbers = ", ".join(f"{v:g}" for v in boxes[i])
+        problems.append(BoxProblem(i, kind, f"box [{numbers}] {what}"))
+    kept = np.flatnonzero(finite & ~empty & ~outside).astype(np.int64)
+    return clipped[kept], kept, problems
+
+
+def from_voc(corners: NDArray[np.float64]) -> NDArray[np.float64]:
+    """VOC's 1-based inclusive corners, [N, 4] xmin, ymin, xmax, ymax, as half-open xyxy.
+
+    The first corner moves by one pixel. Where the file's two corners coincide or are inverted they are left alone,
+    so that such a box is seen as without area, as in the other formats, and not as one pixel wide.
+    """
+    corners = np.asarray(corners, dtype=np.float64).reshape(-1, 4)
+    with np.errstate(invalid="ignore"):
+        degenerate = (corners[:, 2:] <= corners[:, :2]).any(axis=1, keepdims=True)
+    return np.where(degenerate, corners, corners - np.array([1.0, 1.0, 0.0, 0.0]))
+
+
+def from_xywh(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
+    """COCO's [N, 4] x, y, width, height as xyxy."""
+    boxes = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
+    with np.errstate(invalid="ignore", over="ignore"):
+        return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
+
+
+def from_yolo(boxes: NDArray[np.float64], height: int, width: int) -> NDArray[np.float64]:
+    """YOLO's [N, 4] centre x, y, width, height, in fractions of the image, as xyxy pixels."""
+    boxes = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
+    with np.errstate(invalid="ignore", over="ignore"):
+        half = boxes[:, 2:] / 2
+        corners = np.concatenate([boxes[:, :2] - half, boxes[:, :2] + half], axis=1)
+        return corners * np.array([width, height, width, height], dtype=np.float64)

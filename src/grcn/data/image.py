@@ -1,0 +1,313 @@
+"""The package's only image decoder: any common file to upright 8-bit RGB, or an `ImageError` that names it.
+
+How modes become RGB:
+
+- Grey, palette, CMYK and YCbCr: as Pillow converts them (YCbCr by JFIF, CMYK without colour management).
+- Alpha is dropped, in every mode, and the colour below it kept, as OpenCV, torchvision and `PIL.Image.convert` do:
+  a detector then sees here what it sees in those.
+- 16-bit grey is scaled by 65535, never clipped. Pillow reduces 16-bit colour itself, likewise by scaling.
+- 32-bit integers and floats carry no range of their own. The first of these that holds all pixels is taken: 0..1
+  (floats only), 0..255, 0..65535, else the image's own minimum to maximum. NaN and infinity become black.
+- Animations and multi-page files: the first frame.
+
+A file is told by its content, not by its suffix. JPEG has no checksum: a flipped bit in its pixels cannot be told
+from a picture, and decodes; PNG has one, and is refused.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+import struct
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import PIL.Image
+from numpy.typing import NDArray
+
+from grcn.errors import ImageError
+
+# Raster formats whose decoders are compiled into Pillow. PostScript, PDF and the like would start other programs.
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
+SUFFIXES = frozenset(
+    (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm")
+)
+
+MAX_PIXELS = 2**26  # 8192 x 8192; decoding that many stays under 1 GiB
+MAX_BYTES = 2**29  # of a file; the largest uncompressed image of MAX_PIXELS
+
+_ORIENTATION = 0x0112  # the EXIF tag
+_SWAPPING = (5, 6, 7, 8)  # orientations that exchange height and width
+_STRIP = 2**22  # pixels converted at a time, which bounds the memory that conversion adds
+
+Source = str | os.PathLike[str] | bytes | BinaryIO | PIL.Image.Image
+
+
+@dataclass(frozen=True)
+class ImageHeader:
+    """An image's size, read without decoding it.
+
+    Args:
+        height, width: upright, that is after the EXIF orientation is applied.
+        orientation: EXIF's, 1..8; 1 where there is none.
+    """
+
+    height: int
+    width: int
+    orientation: int = 1
+
+    @property
+    def stored(self) -> tuple[int, int]:
+        """Height and width as stored in the file, before the orientation is applied."""
+        return (self.width, self.height) if self.orientation in _SWAPPING else (self.height, self.width)
+
+
+def read_image(source: Source, *, name: str | None = None, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
+    """Decodes an image to upright RGB.
+
+    Args:
+        source: a path, the file's bytes, a binary file object (read to its end), or a PIL image.
+        name: what errors call it. Default: the path.
+        max_pixels: larger images are refused from their header. Pillow's own limit (about 179 million) stays.
+
+    Returns:
+        [H, W, 3] uint8 RGB.
+
+    Raises:
+        ImageError: naming the image; nothing else, whatever the bytes are.
+    """
+    label = name or _label(source)
+    with _naming(label), _opened(source, label) as image:
+        _check_size(image, max_pixels)
+        orientation = _orientation(image)
+        return _upright(_to_rgb(image), orientation)
+
+
+def read_header(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> ImageHeader:
+    """The size and orientation of an image file, without decoding its pixels.
+
+    Raises:
+        ImageError: naming the file.
+    """
+    label = str(path)
+    with _naming(label), _opened(path, label) as image:
+        _check_size(image, max_pixels)
+        width, height = image.size
+        if image.format == "TIFF":  # Pillow turns TIFF itself and says the upright size
+            tag = image.tag_v2.get(_ORIENTATION)  # type: ignore[attr-defined]
+            return ImageHeader(height, width, _valid(tag))
+        orientation = _orientation(image)
+        if orientation in _SWAPPING:
+            height, width = width, height
+        return ImageHeader(height, width, orientation)
+
+
+def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """The upright (height, width) of an image file, from its header.
+
+    Raises:
+        ImageError: naming the file.
+    """
+    header = read_header(path)
+    return header.height, header.width
+
+
+def _label(source: Source) -> str:
+    if isinstance(source, (str, os.PathLike)):
+        return str(source)
+    if isinstance(source, PIL.Image.Image):
+        return str(getattr(source, "filename", "")) or "image"
+    return "image" if isinstance(source, bytes) else str(getattr(source, "name", "image"))
+
+
+@contextmanager
+def _naming(label: str) -> Iterator[None]:
+    """Turns whatever Pillow raises on damaged files into an ImageError that names the image."""
+    try:
+        yield
+    except ImageError:
+        raise
+    except MemoryError:
+        raise ImageError(f"{label}: not enough memory to decode it; make it smaller") from None
+    except PIL.Image.DecompressionBombError as error:
+        raise ImageError(f"{label}: refused: {error}") from None
+    except PIL.UnidentifiedImageError:
+        raise ImageError(f"{label}: damaged, or not an image of a known kind ({', '.join(FORMATS)})") from None
+    # Pillow's decoders raise nearly every built-in exception on damaged files (struct.error, KeyError, zlib.error...).
+    except Exception as error:
+        what = " ".join(str(error).split()) or type(error).__name__
+        raise ImageError(f"{label}: cannot be decoded: {what}") from None
+
+
+@contextmanager
+def _opened(source: Source, label: str) -> Iterator[PIL.Image.Image]:
+    if isinstance(source, PIL.Image.Image):
+        yield source  # the caller's: not to be closed
+        return
+    with _stream(source, label) as file:
+        # Pillow's remarks on odd metadata and large sizes: the metadata is not needed, the size is checked here.
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"PIL\b")
+            with PIL.Image.open(file, formats=FORMATS) as image:
+                yield image
+
+
+def _stream(source: str | os.PathLike[str] | bytes | BinaryIO, label: str) -> BinaryIO:
+    if isinstance(source, (str, os.PathLike)):
+        try:
+            status = os.stat(source)
+        except (OSError, ValueError) as error:
+            raise ImageError(f"{label}: cannot be opened: {getattr(error, 'strerror', None) or error}") from None
+        if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
+            raise ImageError(f"{label}: not a file")
+        _check_bytes(status.st_size, label)
+        return open(source, "rb")
+    data = source if isinstance(source, bytes) else source.read(MAX_BYTES + 1)
+    _check_bytes(len(data), label)
+    return io.BytesIO(data)
+
+
+def _check_bytes(size: int, label: str) -> None:
+    if size == 0:
+        raise ImageError(f"{label}: empty file")
+    if size > MAX_BYTES:
+        raise ImageError(f"{label}: {size} bytes; more than {MAX_BYTES} are refused")
+
+
+def _check_size(image: PIL.Image.Image, max_pixels: int) -> None:
+    width, height = image.size
+    if width < 1 or height < 1:
+        raise ImageError(f"{_label(image)}: no pixels ({width} x {height})")
+    if width * height > max_pixels:
+        raise ImageError(
+            f"{_label(image)}: {width} x {height} is more than {max_pixels} pixels, refused; make it smaller"
+        )
+
+
+def _valid(orientation: object) -> int:
+    return orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1
+
+
+def _orientation(image: PIL.Image.Image) -> int:
+    """The EXIF orientation that is still to be applied, 1..8; damaged EXIF counts as none."""
+    try:
+        if image.format == "TIFF":
+            image.load()  # turns the pixels and takes the tag away
+        elif image.format == "PNG" and "exif" not in image.info and (late := _late_exif(image)):
+            image.info["exif"] = late
+        # Not PngImageFile's own getexif, which decodes the pixels to look for a late chunk.
+        return _valid(PIL.Image.Image.getexif(image).get(_ORIENTATION, 1))
+    except Exception:
+        return 1
+
+
+def _late_exif(image: PIL.Image.Image) -> bytes | None:
+    """A PNG's EXIF where it follows the pixels, as ExifTool writes it; None where there is none."""
+    file = getattr(image, "fp", None)
+    if file is None:  # already decoded
+        return None
+    position = file.tell()
+    try:
+        file.seek(8)
+        while len(head := file.read(8)) == 8:
+            length, kind = struct.unpack(">I4s", head)
+            if kind == b"eXIf":
+                return bytes(file.read(min(length, 2**20)))
+            file.seek(length + 4, os.SEEK_CUR)
+        return None
+    finally:
+        file.seek(position)
+
+
+def _to_rgb(image: PIL.Image.Image) -> NDArray[np.uint8]:
+    """[H, W, 3] RGB as stored, a strip of rows at a time."""
+    image.load()
+    width, height = image.size
+    lowest, highest = _range(image)
+    out = np.empty((height, width, 3), np.uint8)
+    rows = max(1, _STRIP // width)
+    for top in range(0, height, rows):
+        strip = image if rows >= height else image.crop((0, top, width, min(top + rows, height)))
+        out[top : top + rows] = _convert(strip, lowest, highest)
+    return out
+
+
+def _is_wide(image: PIL.Image.Image) -> bool:
+    return image.mode in ("I", "F") or image.mode.startswith("I;16")
+
+
+def _convert(image: PIL.Image.Image, lowest: float, highest: float) -> NDArray[np.uint8]:
+    if _is_wide(image):
+        values = np.nan_to_num(np.asarray(image, dtype=np.float64), nan=lowest, posinf=lowest, neginf=lowest)
+        grey = np.rint((values - lowest) * (255.0 / (highest - lowest))).astype(np.uint8)
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    if image.mode in ("La", "RGBa"):  # premultiplied: the colour is only there after division
+        image = image.convert({"La": "LA", "RGBa": "RGBA"}[image.mode])
+    if "transparency" in image.info:  # transparency by palette entry or key colour is alpha too
+        image = image.copy()
+        del image.info["transparency"]
+    return np.asarray(image.convert("RGB"))
+
+
+def _range(image: PIL.Image.Image) -> tuple[float, float]:
+    """The values that become 0 and 255, for modes wider than 8 bits; see the module's head."""
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
+        return 0.0, 65535.0
+    if not _is_wide(image):
+        return 0.0, 255.0
+    lowest, highest = np.inf, -np.inf
+    rows = max(1, _STRIP // image.width)
+    for top in range(0, image.height, rows):
+        values = np.asarray(image.crop((0, top, image.width, min(top + rows, image.height))))
+        values = values[np.isfinite(values)]
+        if values.size:
+            lowest, highest = min(lowest, float(values.min())), max(highest, float(values.max()))
+    for bound in (1.0, 255.0, 65535.0) if image.mode == "F" else (255.0, 65535.0):
+        if lowest >= 0 and highest <= bound:
+            return 0.0, bound
+    return (lowest, highest) if highest > lowest else (lowest, lowest + 1.0)
+
+
+def _upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
+    """Applies an EXIF orientation: [H, W, 3] as stored to [H', W', 3] as it is to be seen."""
+    if orientation in _SWAPPING:
+        pixels = pixels.transpose(1, 0, 2)
+    # What remains, by orientation: left-right for 2, 3, 6, 7 and up-down for 3, 4, 7, 8 (of the transposed image).
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    return np.ascontiguousarray(pixels)
+
+
+def upright_boxes(boxes: NDArray[np.float64], header: ImageHeader) -> NDArray[np.float64]:
+    """Turns boxes in the stored image's pixels as `read_image` turns the image.
+
+    Args:
+        boxes: [N, 4] xyxy in the pixels of the image as stored.
+        header: of the image.
+
+    Returns:
+        [N, 4] xyxy in the pixels of the upright image.
+    """
+    x1, y1, x2, y2 = boxes.T
+    if header.orientation in _SWAPPING:
+        x1, y1, x2, y2 = y1, x1, y2, x2
+    if header.orientation in (2, 3, 6, 7):
+        x1, x2 = header.width - x2, header.width - x1
+    if header.orientation in (3, 4, 7, 8):
+        y1, y2 = header.height - y2, header.height - y1
+    return np.stack([x1, y1, x2, y2], axis=1)
+
+
+def image_files(folder: Path) -> list[Path]:
+    """The image files of a folder, not of its subfolders, by suffix; sorted by name."""
+    with os.scandir(folder) as entries:
+        names = sorted(e.name for e in entries if os.path.splitext(e.name)[1].lower() in SUFFIXES)
+    return [folder / name for name in names]
