@@ -1,0 +1,39 @@
+"""Anchors: the boxes that the RPN starts from (Ren et al. 2015, section 3.1.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def cell_anchors(sizes: Sequence[float], ratios: Sequence[float]) -> Tensor:
+    """The anchors of one cell, centred at 0, rounded to whole pixels as the field does.
+
+    Args:
+        sizes: square roots of the areas, pixels; ratios: height / width.
+
+    Returns:
+        [len(ratios) * len(sizes), 4], ratio by ratio.
+    """
+    root = torch.tensor(ratios, dtype=torch.float32).sqrt()  # sides are size / root wide and size * root high
+    widths = ((1 / root)[:, None] * torch.tensor(sizes, dtype=torch.float32)).flatten()
+    heights = (root[:, None] * torch.tensor(sizes, dtype=torch.float32)).flatten()
+    return (torch.stack((-widths, -heights, widths, heights), dim=1) / 2).round()
+
+
+def grid_anchors(cells: Tensor, map_size: tuple[int, int], stride: int) -> Tensor:
+    """Every anchor of a map.
+
+    Args:
+        cells: [K, 4] from `cell_anchors`; map_size: (height, width) in cells; stride: input pixels per cell.
+
+    Returns:
+        [height * width * K, 4] in input pixels; row by row, K anchors a cell, centred at (x, y) * stride.
+    """
+    height, width = map_size
+    y = torch.arange(height, device=cells.device, dtype=cells.dtype) * stride
+    x = torch.arange(width, device=cells.device, dtype=cells.dtype) * stride
+    centres = torch.stack(torch.meshgrid(y, x, indexing="ij")[::-1], dim=-1).reshape(-1, 2)  # [H * W, 2] as x, y
+    return (centres.repeat(1, 2)[:, None] + cells).reshape(-1, 4)

@@ -1,0 +1,82 @@
+"""Box coding, areas, overlaps, clipping."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+# Keeps exp() of an untrained network's size deltas finite: no box grows more than 62.5 times (Detectron's choice).
+MAX_LOG_RATIO = math.log(1000.0 / 16)
+
+
+def area(boxes: Tensor) -> Tensor:
+    """Areas in square pixels: boxes [..., 4] -> [...]."""
+    return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
+
+
+def iou(a: Tensor, b: Tensor) -> Tensor:
+    """Intersection over union of every box of `a` with every box of `b`.
+
+    Args:
+        a: [..., N, 4]; b: [..., M, 4]; leading dimensions broadcast.
+
+    Returns:
+        [..., N, M] in 0..1; 0 where both boxes are empty.
+    """
+    top_left = torch.maximum(a[..., :, None, :2], b[..., None, :, :2])  # [..., N, M, 2]
+    bottom_right = torch.minimum(a[..., :, None, 2:], b[..., None, :, 2:])
+    sides = (bottom_right - top_left).clamp(min=0)
+    intersection = sides[..., 0] * sides[..., 1]
+    union = area(a)[..., :, None] + area(b)[..., None, :] - intersection
+    return torch.where(union > 0, intersection / union, 0.0)
+
+
+def clip(boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """Boxes [..., 4] cut to an image of `size` (height, width)."""
+    height, width = size
+    x = boxes[..., 0::2].clamp(0, width)
+    y = boxes[..., 1::2].clamp(0, height)
+    return torch.stack((x, y), dim=-1).flatten(-2)
+
+
+def encode(boxes: Tensor, references: Tensor, weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0)) -> Tensor:
+    """Box deltas: what turns `references` into `boxes` (Girshick et al. 2014, appendix C).
+
+    Args:
+        boxes, references: [..., 4], with positive sides.
+        weights: factors on dx, dy, dw, dh.
+
+    Returns:
+        [..., 4]: centre shifts in units of the reference's sides, log ratios of the sides.
+    """
+    sides, reference_sides = boxes[..., 2:] - boxes[..., :2], references[..., 2:] - references[..., :2]
+    centres, reference_centres = boxes[..., :2] + 0.5 * sides, references[..., :2] + 0.5 * reference_sides
+    shifts = (centres - reference_centres) / reference_sides
+    deltas = torch.cat((shifts, torch.log(sides / reference_sides)), dim=-1)
+    return deltas * deltas.new_tensor(weights)
+
+
+def decode(deltas: Tensor, references: Tensor, weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0)) -> Tensor:
+    """The inverse of `encode`; log ratios are capped at `MAX_LOG_RATIO`. Shapes broadcast: [..., 4] -> [..., 4]."""
+    deltas = deltas / deltas.new_tensor(weights)
+    reference_sides = references[..., 2:] - references[..., :2]
+    centres = references[..., :2] + 0.5 * reference_sides + deltas[..., :2] * reference_sides
+    half = 0.5 * torch.exp(deltas[..., 2:].clamp(max=MAX_LOG_RATIO)) * reference_sides
+    return torch.cat((centres - half, centres + half), dim=-1)
+
+
+def pad(boxes: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Stacks box lists of different lengths.
+
+    Args:
+        boxes: one [N_i, 4] an image.
+
+    Returns:
+        [B, max N_i, 4], filled with zeros, and the mask of real boxes, [B, max N_i] bool.
+    """
+    padded = torch.nn.utils.rnn.pad_sequence(list(boxes), batch_first=True)
+    counts = torch.tensor([len(b) for b in boxes]).to(padded.device, non_blocking=True)
+    return padded, torch.arange(padded.shape[1], device=padded.device) < counts[:, None]

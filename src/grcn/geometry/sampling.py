@@ -1,0 +1,42 @@
+"""Which anchors and proposals enter a loss."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Samples(NamedTuple):
+    """Indices [B, K] int64 into an image's boxes; real [B, K] bool, False where there were fewer; positive [B, K] bool.
+
+    A sample that is not real may still be called positive: it takes both to be one.
+    """
+
+    indices: Tensor
+    real: Tensor
+    positive: Tensor
+
+
+def sample(labels: Tensor, count: int, positive_fraction: float) -> Samples:
+    """Draws `count` boxes an image at random, at most a fraction of them positive (Girshick 2015, section 2.3).
+
+    Negatives fill what positives leave. The whole batch is drawn at once, without waiting for the device.
+
+    Args:
+        labels: [B, N] int: positive above 0, background at 0, ignored below 0.
+
+    Returns:
+        Samples with K <= positive_fraction * count + count; exactly the `real` ones count.
+    """
+    keys = torch.rand(labels.shape, device=labels.device)
+    most_positive = int(count * positive_fraction)
+    positive_key, positive_index = keys.masked_fill(labels <= 0, -1.0).topk(min(most_positive, labels.shape[1]))
+    positive_real = positive_key >= 0
+    negative_key, negative_index = keys.masked_fill(labels != 0, -1.0).topk(min(count, labels.shape[1]))
+    left = count - positive_real.sum(dim=1, keepdim=True)
+    negative_real = (negative_key >= 0) & (torch.arange(negative_key.shape[1], device=labels.device) < left)
+    real = torch.cat((positive_real, negative_real), dim=1)
+    positive = torch.cat((positive_real, torch.zeros_like(negative_real)), dim=1)
+    return Samples(torch.cat((positive_index, negative_index), dim=1), real, positive)

@@ -1,0 +1,50 @@
+"""The four losses of Faster R-CNN (Girshick 2015, section 2.3; Ren et al. 2015, section 3.1.2)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+# Where smooth L1 turns from square to line, in deltas; 1/9 as in Detectron and torchvision.
+BETA = 1 / 9
+
+
+def rpn_losses(logits: Tensor, deltas: Tensor, objectness: Tensor, wanted: Tensor, real: Tensor) -> dict[str, Tensor]:
+    """Losses of the sampled anchors.
+
+    Args:
+        logits: [B, K]; deltas: [B, K, 4]: predicted.
+        objectness: [B, K] bool, True for anchors of an object; wanted: [B, K, 4] their deltas (any values elsewhere).
+        real: [B, K] bool, False for padding.
+
+    Returns:
+        loss_objectness, the mean over the real samples; loss_rpn_box_reg, the positives' sum over the same count.
+    """
+    count = real.sum().clamp(min=1)
+    entropy = F.binary_cross_entropy_with_logits(logits.float(), objectness.float(), reduction="none")
+    distance = F.smooth_l1_loss(deltas.float(), wanted, beta=BETA, reduction="none").sum(dim=-1)
+    return {
+        "loss_objectness": torch.where(real, entropy, 0.0).sum() / count,
+        "loss_rpn_box_reg": torch.where(objectness, distance, 0.0).sum() / count,
+    }
+
+
+def roi_losses(logits: Tensor, deltas: Tensor, labels: Tensor, wanted: Tensor) -> dict[str, Tensor]:
+    """Losses of the sampled RoIs.
+
+    Args:
+        logits: [R, 1 + C], background first; deltas: [R, C, 4]: predicted.
+        labels: [R] int64, 0 for background, else class id + 1; wanted: [R, 4] deltas (any values for background).
+
+    Returns:
+        loss_classifier, the mean over RoIs; loss_box_reg, the positives' sum over the number of all RoIs.
+    """
+    count = max(len(labels), 1)  # a batch without a single RoI has a loss of zero, not NaN
+    entropy = F.cross_entropy(logits.float(), labels, reduction="sum")
+    own = deltas[torch.arange(len(labels), device=labels.device), (labels - 1).clamp(min=0)].float()  # [R, 4]
+    distance = F.smooth_l1_loss(own, wanted, beta=BETA, reduction="none").sum(dim=-1)
+    return {
+        "loss_classifier": entropy / count,
+        "loss_box_reg": torch.where(labels > 0, distance, 0.0).sum() / count,
+    }

@@ -1,0 +1,208 @@
+"""Weights on disk: pretrained backbones in, detectors out and in. The only I/O of the model package.
+
+A detector is one safetensors file; preset, configuration, class names and metrics travel in its header as JSON.
+Nothing here unpickles: state dicts of others are read with torch's restricted loader (`weights_only`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import safetensors
+import safetensors.torch
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from grcn.config import DetectorConfig, from_dict, to_dict
+from grcn.errors import CheckpointError, ConfigError, GrcnError
+from grcn.model.backbone import build_classifier
+
+if TYPE_CHECKING:
+    from grcn.model.detector import RCNN
+
+FORMAT = "grcn-1"
+
+
+def load_backbone(network: nn.Module, config: DetectorConfig, weights: str | Path) -> None:
+    """Fills torchvision's classification `network` in place.
+
+    Args:
+        weights: `imagenet`, or a file with the state dict of that network; its final classifier is not needed.
+
+    Raises:
+        CheckpointError: where the weights cannot be fetched or read, or do not fit, naming what is missing.
+    """
+    if str(weights) == "imagenet":
+        if config.norm == "group":
+            raise ConfigError("norm 'group' with weights 'imagenet': those were trained with batch norm; use 'bn'")
+        state = download_state_dict(imagenet_url(config))
+    else:
+        state = read_state_dict(weights)
+    needed = {k: v for k, v in network.state_dict().items() if not _is_answer(k, config)}
+    state = {k: v for k, v in state.items() if not _is_answer(k, config) and not k.endswith("num_batches_tracked")}
+    missing = [k for k in needed if k not in state and not k.endswith("num_batches_tracked")]
+    unfit = [k for k, v in state.items() if k not in needed or v.shape != needed[k].shape]
+    if missing or unfit:
+        listed = ", ".join([f"-{k}" for k in missing] + [f"+{k}" for k in unfit][:6][:6])
+        raise CheckpointError(
+            f"{weights}: not the weights of {config.backbone} with norm '{config.norm}': "
+            f"{len(missing)} missing (-), {len(unfit)} that do not fit (+): {listed[:300]}"
+        )
+    network.load_state_dict(state, strict=False)
+
+
+def _is_answer(key: str, config: DetectorConfig) -> bool:
+    """Whether a weight belongs to layers after the features, which only the head vgg_fc takes (fc6 and fc7)."""
+    if config.head == "vgg_fc" and config.fc_channels == 4096:
+        return key.startswith("classifier.6.")
+    return key.startswith(("fc.", "classifier."))
+
+
+def imagenet_url(config: DetectorConfig) -> str:
+    """Address of torchvision's first published ImageNet weights of a backbone."""
+    name = config.backbone + ("_bn" if config.backbone == "vgg16" and config.norm != "none" else "")
+    url: str = torchvision.models.get_model_weights(name)["IMAGENET1K_V1"].url
+    return url
+
+
+def download_state_dict(url: str) -> dict[str, Tensor]:
+    """A published state dict, from torch's cache (TORCH_HOME) or downloaded there and checked by its hash.
+
+    Raises:
+        CheckpointError: where it cannot be fetched, or its content is not what its name promises.
+    """
+    try:
+        return torch.hub.load_state_dict_from_url(url, map_location="cpu", check_hash=True, weights_only=True)
+    except Exception as error:  # urllib, hashing and unpickling each raise their own
+        raise CheckpointError(
+            f"{url}: {error}; fetch it by hand and pass weights=FILE, or start from weights=random"
+        ) from None
+
+
+def read_state_dict(path: str | Path) -> dict[str, Tensor]:
+    """The state dict in a .safetensors file or in one that torch.save wrote (tensors only).
+
+    Raises:
+        CheckpointError: where the file is missing, broken or holds anything but tensors.
+    """
+    try:
+        if str(path).endswith(".safetensors"):
+            return safetensors.torch.load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # the two readers raise a dozen kinds on hostile input
+        raise CheckpointError(f"{path}: cannot be read as weights: {str(error).splitlines()[0][:200]}") from None
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise CheckpointError(f"{path}: holds no state dict (names and tensors)")
+    return state
+
+
+def save_detector(
+    path: str | Path, model: RCNN, *, class_names: tuple[str, ...], preset: str, extra: dict[str, Any]
+) -> None:
+    """Writes a detector as one safetensors file: whole or not at all.
+
+    Args:
+        class_names: by class id; preset: the name it was built from; extra: JSON values such as metrics.
+
+    Raises:
+        CheckpointError: where the file cannot be written; an earlier one of that name stays as it was.
+    """
+    header = {
+        "format": FORMAT,
+        "preset": preset,
+        "class_names": list(class_names),
+        "config": to_dict(model.config),
+        "extra": extra,
+    }
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    write_atomically(path, safetensors.torch.save(tensors, {"grcn": json.dumps(header)}))
+
+
+def write_atomically(path: str | Path, content: bytes) -> None:
+    """Writes a file whole or not at all, surviving a crash of the machine.
+
+    Raises:
+        CheckpointError: where it cannot be written; an earlier file of that name stays as it was.
+    """
+    path = Path(path)
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+            temporary = file.name
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)  # the new name itself must reach the disk
+        finally:
+            os.close(folder)
+    except OSError as error:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+        raise CheckpointError(f"{path}: cannot be written: {error.strerror}; free space or choose another") from None
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+@dataclass(frozen=True)
+class LoadedDetector:
+    """A detector read from a file: the module, in evaluation mode, and what its header says."""
+
+    model: RCNN
+    class_names: tuple[str, ...]
+    preset: str
+    extra: dict[str, Any]
+
+
+def load_detector(path: str | Path) -> LoadedDetector:
+    """Reads what `save_detector` wrote.
+
+    The header is checked against the tensors in the file before anything of their size is made.
+
+    Raises:
+        CheckpointError: where the file is missing, broken, or not a detector of this package.
+    """
+    # The spine imports this module for its pretrained weights; here the way leads back.
+    from grcn.model.detector import RCNN
+
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+        tensors = safetensors.torch.load_file(path)
+    except Exception as error:  # safetensors raises its own kind, OSError and more
+        raise CheckpointError(f"{path}: cannot be read as safetensors: {str(error).splitlines()[0][:200]}") from None
+    try:
+        header = json.loads(metadata["grcn"])
+        if header["format"] != FORMAT:
+            raise CheckpointError(f"{path}: format {header['format']!r}, this version reads {FORMAT!r}")
+        config = from_dict(DetectorConfig, header["config"])
+        class_names = tuple(str(name) for name in header["class_names"])
+        name, extra = str(header["preset"]), dict(header["extra"])
+    except (KeyError, ValueError, TypeError) as error:
+        raise CheckpointError(f"{path}: not a grcn detector: its header lacks or garbles {error}") from None
+    except GrcnError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    with torch.device("meta"):
+        outline = RCNN(config, len(class_names), build_classifier(config.backbone, config.norm))
+    wanted = {key: tuple(value.shape) for key, value in outline.state_dict().items()}
+    if shapes != wanted:
+        unlike = sorted(k for k in shapes.keys() | wanted.keys() if shapes.get(k) != wanted.get(k))
+        raise CheckpointError(f"{path}: {len(unlike)} tensors do not fit its configuration: {', '.join(unlike[:4])}")
+    model = RCNN(config, len(class_names), build_classifier(config.backbone, config.norm))
+    model.load_state_dict(tensors)
+    return LoadedDetector(model.eval(), class_names, name, extra)
