@@ -7,8 +7,6 @@ Nothing here unpickles: state dicts of others are read with torch's restricted l
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +19,7 @@ from torch import Tensor, nn
 
 from grcn.config import DetectorConfig, from_dict, to_dict
 from grcn.errors import CheckpointError, ConfigError, GrcnError
+from grcn.files import atomic_file
 from grcn.model.backbone import build_classifier
 
 if TYPE_CHECKING:
@@ -49,10 +48,10 @@ def load_backbone(network: nn.Module, config: DetectorConfig, weights: str | Pat
     missing = [k for k in needed if k not in state and not k.endswith("num_batches_tracked")]
     unfit = [k for k, v in state.items() if k not in needed or v.shape != needed[k].shape]
     if missing or unfit:
-        listed = ", ".join([f"-{k}" for k in missing] + [f"+{k}" for k in unfit][:6][:6])
+        listed = ", ".join([f"-{k}" for k in missing[:3]] + [f"+{k}" for k in unfit[:3]])
         raise CheckpointError(
             f"{weights}: not the weights of {config.backbone} with norm '{config.norm}': "
-            f"{len(missing)} missing (-), {len(unfit)} that do not fit (+): {listed[:300]}"
+            f"{len(missing)} missing (-), {len(unfit)} that do not fit (+): {listed}"
         )
     network.load_state_dict(state, strict=False)
 
@@ -121,41 +120,8 @@ def save_detector(
         "extra": extra,
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    write_atomically(path, safetensors.torch.save(tensors, {"grcn": json.dumps(header)}))
-
-
-def write_atomically(path: str | Path, content: bytes) -> None:
-    """Writes a file whole or not at all, surviving a crash of the machine.
-
-    Raises:
-        CheckpointError: where it cannot be written; an earlier file of that name stays as it was.
-    """
-    path = Path(path)
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            temporary = file.name
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)  # the new name itself must reach the disk
-        finally:
-            os.close(folder)
-    except OSError as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
-        raise CheckpointError(f"{path}: cannot be written: {error.strerror}; free space or choose another") from None
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    with atomic_file(path) as file:
+        file.write(safetensors.torch.save(tensors, {"grcn": json.dumps(header)}))
 
 
 @dataclass(frozen=True)
