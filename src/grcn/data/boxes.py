@@ -33,13 +33,13 @@ class BoxProblem:
 
 
 def clean_boxes(
-    boxes: NDArray[np.float64], height: int, width: int
+    boxes: NDArray[np.float64], height: int | NDArray[np.int64], width: int | NDArray[np.int64]
 ) -> tuple[NDArray[np.float32], NDArray[np.int64], list[BoxProblem]]:
-    """Applies the policy to the boxes of one image.
+    """Applies the policy to boxes.
 
     Args:
         boxes: [N, 4] xyxy pixels, half-open, as the file gives them.
-        height, width: of the image.
+        height, width: of the boxes' image, or [N] of each box's own.
 
     Returns:
         boxes: [M, 4] float32, 0 <= x1 < x2 <= width, 0 <= y1 < y2 <= height.
@@ -47,19 +47,23 @@ def clean_boxes(
         problems: of dropped and clipped boxes, by index.
     """
     boxes = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
-    limits = np.array([width, height, width, height], dtype=np.float64)
+    n = len(boxes)
+    size = np.stack([np.broadcast_to(width, n), np.broadcast_to(height, n)], axis=1).astype(np.float64)  # [N, 2]
+    first, second = boxes[:, :2], boxes[:, 2:]
     with np.errstate(invalid="ignore"):
-        finite = (np.abs(boxes) <= LARGEST).all(axis=1)  # False for NaN
-        inverted = (boxes[:, 2:] < boxes[:, :2]).any(axis=1)
-        empty = (boxes[:, 2:] <= boxes[:, :2]).any(axis=1)
-        outside = (boxes[:, :2] >= limits[:2]).any(axis=1) | (boxes[:, 2:] <= 0).any(axis=1)
-        clipped = np.clip(boxes, 0, limits).astype(np.float32)
-        moved = (np.abs(boxes - np.clip(boxes, 0, limits)) > ROUNDING).any(axis=1)
-    # A sliver can be lost to float32 or to clipping; it then has no area either.
-    empty |= finite & ~outside & (clipped[:, 2:] <= clipped[:, :2]).any(axis=1)
+        finite = _rows(np.abs(boxes) <= LARGEST)  # NaN compares as False
+        inverted = ~_rows(~(second < first))
+        empty = ~_rows(~(second <= first))
+        outside = ~_rows((first < size) & (second > 0))
+        inside = np.clip(boxes, 0, np.tile(size, 2))
+        moved = ~_rows(np.abs(boxes - inside) <= ROUNDING)
+        clipped = inside.astype(np.float32)
+    # A sliver can be lost to float32; it then has no area either.
+    empty |= finite & ~outside & ~_rows(clipped[:, 2:] > clipped[:, :2])
 
     problems = []
     for i in np.flatnonzero(~finite | empty | outside | moved).tolist():
+        image = f"the {size[i, 0]:g} x {size[i, 1]:g} image"
         if not finite[i]:
             kind, what = "box-not-finite", "is not finite or absurdly large: dropped"
         elif inverted[i]:
@@ -67,13 +71,19 @@ def clean_boxes(
         elif empty[i]:
             kind, what = "box-no-area", "has no area: dropped"
         elif outside[i]:
-            kind, what = "box-outside", f"lies outside the {width} x {height} image: dropped"
+            kind, what = "box-outside", f"lies outside {image}: dropped"
         else:
-            kind, what = "box-clipped", f"reaches outside the {width} x {height} image: clipped"
+            kind, what = "box-clipped", f"reaches outside {image}: clipped"
         numbers = ", ".join(f"{v:g}" for v in boxes[i])
         problems.append(BoxProblem(i, kind, f"box [{numbers}] {what}"))
     kept = np.flatnonzero(finite & ~empty & ~outside).astype(np.int64)
     return clipped[kept], kept, problems
+
+
+def _rows(conditions: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Whether all of a row's conditions hold, [N, K] -> [N]."""
+    rows: NDArray[np.bool_] = np.asarray(conditions.all(axis=1))
+    return rows
 
 
 def from_voc(corners: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -24,7 +24,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
@@ -46,7 +45,8 @@ _ORIENTATION = 0x0112  # the EXIF tag
 _SWAPPING = (5, 6, 7, 8)  # orientations that exchange height and width
 _STRIP = 2**22  # pixels converted at a time, which bounds the memory that conversion adds
 
-Source = str | os.PathLike[str] | bytes | BinaryIO | PIL.Image.Image
+Source = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | PIL.Image.Image
+_BYTES = (bytes, bytearray, memoryview)
 
 
 @dataclass(frozen=True)
@@ -84,8 +84,9 @@ def read_image(source: Source, *, name: str | None = None, max_pixels: int = MAX
     """
     label = name or _label(source)
     with _naming(label), _opened(source, label) as image:
-        _check_size(image, max_pixels)
-        orientation = _orientation(image)
+        _check_size(image, label, max_pixels)
+        image.load()
+        orientation = 1 if image.format == "TIFF" else _orientation(image)  # Pillow turns TIFF itself, on loading
         return _upright(_to_rgb(image), orientation)
 
 
@@ -97,13 +98,12 @@ def read_header(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -
     """
     label = str(path)
     with _naming(label), _opened(path, label) as image:
-        _check_size(image, max_pixels)
+        _check_size(image, label, max_pixels)
         width, height = image.size
-        if image.format == "TIFF":  # Pillow turns TIFF itself and says the upright size
-            tag = image.tag_v2.get(_ORIENTATION)  # type: ignore[attr-defined]
-            return ImageHeader(height, width, _valid(tag))
+        if image.format == "PNG" and "exif" not in image.info and (late := _late_exif(image)):
+            image.info["exif"] = late
         orientation = _orientation(image)
-        if orientation in _SWAPPING:
+        if orientation in _SWAPPING and image.format != "TIFF":  # of a TIFF Pillow says the upright size
             height, width = width, height
         return ImageHeader(height, width, orientation)
 
@@ -123,7 +123,7 @@ def _label(source: Source) -> str:
         return str(source)
     if isinstance(source, PIL.Image.Image):
         return str(getattr(source, "filename", "")) or "image"
-    return "image" if isinstance(source, bytes) else str(getattr(source, "name", "image"))
+    return "image" if isinstance(source, _BYTES) else str(getattr(source, "name", "image"))
 
 
 @contextmanager
@@ -150,15 +150,14 @@ def _opened(source: Source, label: str) -> Iterator[PIL.Image.Image]:
     if isinstance(source, PIL.Image.Image):
         yield source  # the caller's: not to be closed
         return
-    with _stream(source, label) as file:
+    with _stream(source, label) as file, warnings.catch_warnings():
         # Pillow's remarks on odd metadata and large sizes: the metadata is not needed, the size is checked here.
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module=r"PIL\b")
-            with PIL.Image.open(file, formats=FORMATS) as image:
-                yield image
+        warnings.filterwarnings("ignore", module=r"PIL\b")
+        with PIL.Image.open(file, formats=FORMATS) as image:
+            yield image
 
 
-def _stream(source: str | os.PathLike[str] | bytes | BinaryIO, label: str) -> BinaryIO:
+def _stream(source: str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO, label: str) -> BinaryIO:
     if isinstance(source, (str, os.PathLike)):
         try:
             status = os.stat(source)
@@ -168,7 +167,7 @@ def _stream(source: str | os.PathLike[str] | bytes | BinaryIO, label: str) -> Bi
             raise ImageError(f"{label}: not a file")
         _check_bytes(status.st_size, label)
         return open(source, "rb")
-    data = source if isinstance(source, bytes) else source.read(MAX_BYTES + 1)
+    data = bytes(source) if isinstance(source, _BYTES) else source.read(MAX_BYTES + 1)
     _check_bytes(len(data), label)
     return io.BytesIO(data)
 
@@ -180,54 +179,38 @@ def _check_bytes(size: int, label: str) -> None:
         raise ImageError(f"{label}: {size} bytes; more than {MAX_BYTES} are refused")
 
 
-def _check_size(image: PIL.Image.Image, max_pixels: int) -> None:
+def _check_size(image: PIL.Image.Image, label: str, max_pixels: int) -> None:
     width, height = image.size
     if width < 1 or height < 1:
-        raise ImageError(f"{_label(image)}: no pixels ({width} x {height})")
+        raise ImageError(f"{label}: no pixels ({width} x {height})")
     if width * height > max_pixels:
-        raise ImageError(
-            f"{_label(image)}: {width} x {height} is more than {max_pixels} pixels, refused; make it smaller"
-        )
-
-
-def _valid(orientation: object) -> int:
-    return orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1
+        raise ImageError(f"{label}: {width} x {height} is more than {max_pixels} pixels: refused; make it smaller")
 
 
 def _orientation(image: PIL.Image.Image) -> int:
-    """The EXIF orientation that is still to be applied, 1..8; damaged EXIF counts as none."""
+    """The EXIF orientation, 1..8; damaged EXIF counts as none."""
     try:
-        if image.format == "TIFF":
-            image.load()  # turns the pixels and takes the tag away
-        elif image.format == "PNG" and "exif" not in image.info and (late := _late_exif(image)):
-            image.info["exif"] = late
-        # Not PngImageFile's own getexif, which decodes the pixels to look for a late chunk.
-        return _valid(PIL.Image.Image.getexif(image).get(_ORIENTATION, 1))
+        # Not PngImageFile's own getexif, which decodes the pixels first.
+        orientation = PIL.Image.Image.getexif(image).get(_ORIENTATION, 1)
     except Exception:
         return 1
+    return orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1
 
 
 def _late_exif(image: PIL.Image.Image) -> bytes | None:
     """A PNG's EXIF where it follows the pixels, as ExifTool writes it; None where there is none."""
-    file = getattr(image, "fp", None)
-    if file is None:  # already decoded
-        return None
-    position = file.tell()
-    try:
-        file.seek(8)
-        while len(head := file.read(8)) == 8:
-            length, kind = struct.unpack(">I4s", head)
-            if kind == b"eXIf":
-                return bytes(file.read(min(length, 2**20)))
-            file.seek(length + 4, os.SEEK_CUR)
-        return None
-    finally:
-        file.seek(position)
+    file: BinaryIO = image.fp  # type: ignore[attr-defined]
+    file.seek(8)
+    while len(head := file.read(8)) == 8:
+        length, kind = struct.unpack(">I4s", head)
+        if kind == b"eXIf":
+            return file.read(min(length, 2**20))
+        file.seek(length + 4, os.SEEK_CUR)
+    return None
 
 
 def _to_rgb(image: PIL.Image.Image) -> NDArray[np.uint8]:
-    """[H, W, 3] RGB as stored, a strip of rows at a time."""
-    image.load()
+    """[H, W, 3] RGB as stored, converted a strip of rows at a time."""
     width, height = image.size
     lowest, highest = _range(image)
     out = np.empty((height, width, 3), np.uint8)
@@ -304,10 +287,3 @@ def upright_boxes(boxes: NDArray[np.float64], header: ImageHeader) -> NDArray[np
     if header.orientation in (3, 4, 7, 8):
         y1, y2 = header.height - y2, header.height - y1
     return np.stack([x1, y1, x2, y2], axis=1)
-
-
-def image_files(folder: Path) -> list[Path]:
-    """The image files of a folder, not of its subfolders, by suffix; sorted by name."""
-    with os.scandir(folder) as entries:
-        names = sorted(e.name for e in entries if os.path.splitext(e.name)[1].lower() in SUFFIXES)
-    return [folder / name for name in names]

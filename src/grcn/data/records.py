@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from numpy.typing import ArrayLike
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
-from grcn.data.image import ImageHeader, read_header
+from grcn.data.image import ImageHeader, read_header, upright_boxes
 from grcn.errors import AnnotationError, DataError, ImageError
 from grcn.types import Target
 
 Format = Literal["voc", "coco", "yolo"]
 OnError = Literal["raise", "collect"]
+Boxes = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -135,6 +136,11 @@ class Findings:
             raise error(f"{file}: {message}")
         self.note(kind, file, f"{message}: left out", index, error)
 
+    def unknown_class(self, file: Path, where: str, name: str, known: Sequence[str], index: int) -> None:
+        """The fault of an object whose class is not among the known ones."""
+        shown = ", ".join(known[:10]) + (f" and {len(known) - 10} more" if len(known) > 10 else "")
+        self.fault("unknown-class", file, f"{where}: class '{name}' is none of the classes ({shown})", index)
+
     def header(self, image: Path) -> ImageHeader | None:
         """The image's size from its header; None where it is broken and that is collected."""
         try:
@@ -145,34 +151,26 @@ class Findings:
             self.note("broken-image", image, f"{str(error).removeprefix(f'{image}: ')}: left out", error=ImageError)
             return None
 
+    def align(
+        self, file: Path, image: Path, header: ImageHeader, declared: tuple[float, float] | None, boxes: Boxes
+    ) -> Boxes:
+        """Boxes as annotated, in the upright image's pixels.
 
-class Inside:
-    """Guards a data set's root: names found in annotations lead to files inside it or nowhere.
+        The header's size holds. Where the annotation's (height, width) is that of the image as stored and not that
+        of the upright one, its boxes were drawn on the image as stored, and are turned with it.
 
-    Args:
-        root: a resolved folder.
-    """
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self._folders: dict[str, bool] = {}
-
-    def join(self, folder: Path, name: str) -> Path | None:
-        """`folder / name`, or None if that leaves the root by `..`, an absolute path or a symbolic link."""
-        if not name or "\0" in name:
-            return None
-        path = os.path.normpath(folder / name)
-        return Path(path) if self.holds(path) else None
-
-    def holds(self, path: str | Path) -> bool:
-        """Whether the path, with its symbolic links followed, lies inside the root."""
-        parent = os.path.dirname(path)
-        # Links are followed once per folder: a data set has few folders and very many files.
-        if parent not in self._folders:
-            self._folders[parent] = self._inside(parent)
-        if not os.path.islink(path):
-            return self._folders[parent] or Path(path) == self.root
-        return self._inside(path)
-
-    def _inside(self, path: str | Path) -> bool:
-        return Path(os.path.realpath(path)).is_relative_to(self.root)
+        Args:
+            file: that holds the annotation.
+            declared: the size that the annotation gives; None where it gives none.
+            boxes: [N, 4] xyxy.
+        """
+        if declared is None or declared == (header.height, header.width):
+            return boxes
+        height, width = declared
+        said = f"{image.name}: annotated as {width:g} x {height:g}"
+        if declared == header.stored:
+            said += f", its size before EXIF orientation {header.orientation}: boxes turned with the image"
+            self.note("exif-turned", file, said)
+            return upright_boxes(boxes, header)
+        self.note("size-mismatch", file, f"{said}, but is {header.width} x {header.height}: the image's size is used")
+        return boxes
