@@ -1,0 +1,86 @@
+"""The command line's parser: jsonargparse, with errors of one line that name the nearest key.
+
+jsonargparse gives typed options from dataclasses, `--config` (YAML, overridden by the command line) and
+`--print_config`. Nothing here imports torch or numpy, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import jsonargparse
+
+from grcn.errors import ConfigError
+
+Options = jsonargparse.Namespace
+
+
+class _HelpFormatter(jsonargparse.DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """jsonargparse's help, with the example's line breaks kept."""
+
+
+class Parser(jsonargparse.ArgumentParser):
+    """The parser of one subcommand.
+
+    Args:
+        command: the subcommand's words, such as `data generate`.
+        usage: what follows the command in the usage line.
+        description: one paragraph.
+        example: a command to copy; several lines where one is not enough.
+    """
+
+    def __init__(self, command: str, usage: str, description: str, example: str) -> None:
+        super().__init__(
+            prog=f"grcn {command}",
+            usage=f"grcn {command} {usage}",
+            description=description,
+            epilog="example:\n" + "\n".join(f"  {line}" for line in example.splitlines()),
+            formatter_class=_HelpFormatter,
+            exit_on_error=False,
+            allow_abbrev=False,
+        )
+        self.add_argument("--config", action="config", help="YAML file of these options; the command line overrides it")
+
+    def read(self, arguments: Sequence[str]) -> Options:
+        """The options of a command line.
+
+        Raises:
+            ConfigError: on anything that cannot be parsed, in one line.
+            SystemExit: after `--help` or `--print_config`.
+        """
+        try:
+            return self.parse_args(list(arguments))
+        except Exception as error:  # whatever the parser stumbles over, it is the command line that is wrong
+            raise ConfigError(self._explain(one_line(error))) from error
+
+    def _explain(self, message: str) -> str:
+        """The parser's message in the user's terms, with the nearest key for an unknown one."""
+        if found := re.search(r"unrecognized arguments: (.*)", message):
+            words = found[1].split()
+            unknown = next((word.split("=")[0] for word in words if word.startswith("--")), None)
+            if unknown is None:
+                return f"unexpected argument '{words[0]}'; `{self.prog} --help` lists the options"
+            return f"unknown option '{unknown}'{self._nearest(unknown)}"
+        if found := re.search(r"Group '(.*)' does not accept option '(.*)'", message):
+            return f"unknown key '{found[1]}.{found[2]}'{self._nearest(f'{found[1]}.{found[2]}')}"
+        if found := re.search(r"Option '(.*)' is not accepted", message):
+            return f"unknown key '{found[1]}'{self._nearest(found[1])}"
+        message = re.sub(r"^Parser key \"([^\"]*)\": ", r"\1: ", message)
+        message = re.sub(r"Expected an? (?:<class '(\w+)'>|typing\.)", lambda m: f"expected {m[1] or ''}", message)
+        return re.sub(r"\. Got value: ", ", found ", message)
+
+    def _nearest(self, unknown: str) -> str:
+        """`; did you mean ...?` with the option nearest to `unknown`, in the same spelling (with or without --)."""
+        names = [name for action in self._actions for name in action.option_strings if name.startswith("--")]
+        dashes = "--" if unknown.startswith("--") else ""
+        near = difflib.get_close_matches("--" + unknown.lstrip("-"), names, n=1)
+        return f"; did you mean '{dashes}{near[0][2:]}'?" if near else f"; `{self.prog} --help` lists the options"
+
+
+def one_line(error: Any) -> str:
+    """An error's message with every run of white space, line breaks too, made one blank."""
+    return " ".join(str(error).split()) or type(error).__name__

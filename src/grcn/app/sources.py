@@ -1,0 +1,115 @@
+"""What `grcn predict` is pointed at: images, folders, globs, videos and standard input, each with a name of its own."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from grcn.data.image import SUFFIXES
+from grcn.errors import DataError
+
+VIDEO_SUFFIXES = frozenset([".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".ts"])
+RESULTS = ("drawn", "frames", "voc", "yolo")
+"""The folders that `grcn predict` makes in its `--out`."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """One image or video.
+
+    Args:
+        path: the file; None: standard input.
+        name: what its outputs are called, without suffix; no two sources of a run share it, in any letter case.
+    """
+
+    path: Path | None
+    name: str
+
+    @property
+    def is_video(self) -> bool:
+        return self.path is not None and self.path.suffix.lower() in VIDEO_SUFFIXES
+
+    def __str__(self) -> str:
+        return "-" if self.path is None else str(self.path)
+
+
+def find_sources(arguments: Sequence[str], out: Path) -> tuple[list[Source], list[Path]]:
+    """The images and videos that the arguments stand for, each file once, in order.
+
+    Args:
+        arguments: files; folders, searched with their subfolders; glob patterns (`**` for subfolders); `-`.
+        out: where results go; what lies in the folders of an earlier run's results is no source.
+
+    Returns:
+        The sources, and the files of folders that were left out as neither image nor video by their suffix.
+
+    Raises:
+        DataError: naming an argument that stands for nothing, or for a result.
+    """
+    results = [(out / folder).resolve() for folder in RESULTS]
+
+    def is_result(path: Path) -> bool:
+        return any(path.resolve().is_relative_to(folder) for folder in results)
+
+    paths: list[Path | None] = []
+    left_out: list[Path] = []
+    for argument in arguments:
+        if argument == "-":
+            paths.append(None)
+            continue
+        path = Path(argument)
+        if path.is_dir():
+            files = [file for file in _files_below(path) if not is_result(file)]
+            known = [file for file in files if file.suffix.lower() in SUFFIXES | VIDEO_SUFFIXES]
+            if not known:
+                raise DataError(f"{argument}: no image or video in this folder ({len(files)} other files)")
+            paths += known
+            left_out += [file for file in files if file not in set(known)]
+        elif path.exists():
+            paths.append(path)
+        elif glob.has_magic(argument):
+            found = sorted(Path(match) for match in glob.glob(argument, recursive=True))
+            files = [file for file in found if file.is_file()]
+            if not files:
+                raise DataError(f"{argument}: no file matches this pattern")
+            paths += files
+        else:
+            raise DataError(f"{argument}: no such file or folder")
+        if overwritten := next((path for path in paths if path and is_result(path)), None):
+            raise DataError(f"{overwritten}: lies among the results in {out}; choose another --out")
+    return _name(_unique(paths)), left_out
+
+
+def _files_below(folder: Path) -> list[Path]:
+    """All files in a folder and its subfolders but hidden ones, sorted."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return sorted(path for path in files if not any(part[0] == "." for part in path.relative_to(folder).parts))
+
+
+def _unique(paths: Iterable[Path | None]) -> list[Path | None]:
+    """`paths` without those that lead to the same file as an earlier one."""
+    seen: dict[Path | None, Path | None] = {}
+    for path in paths:
+        seen.setdefault(path and path.resolve(), path)
+    return list(seen.values())
+
+
+def _name(paths: Iterable[Path | None]) -> list[Source]:
+    """Sources called by their files' stems; a stem that is taken gets the first free number: `a`, `a-2`, `a-3`.
+
+    Letter case does not tell names apart, since on some file systems it does not tell files apart. White space becomes
+    `_`: lists of images hold one name a line, and some readers split lines at blanks.
+    """
+    taken: set[str] = set()
+    sources = []
+    for path in paths:
+        stem = "_".join(path.stem.split()) if path else "stdin"
+        name, number = stem, 1
+        while name.casefold() in taken:
+            number += 1
+            name = f"{stem}-{number}"
+        taken.add(name.casefold())
+        sources.append(Source(path, name))
+    return sources
