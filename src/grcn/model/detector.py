@@ -102,8 +102,15 @@ class RCNN(nn.Module):
         return self
 
     def _frozen(self) -> list[nn.Module]:
-        frozen = [f"conv{n}" for n in range(1, (self.config.frozen_stages or 0) + 1)]
-        return [module for name, module in self.named_modules() if name.rsplit(".")[-1] in frozen]
+        # Only direct children are stages: the blocks inside a stage have layers called conv1 and conv2 too.
+        chains = (self.separation.trunk, self.separation.cls_branch, self.separation.loc_branch)
+        frozen = {f"conv{n}" for n in range(1, (self.config.frozen_stages or 0) + 1)}
+        return [
+            stage
+            for chain in (*chains, *self.roi.heads.values())
+            for name, stage in chain.named_children()
+            if name in frozen
+        ]
 
 
 def _head(config: DetectorConfig, network: ResNet | VGG, stages: list[nn.Sequential], channels: int) -> nn.Module:
