@@ -1,0 +1,52 @@
+"""Which classes are taken for which: the confusion matrix of a detector, with background."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from grcn.evaluation.voc import box_iou, check_aligned
+from grcn.types import Array, Detections, Target
+
+
+def confusion_matrix(
+    targets: Sequence[Target],
+    detections: Sequence[Detections],
+    num_classes: int,
+    *,
+    score: float = 0.5,
+    iou: float = 0.5,
+) -> Array:
+    """Count what each object was taken for, at one score and one IoU.
+
+    There is no standard definition; ours: in each image, detections of at least `score` are taken by falling score,
+    and each takes the free object that it overlaps most, whatever its class, if the IoU is at least `iou`. An object
+    that none takes is missed: taken for background. A detection that takes none is false: background taken for a class.
+    A detection that takes none but overlaps a difficult or crowd object by `iou` is left out, as are those objects.
+
+    Returns:
+        [C + 1, C + 1] int64: row the true class, column the class found, the last of each background. A class's row
+        sums to its objects that count; the corner of both backgrounds is 0.
+
+    Raises:
+        DataError: when images do not correspond or a class id is beyond C.
+    """
+    check_aligned(targets, detections, num_classes)
+    matrix = np.zeros((num_classes + 1, num_classes + 1), dtype=np.int64)
+    background = num_classes
+    for target, every in zip(targets, detections, strict=True):
+        found = every.above(score)
+        ignored = target.difficult | target.crowd
+        overlap = box_iou(found.boxes[:, None].astype(np.float64), target.boxes[None].astype(np.float64))  # [D, G]
+        free = ~ignored
+        for row, class_id in zip(overlap, found.class_ids, strict=True):
+            candidates = np.flatnonzero(free & (row >= iou))
+            if len(candidates):
+                taken = candidates[row[candidates].argmax()]
+                free[taken] = False
+                matrix[target.labels[taken], class_id] += 1
+            elif not (ignored & (row >= iou)).any():
+                matrix[background, class_id] += 1
+        np.add.at(matrix[:, background], target.labels[free], 1)
+    return matrix

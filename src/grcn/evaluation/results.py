@@ -1,0 +1,154 @@
+"""Anyone's detections, from a file in COCO's results format."""
+
+from __future__ import annotations
+
+import json
+import os
+import reprlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from grcn.errors import AnnotationError
+from grcn.types import Detections
+
+if TYPE_CHECKING:
+    from grcn.data.dataset import Dataset
+
+MAX_BYTES = 1 << 30
+_MAX_PIXEL = 1e7  # far beyond any image; float32 holds such a number to one pixel
+_MAX_SCORE = 1e30  # scores need not be probabilities, but must fit float32
+
+
+def load_results(path: str | Path, dataset: Dataset, *, max_bytes: int = MAX_BYTES) -> list[Detections]:
+    """Read a COCO results file: a JSON list of `{"image_id", "category_id", "bbox": [x, y, width, height], "score"}`.
+
+    `image_id` is the record's own id. Also understood, where no two images share it: the image's file name without
+    suffix (a VOC image's own id is that already), and for ids that are digits, such as VOC's "000005", the number 5.
+    `category_id` is one of `dataset.category_ids`: the file's own for COCO, 1..C in the order of the class names else.
+    Other keys are ignored. Boxes and scores become float32, equal scores keep the file's order. Boxes without area
+    are kept; they match nothing.
+
+    Args:
+        path: the file, UTF-8.
+        dataset: whose images and classes the file speaks of.
+        max_bytes: a larger file is refused; parsing takes some ten times its size in memory.
+
+    Returns:
+        Detections aligned with `dataset.records`; none for images that the file does not name.
+
+    Raises:
+        AnnotationError: naming the file, the result's index and the value: not a readable JSON list, a key missing, an
+            image or category that the data set lacks, numbers that are not finite, a negative width or height.
+    """
+    path = Path(path)
+    image_of = _image_ids(dataset)
+    class_of: dict[int | float | str, int] = {category_id: c for c, category_id in enumerate(dataset.category_ids)}
+    images, classes, boxes, scores = [], [], [], []
+    for index, result in enumerate(_read_list(path, max_bytes)):
+        where = f"{path}: result {index}"
+        if not isinstance(result, dict):
+            raise AnnotationError(f"{where} is {_short(result)}: each must be an object with image_id, bbox, ...")
+        image = image_of.get(_id(where, result, "image_id"))
+        if image is None:
+            raise AnnotationError(
+                f"{where}: image_id {_short(result['image_id'])} is no image of {dataset.root} ({dataset.split}): "
+                "is it another split's file?"
+            )
+        class_id = class_of.get(_id(where, result, "category_id"))
+        if class_id is None:
+            raise AnnotationError(
+                f"{where}: category_id {_short(result['category_id'])} is none of the data set's "
+                f"{_short(list(dataset.category_ids))}"
+            )
+        images.append(image)
+        classes.append(class_id)
+        boxes.append(_box(where, result))
+        scores.append(_score(where, result))
+
+    xywh = np.array(boxes, dtype=np.float64).reshape(-1, 4)
+    xyxy = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
+    order = np.argsort(np.array(images, dtype=np.int64), kind="stable")
+    ends = np.cumsum(np.bincount(np.array(images, dtype=np.int64), minlength=len(dataset.records)))
+    all_scores, all_classes = np.array(scores), np.array(classes, dtype=np.int64)
+    return [
+        Detections(xyxy[rows], all_scores[rows], all_classes[rows], dataset.class_names)
+        for rows in np.split(order, ends[:-1])
+    ]
+
+
+def _read_list(path: Path, max_bytes: int) -> list[Any]:
+    try:
+        with path.open("rb") as file:
+            if os.fstat(file.fileno()).st_size > max_bytes or len(data := file.read(max_bytes + 1)) > max_bytes:
+                raise AnnotationError(f"{path}: larger than {max_bytes} bytes: score fewer detections, or split it")
+        content = json.loads(data.decode("utf-8-sig"))
+    except OSError as error:
+        raise AnnotationError(f"{path}: cannot be read: {error.strerror}") from None
+    except RecursionError:
+        raise AnnotationError(f"{path}: nested too deeply for a list of COCO results") from None
+    except ValueError as error:  # UnicodeDecodeError, JSONDecodeError, integers of thousands of digits
+        raise AnnotationError(f"{path}: not JSON: {error}") from None
+    if not isinstance(content, list):
+        hint = ", as its 'annotations' may be" if isinstance(content, dict) and "annotations" in content else ""
+        raise AnnotationError(f"{path}: a JSON {type(content).__name__}; COCO results are a list{hint}")
+    return content
+
+
+def _image_ids(dataset: Dataset) -> dict[int | float | str, int]:
+    """The record's index for every id that a file may use for an image; none for an id that two images share."""
+    own: list[tuple[int | str, int]] = []
+    others: list[tuple[int | str, int]] = []
+    for i, record in enumerate(dataset.records):
+        own.append((record.image_id, i))
+        others.append((record.path.stem, i))
+        if isinstance(record.image_id, str) and record.image_id.isdecimal():
+            others.append((int(record.image_id), i))
+    return {**_unshared(others), **_unshared(own)}
+
+
+def _unshared(ids: Sequence[tuple[int | str, int]]) -> dict[int | float | str, int]:
+    images: dict[int | float | str, set[int]] = {}
+    for key, image in ids:
+        images.setdefault(key, set()).add(image)
+    return {key: one.pop() for key, one in images.items() if len(one) == 1}
+
+
+def _value(where: str, result: dict[str, Any], key: str) -> Any:
+    if key not in result:
+        raise AnnotationError(f"{where}: no {key}: box results need image_id, category_id, bbox and score")
+    return result[key]
+
+
+def _id(where: str, result: dict[str, Any], key: str) -> int | float | str:
+    value = _value(where, result, key)
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise AnnotationError(f"{where}: {key} {_short(value)} is not an id")
+    return value
+
+
+def _score(where: str, result: dict[str, Any]) -> float:
+    score = _value(where, result, "score")
+    if not _is_number(score, _MAX_SCORE):
+        raise AnnotationError(f"{where}: score {_short(score)} is not a finite number")
+    return float(score)
+
+
+def _box(where: str, result: dict[str, Any]) -> list[float]:
+    box = _value(where, result, "bbox")
+    if not isinstance(box, list) or len(box) != 4 or not all(_is_number(value, _MAX_PIXEL) for value in box):
+        raise AnnotationError(f"{where}: bbox {_short(box)} is not four finite numbers of pixels: x, y, width, height")
+    if box[2] < 0 or box[3] < 0:
+        raise AnnotationError(f"{where}: bbox {_short(box)} has a negative width or height: it is x, y, width, height")
+    return box
+
+
+def _is_number(value: object, most: float) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= most
+
+
+def _short(value: object) -> str:
+    """A value from the file, short enough for one line."""
+    return reprlib.repr(value)
