@@ -271,8 +271,10 @@ def head_keys(config: DetectorConfig) -> tuple[str, ...]:
 
 def _rois(boxes: list[Tensor]) -> Tensor:
     """Boxes per image to [R, 5]: index of the image, then the box."""
-    index = torch.arange(len(boxes), device=boxes[0].device).repeat_interleave(_counts(boxes, boxes[0].device))
-    return torch.cat((index[:, None].to(boxes[0].dtype), torch.cat(boxes)), dim=1)
+    joined = torch.cat(boxes)
+    images = torch.arange(len(boxes), device=joined.device)
+    index = images.repeat_interleave(_counts(boxes, joined.device), output_size=len(joined))
+    return torch.cat((index[:, None].to(joined.dtype), joined), dim=1)
 
 
 def _counts(boxes: list[Tensor], device: torch.device) -> Tensor:

@@ -1,0 +1,173 @@
+"""A detector on paper: which map each task sees, and what each stage costs. Nothing is computed (meta device).
+
+Multiply-adds are those of convolutions and linear layers, which are nearly all; normalisation, activations, RoI pooling
+and NMS are not counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from grcn.config import DetectorConfig, resolve
+from grcn.model.backbone import build_classifier
+from grcn.model.detector import MULTIPLE, RCNN
+from grcn.presets import preset
+
+
+@dataclass(frozen=True)
+class StageSummary:
+    """One stage of a detector.
+
+    Args:
+        task: `both`, `cls` or `loc`: whose it is; `rpn` for the proposals'.
+        name: the stage, such as `conv4` or `head light_fc2`.
+        reads: what goes in.
+        stride: input pixels per cell of what comes out; None behind RoI pooling.
+        channels: of what comes out.
+        cells: height and width of what comes out; behind RoI pooling, of each RoI's; None for vectors.
+        parameters: all, also those of frozen stages.
+        macs: multiply-adds for one image.
+    """
+
+    task: str
+    name: str
+    reads: str
+    stride: int | None
+    channels: int
+    cells: tuple[int, int] | None
+    parameters: int
+    macs: int
+
+
+@dataclass(frozen=True)
+class DetectorSummary:
+    """A detector for images of one size.
+
+    Args:
+        config: the detector, resolved for pretrained weights.
+        num_classes: C.
+        size: height and width of the image as the detector takes it; it is padded to a multiple of 32.
+        proposals: RoIs per image.
+        strides: of the maps that the trunk, classification and localization see.
+        stages: from the image to the answers.
+    """
+
+    config: DetectorConfig
+    num_classes: int
+    size: tuple[int, int]
+    proposals: int
+    strides: tuple[int, int, int]
+    stages: tuple[StageSummary, ...]
+
+    @property
+    def parameters(self) -> int:
+        return sum(stage.parameters for stage in self.stages)
+
+    @property
+    def macs(self) -> int:
+        return sum(stage.macs for stage in self.stages)
+
+
+def summarize(
+    config: str | DetectorConfig,
+    num_classes: int = 20,
+    size: tuple[int, int] = (600, 800),
+    proposals: int | None = None,
+) -> DetectorSummary:
+    """What `config` builds, stage by stage.
+
+    Args:
+        config: a preset's name or a configuration.
+        num_classes: C, without background.
+        size: height and width of the image, pixels.
+        proposals: RoIs; None: as many as prediction keeps.
+
+    Raises:
+        ConfigError: on an unknown preset or an impossible configuration.
+    """
+    config = resolve(preset(config) if isinstance(config, str) else config, pretrained=True)
+    proposals = config.rpn.post_nms_test if proposals is None else proposals
+    padded = [-(-side // MULTIPLE) * MULTIPLE for side in size]
+    with torch.device("meta"), torch.no_grad():
+        model = RCNN(config, num_classes, build_classifier(config.backbone, config.norm)).eval()
+        outputs: dict[nn.Module, Tensor] = {}
+        for module in model.modules():
+            module.register_forward_hook(lambda module, _, output: outputs.update({module: output}))
+        maps = model.separation(torch.empty(1, 3, *padded))
+        hidden = outputs[model.rpn] = model.rpn.conv(getattr(maps, config.rpn.source))
+        model.rpn.objectness(hidden)
+        model.rpn.deltas(hidden)
+        model.roi.predict(maps, [torch.empty(proposals, 4)], [size])
+    stages = tuple(_stages(model, outputs, padded[0]))
+    return DetectorSummary(config, num_classes, size, proposals, model.separation.strides, stages)
+
+
+def _stages(model: RCNN, outputs: dict[nn.Module, Tensor], height: int) -> Iterator[StageSummary]:
+    """Each stage in the order of computation, by what its modules gave out for an image padded to `height`."""
+    config = model.config
+
+    def stage(task: str, name: str, reads: str, module: nn.Module, *, of_map: bool = False) -> StageSummary:
+        shape = outputs[module].shape
+        return StageSummary(
+            task,
+            name,
+            reads,
+            height // shape[2] if of_map else None,
+            shape[1],
+            (shape[2], shape[3]) if len(shape) == 4 else None,
+            sum(p.numel() for p in module.parameters()),
+            sum(_macs(layer, outputs[layer]) for layer in module.modules() if layer in outputs),
+        )
+
+    reads, ends = "image", dict[str, str]()
+    for task, chain in (
+        ("both", model.separation.trunk),
+        ("cls", model.separation.cls_branch),
+        ("loc", model.separation.loc_branch),
+    ):
+        reads = ends.get("both", reads)
+        for name, module in chain.named_children():
+            yield stage(task, name, reads, module, of_map=True)
+            reads = name if task == "both" else f"{task} {name}"
+        ends[task] = reads
+    source = "both" if config.rpn.source == "trunk" else config.rpn.source
+    yield stage("rpn", "rpn", ends[source], model.rpn, of_map=True)
+    yield from _roi_stages(model, ends, stage)
+
+
+def _roi_stages(model: RCNN, ends: dict[str, str], stage: Any) -> Iterator[StageSummary]:
+    """The stages behind the maps; `ends` names the map of each task."""
+    config, roi = model.config, model.roi
+
+    def task_of(key: str) -> str:
+        return "both" if key == "shared" else key
+
+    for key, module in roi.reduce.items():
+        if not isinstance(module, nn.Identity):
+            task = "cls" if key == "shared" else key
+            yield stage(task_of(key), "1x1", ends[task], module, of_map=True)
+            ends[task] = "1x1" if key == "shared" else f"{key} 1x1"
+    for key, module in roi.heads.items():
+        size = config.roi_size
+        reads = f"{size}x{size} RoIs of {ends['loc' if key == 'loc' else 'cls']}"
+        yield stage(task_of(key), f"head {config.head}", reads, module)
+    for key, module in roi.attention.items():
+        yield stage(key, "attention context", ends[key], module)
+    for key, context, name, module in (
+        ("cls", config.cls_context, "class scores", roi.scores),
+        ("loc", config.loc_context, "box deltas", roi.deltas),
+    ):
+        beside = "" if context == "none" else f" + {context} context"
+        yield stage(key, name, f"head{beside}", module)
+
+
+def _macs(layer: nn.Module, output: Tensor) -> int:
+    """Multiply-adds of one layer: each number of the output is one row of the weight times the input."""
+    if isinstance(layer, nn.Conv2d | nn.Linear):
+        return output.numel() * layer.weight[0].numel()
+    return 0
