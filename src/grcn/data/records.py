@@ -164,11 +164,14 @@ class Findings:
             declared: the size that the annotation gives; None where it gives none.
             boxes: [N, 4] xyxy.
         """
-        if declared is None or declared == (header.height, header.width):
+        if declared is None:
             return boxes
         height, width = declared
+        if height == header.height and width == header.width:
+            return boxes
         said = f"{image.name}: annotated as {width:g} x {height:g}"
-        if declared == header.stored:
+        stored_height, stored_width = header.stored
+        if height == stored_height and width == stored_width:
             said += f", its size before EXIF orientation {header.orientation}: boxes turned with the image"
             self.note("exif-turned", file, said)
             return upright_boxes(boxes, header)
