@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import reprlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,12 +17,20 @@ from grcn.types import Detections
 if TYPE_CHECKING:
     from grcn.data.dataset import Dataset
 
+Id = int | float | str
 MAX_BYTES = 1 << 30
 _MAX_PIXEL = 1e7  # far beyond any image; float32 holds such a number to one pixel
 _MAX_SCORE = 1e30  # scores need not be probabilities, but must fit float32
 
 
-def load_results(path: str | Path, dataset: Dataset, *, max_bytes: int = MAX_BYTES) -> list[Detections]:
+def load_results(
+    path: str | Path,
+    dataset: Dataset,
+    *,
+    image_of: Mapping[Id, int | None] | None = None,
+    class_of: Mapping[Id, int] | None = None,
+    max_bytes: int = MAX_BYTES,
+) -> list[Detections]:
     """Read a COCO results file: a JSON list of `{"image_id", "category_id", "bbox": [x, y, width, height], "score"}`.
 
     `image_id` is the record's own id. Also understood, where no two images share it: the image's file name without
@@ -34,6 +42,9 @@ def load_results(path: str | Path, dataset: Dataset, *, max_bytes: int = MAX_BYT
     Args:
         path: the file, UTF-8.
         dataset: whose images and classes the file speaks of.
+        image_of: what the file's image ids mean where they are not as above: the record's index, or None for an image
+            that the data set lacks, whose detections are left out.
+        class_of: the class id of each of the file's category ids, where they are not as above.
         max_bytes: a larger file is refused; parsing takes some ten times its size in memory.
 
     Returns:
@@ -44,19 +55,24 @@ def load_results(path: str | Path, dataset: Dataset, *, max_bytes: int = MAX_BYT
             image or category that the data set lacks, numbers that are not finite, a negative width or height.
     """
     path = Path(path)
-    image_of = _image_ids(dataset)
-    class_of: dict[int | float | str, int] = {category_id: c for c, category_id in enumerate(dataset.category_ids)}
+    if image_of is None:
+        image_of = _image_ids(dataset)
+    if class_of is None:
+        class_of = {category_id: c for c, category_id in enumerate(dataset.category_ids)}
     images, classes, boxes, scores = [], [], [], []
     for index, result in enumerate(_read_list(path, max_bytes)):
         where = f"{path}: result {index}"
         if not isinstance(result, dict):
             raise AnnotationError(f"{where} is {_short(result)}: each must be an object with image_id, bbox, ...")
-        image = image_of.get(_id(where, result, "image_id"))
-        if image is None:
+        image_id = _id(where, result, "image_id")
+        if image_id not in image_of:
             raise AnnotationError(
-                f"{where}: image_id {_short(result['image_id'])} is no image of {dataset.root} ({dataset.split}): "
+                f"{where}: image_id {_short(image_id)} is no image of {dataset.root} ({dataset.split}): "
                 "is it another split's file?"
             )
+        image = image_of[image_id]
+        if image is None:
+            continue
         class_id = class_of.get(_id(where, result, "category_id"))
         if class_id is None:
             raise AnnotationError(
@@ -97,7 +113,7 @@ def _read_list(path: Path, max_bytes: int) -> list[Any]:
     return content
 
 
-def _image_ids(dataset: Dataset) -> dict[int | float | str, int]:
+def _image_ids(dataset: Dataset) -> dict[Id, int]:
     """The record's index for every id that a file may use for an image; none for an id that two images share."""
     own: list[tuple[int | str, int]] = []
     others: list[tuple[int | str, int]] = []
@@ -109,8 +125,8 @@ def _image_ids(dataset: Dataset) -> dict[int | float | str, int]:
     return {**_unshared(others), **_unshared(own)}
 
 
-def _unshared(ids: Sequence[tuple[int | str, int]]) -> dict[int | float | str, int]:
-    images: dict[int | float | str, set[int]] = {}
+def _unshared(ids: Sequence[tuple[int | str, int]]) -> dict[Id, int]:
+    images: dict[Id, set[int]] = {}
     for key, image in ids:
         images.setdefault(key, set()).add(image)
     return {key: one.pop() for key, one in images.items() if len(one) == 1}
@@ -122,7 +138,7 @@ def _value(where: str, result: dict[str, Any], key: str) -> Any:
     return result[key]
 
 
-def _id(where: str, result: dict[str, Any], key: str) -> int | float | str:
+def _id(where: str, result: dict[str, Any], key: str) -> Id:
     value = _value(where, result, key)
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise AnnotationError(f"{where}: {key} {_short(value)} is not an id")
