@@ -44,3 +44,15 @@ class DivergedError(GrcnError):
     """Training produced a loss that is not finite."""
 
     exit_code = 7
+
+
+class Interrupted(GrcnError):
+    """Training was asked to stop by a signal, and did, with its state saved.
+
+    Args:
+        number: of the signal; the exit code is 128 more, as shells report it.
+    """
+
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + number

@@ -1,0 +1,251 @@
+"""Batches for training and validation.
+
+Training is one endless stream of images, epoch after epoch, each a permutation of the data set; batch `k` of a run is
+a pure function of (seed, k), and each sample of (seed, epoch, index). So a run that is resumed, or that has other
+workers or devices, sees the same images, augmented in the same way, in the same order.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import Dataset as TorchDataset
+
+from grcn.config import AugmentConfig, InputConfig
+from grcn.data.image import read_image
+from grcn.data.records import Dataset, ImageRecord
+from grcn.data.transforms import augment, resize
+from grcn.errors import DataError, ImageError
+
+
+class Origin(NamedTuple):
+    """Where a sample of a batch comes from.
+
+    number: of the record whose image it is; file: that image; size: its height and width as stored;
+    broken: files that could not be decoded and whose place it takes.
+    """
+
+    number: int
+    file: str
+    size: tuple[int, int]
+    broken: tuple[str, ...] = ()
+
+
+class Batch(NamedTuple):
+    """images: uint8 [3, H, W] each; targets: `boxes` [N, 4] float32 and `labels` [N] int64 each, as the model's."""
+
+    images: list[Tensor]
+    targets: list[dict[str, Tensor]]
+    origins: list[Origin]
+
+
+Sample = tuple[Tensor, dict[str, Tensor], Origin]
+Place = tuple[int, int]
+
+
+class Stream(Sampler[list[Place]]):
+    """The batches of a run, or of one rank of it, as (epoch, index) of each image.
+
+    The run's images are numbered from 0 through all epochs; batch k holds numbers k * B to (k + 1) * B - 1, of which
+    rank r of W takes each W-th. A batch may span two epochs: none is cut short and no image is left out.
+
+    Args:
+        images: in the data set.
+        batch_size: B, over all ranks; a multiple of `world`.
+        batches: of the whole run; what `len` says even when `start` is later, since lightning counts from 0.
+        start: the first batch to yield.
+    """
+
+    def __init__(
+        self, images: int, batch_size: int, batches: int, seed: int, *, start: int = 0, rank: int = 0, world: int = 1
+    ) -> None:
+        self.images, self.batch_size, self.batches, self.seed = images, batch_size, batches, seed
+        self.start, self.rank, self.world = start, rank, world
+        self._epoch, self._order = -1, np.empty(0, dtype=np.int64)
+
+    def __len__(self) -> int:
+        return self.batches
+
+    def __iter__(self) -> Iterator[list[Place]]:
+        for k in range(self.start, self.batches):
+            yield self.batch(k)
+
+    def batch(self, k: int) -> list[Place]:
+        """Batch `k` of this rank."""
+        first = k * self.batch_size
+        return [self._place(n) for n in range(first + self.rank, first + self.batch_size, self.world)]
+
+    def _place(self, number: int) -> Place:
+        epoch, position = divmod(number, self.images)
+        if epoch != self._epoch:
+            self._epoch, self._order = epoch, np.random.default_rng((self.seed, epoch)).permutation(self.images)
+        return epoch, int(self._order[position])
+
+
+class TrainingSet(TorchDataset[Sample | ImageError]):
+    """Augmented samples by (epoch, index).
+
+    Args:
+        skip_broken: put the next image of the data set in the place of one that cannot be decoded.
+    """
+
+    def __init__(
+        self,
+        data: Dataset,
+        size: InputConfig,
+        config: AugmentConfig,
+        *,
+        seed: int,
+        use_difficult: bool = True,
+        skip_broken: bool = False,
+    ) -> None:
+        self.data, self.size, self.config, self.seed = data, size, config, seed
+        self.use_difficult, self.skip_broken = use_difficult, skip_broken
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, place: Place) -> Sample | ImageError:
+        epoch, index = place
+        broken: list[str] = []
+        while True:
+            record = self.data[index]
+            try:
+                image = _read(record)
+                break
+            except ImageError as error:
+                # Returned, not raised: a worker's exception would reach the user as a printed traceback.
+                if not self.skip_broken:
+                    return ImageError(f"{error} (skip_broken trains without it)")
+                broken.append(str(error))
+                if len(broken) == len(self.data):
+                    return ImageError(f"{self.data.root}: none of its images can be decoded, e.g. {error}")
+                index = (index + 1) % len(self.data)
+        boxes, labels = objects(record, use_difficult=self.use_difficult)
+        size = (image.shape[1], image.shape[2])
+        image, boxes, labels = augment(
+            image, boxes, labels, self.config, self.size, seed=self.seed, epoch=epoch, index=index
+        )
+        return image, {"boxes": boxes, "labels": labels}, Origin(index, str(record.path), size, tuple(broken))
+
+
+class ValidationSet(TorchDataset[Sample | ImageError]):
+    """Resized images by index; without targets, since AP is computed in the pixels of the stored image.
+
+    Args:
+        skip_broken: give a black image for one that cannot be decoded, so that whatever it shows counts as missed;
+            leaving it out would make the figure better than it is.
+    """
+
+    def __init__(self, data: Dataset, size: InputConfig, *, skip_broken: bool = False) -> None:
+        self.data, self.size, self.skip_broken = data, size, skip_broken
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> Sample | ImageError:
+        record = self.data[index]
+        broken: tuple[str, ...] = ()
+        try:
+            image = _read(record)
+        except ImageError as error:
+            if not self.skip_broken:
+                return ImageError(f"{error} (skip_broken goes on without it)")
+            image, broken = torch.zeros(3, record.height, record.width, dtype=torch.uint8), (str(error),)
+        size = (image.shape[1], image.shape[2])
+        return (
+            resize(image, self.size.short_side, self.size.long_side),
+            {},
+            Origin(index, str(record.path), size, broken),
+        )
+
+
+def objects(record: ImageRecord, *, use_difficult: bool = True) -> tuple[Tensor, Tensor]:
+    """What a detector learns from in an image: boxes [N, 4] float32 and labels [N] int64, without crowds."""
+    target = record.target
+    keep = ~target.crowd if use_difficult else ~target.crowd & ~target.difficult
+    return torch.from_numpy(target.boxes[keep]), torch.from_numpy(target.labels[keep])
+
+
+def collate(samples: list[Sample | ImageError]) -> Batch | ImageError:
+    """Samples as a batch; the first error, where one of them is."""
+    good: list[Sample] = []
+    for sample in samples:
+        if isinstance(sample, ImageError):
+            return sample
+        good.append(sample)
+    return Batch(*(list(column) for column in zip(*good, strict=True)))
+
+
+class Loader(DataLoader[Any]):
+    """A DataLoader whose errors are one line in the main process.
+
+    Raises:
+        ImageError: naming the image that cannot be decoded.
+        DataError: where a worker process was killed.
+    """
+
+    def __init__(self, dataset: TorchDataset[Any], *, workers: int, pin_memory: bool, **how: Any) -> None:
+        super().__init__(
+            dataset,
+            num_workers=workers,
+            pin_memory=pin_memory,
+            collate_fn=collate,
+            worker_init_fn=_ignore_interrupts if workers else None,
+            **how,
+        )
+        self._waited = 0.0
+
+    def take_waited(self) -> float:
+        """Seconds that batches were waited for since the last call."""
+        waited, self._waited = self._waited, 0.0
+        return waited
+
+    def __iter__(self) -> Any:
+        batches = super().__iter__()
+        while True:
+            started = time.perf_counter()
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            except RuntimeError as error:
+                if "DataLoader worker" not in str(error):
+                    raise
+                raise DataError(
+                    f"a loader process died ({' '.join(str(error).split())}); if memory ran out, use fewer workers"
+                ) from None
+            self._waited += time.perf_counter() - started
+            if isinstance(batch, ImageError):
+                raise batch
+            yield batch
+
+
+def training_loader(dataset: TrainingSet, stream: Stream, *, workers: int, pin_memory: bool = False) -> Loader:
+    """The training batches of one rank, in the stream's order."""
+    return Loader(dataset, workers=workers, pin_memory=pin_memory, batch_sampler=stream)
+
+
+def validation_loader(
+    dataset: ValidationSet, *, batch_size: int, workers: int, rank: int = 0, world: int = 1, pin_memory: bool = False
+) -> Loader:
+    """The images of one rank, each of the data set on exactly one rank."""
+    indices = range(rank, len(dataset), world)
+    return Loader(dataset, workers=workers, pin_memory=pin_memory, sampler=indices, batch_size=batch_size)
+
+
+def _read(record: ImageRecord) -> Tensor:
+    """The record's image, uint8 [3, H, W]; H x W x 3 in memory, which is what resizing is fastest on."""
+    return torch.from_numpy(np.require(read_image(record.path), requirements="W")).permute(2, 0, 1)
+
+
+def _ignore_interrupts(worker: int) -> None:
+    # Ctrl-C reaches the whole process group; the main process finishes its step and saves, and needs its workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

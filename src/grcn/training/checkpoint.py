@@ -1,0 +1,111 @@
+"""The state of a run on disk: written whole or not at all, read without executing anything, refused if it is another's.
+
+What a checkpoint holds is lightning's; beside it, under the key `grcn`, stands whose it is (`identity`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch.plugins.io import CheckpointIO
+
+from grcn.config import TrainConfig, to_dict
+from grcn.data.records import Dataset
+from grcn.errors import CheckpointError
+from grcn.files import atomic_file
+
+KEY = "grcn"
+
+# What may differ between a run and its continuation: none of it changes a weight, up to rounding over other devices.
+FREE = {"data", "out", "format", "val_split", "weights", "fit", "epochs", "minutes", "workers", "val_every"}
+FREE |= {"save_every", "patience", "accelerator", "devices", "nodes", "loggers", "resume"}
+
+
+class AtomicCheckpointIO(CheckpointIO):
+    """Lightning's checkpoints through `atomic_file` and torch's restricted unpickler."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        with atomic_file(path) as file:
+            torch.save(checkpoint, file)
+
+    def load_checkpoint(self, path: str | Path, map_location: Any = None, weights_only: Any = None) -> dict[str, Any]:
+        return load_state(path)
+
+    def remove_checkpoint(self, path: str | Path) -> None:
+        Path(path).unlink(missing_ok=True)
+
+
+def load_state(path: str | Path, *, mapped: bool = False) -> dict[str, Any]:
+    """The training state in a file, on the CPU.
+
+    Args:
+        mapped: leave the tensors on disk until they are used; for a look at the rest.
+
+    Raises:
+        CheckpointError: where it is missing, torn, no training state of this package, or holds code; none of it is run.
+    """
+    try:
+        state: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such file") from None
+    except Exception as error:  # the restricted unpickler raises a dozen kinds on hostile or torn files
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"{path}: refused, not a training state of plain tensors and values: {reason}") from None
+    if not isinstance(state, dict) or not isinstance(state.get(KEY), dict) or "state_dict" not in state:
+        raise CheckpointError(f"{path}: not a training state of grcn")
+    return state
+
+
+def identity(config: TrainConfig, data: Dataset) -> dict[str, Any]:
+    """What makes a run this run: its configuration, its classes and a digest of its training data, as plain values."""
+    return {"config": to_dict(config), "classes": list(data.class_names), "data": fingerprint(data)}
+
+
+def fingerprint(data: Dataset) -> dict[str, Any]:
+    """Counts, and a digest over the images' ids and sizes and their objects, in order; not over pixels or paths."""
+    digest = hashlib.sha256()
+    for record in data.records:
+        target = record.target
+        digest.update(repr((record.image_id, record.height, record.width, len(target))).encode())
+        for array in (target.boxes, target.labels, target.difficult, target.crowd):
+            digest.update(np.ascontiguousarray(array).tobytes())
+    objects = sum(len(record.target) for record in data.records)
+    return {"images": len(data), "objects": objects, "digest": digest.hexdigest()[:16]}
+
+
+def check_same(path: str | Path, saved: dict[str, Any], now: dict[str, Any]) -> None:
+    """Refuses to continue one run as another.
+
+    Args:
+        saved, now: two identities.
+
+    Raises:
+        CheckpointError: listing every difference, as was -> is.
+    """
+    differences = _differences(_settled(saved), _settled(now), "")
+    if differences:
+        raise CheckpointError(
+            f"{path}: cannot be resumed as this run: {'; '.join(differences)}. Resume with the former values, or start "
+            "a new run in another folder (weights=FILE starts from its weights)"
+        )
+
+
+def _settled(identity: dict[str, Any]) -> dict[str, Any]:
+    config = {key: value for key, value in identity.get("config", {}).items() if key not in FREE}
+    return {**config, "classes": identity.get("classes"), "data": identity.get("data")}
+
+
+def _differences(saved: Any, now: Any, where: str) -> list[str]:
+    if isinstance(saved, dict) and isinstance(now, dict):
+        keys = [*saved, *(key for key in now if key not in saved)]
+        return [d for key in keys for d in _differences(saved.get(key), now.get(key), f"{where}.{key}".lstrip("."))]
+    return [] if saved == now else [f"{where} {_short(saved)} -> {_short(now)}"]
+
+
+def _short(value: Any) -> str:
+    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

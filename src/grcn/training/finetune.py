@@ -1,0 +1,97 @@
+"""Fine-tuning: a new detector takes over from a trained one what fits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from grcn.model.detector import RCNN
+from grcn.model.weights import LoadedDetector
+
+# The layers that have rows per class: rows before the first class, and rows of each class.
+_PER_CLASS = {"roi.scores": (1, 1), "roi.deltas": (0, 4)}
+
+
+@dataclass(frozen=True)
+class TransferReport:
+    """What a transfer of weights did.
+
+    Args:
+        kept: names of tensors taken over whole.
+        by_class: names of tensors of which the rows of `classes_kept` were taken over.
+        fresh: tensors of the new detector that nothing fits; they stay as initialised.
+        unused: tensors of the old one that have no place in the new.
+        classes_kept, classes_new, classes_dropped: class names in both, only in the new, only in the old detector.
+    """
+
+    kept: tuple[str, ...]
+    by_class: tuple[str, ...]
+    fresh: tuple[str, ...]
+    unused: tuple[str, ...]
+    classes_kept: tuple[str, ...]
+    classes_new: tuple[str, ...]
+    classes_dropped: tuple[str, ...]
+
+    def __str__(self) -> str:
+        lines = [f"{len(self.kept)} tensors kept"]
+        for what, names in (
+            ("classes kept", self.classes_kept),
+            ("new classes, untrained", self.classes_new),
+            ("classes dropped", self.classes_dropped),
+            ("not in the weights, as initialised", self.fresh),
+            ("in the weights, without a place here", self.unused),
+        ):
+            if names:
+                lines.append(f"{what}: {', '.join(names)}")
+        return "; ".join(lines)
+
+
+@torch.no_grad()
+def transfer_weights(model: RCNN, class_names: Sequence[str], loaded: LoadedDetector) -> TransferReport:
+    """Fills `model` in place with every tensor of `loaded` that has its name and shape.
+
+    Of the last layers, which have rows per class, the background's rows and those of classes with the same name are
+    taken over, whatever their order.
+
+    Args:
+        class_names: of `model`, by class id.
+    """
+    old, new = loaded.model.state_dict(), model.state_dict()
+    kept, by_class, fresh = [], [], []
+    for name, tensor in new.items():
+        layer = name.rpartition(".")[0]
+        source = old.get(name)
+        if source is None or source.shape[1:] != tensor.shape[1:] or source.ndim != tensor.ndim:
+            fresh.append(name)
+        elif layer in _PER_CLASS:
+            _copy_rows(tensor, source, _PER_CLASS[layer], class_names, loaded.class_names)
+            by_class.append(name)
+        elif source.shape == tensor.shape:
+            tensor.copy_(source)
+            kept.append(name)
+        else:
+            fresh.append(name)
+    taken = {*kept, *by_class}
+    return TransferReport(
+        kept=tuple(kept),
+        by_class=tuple(by_class),
+        fresh=tuple(fresh),
+        unused=tuple(name for name in old if name not in taken),
+        classes_kept=tuple(name for name in class_names if name in loaded.class_names),
+        classes_new=tuple(name for name in class_names if name not in loaded.class_names),
+        classes_dropped=tuple(name for name in loaded.class_names if name not in class_names),
+    )
+
+
+def _copy_rows(
+    tensor: Tensor, source: Tensor, rows: tuple[int, int], names: Sequence[str], source_names: Sequence[str]
+) -> None:
+    first, each = rows
+    tensor[:first] = source[:first]
+    for i, name in enumerate(names):
+        if name in source_names:
+            j = list(source_names).index(name)
+            tensor[first + i * each : first + (i + 1) * each] = source[first + j * each : first + (j + 1) * each]

@@ -1,0 +1,383 @@
+"""One training run, from its configuration to its folder."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import lightning.pytorch as pl
+import safetensors
+import torch
+import yaml
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.fabric.utilities.warnings import PossibleUserWarning
+from lightning.pytorch.utilities import rank_zero_only
+
+from grcn.config import DetectorConfig, TrainConfig, from_dict, resolve, to_dict
+from grcn.data.dataset import Dataset, open_dataset, resolve_split
+from grcn.data.loader import Loader, Stream, TrainingSet, training_loader
+from grcn.errors import ConfigError, DataError, Interrupted
+from grcn.files import atomic_file
+from grcn.model.backbone import build_classifier
+from grcn.model.detector import RCNN, build_detector
+from grcn.model.weights import LoadedDetector, load_detector
+from grcn.presets import preset
+from grcn.runtime import tune_cpu
+from grcn.training.callbacks import Journal, ProgressBar, Saving, Signals, Validation, versions
+from grcn.training.checkpoint import KEY, AtomicCheckpointIO, check_same, identity, load_state
+from grcn.training.finetune import transfer_weights
+from grcn.training.length import DEFAULT_EPOCHS, from_epochs, measure
+from grcn.training.logs import make_loggers
+from grcn.training.module import Training
+
+Say = Callable[[str], None]
+
+
+def train(config: TrainConfig, *, progress: bool = True) -> Path:
+    """Trains a detector and returns its run folder.
+
+    The folder holds config.yaml (resolved), classes.txt, versions.json, metrics.csv, metrics.json (of the best and the
+    last validation), tensorboard/, best.safetensors (by AP on the validation split), last.safetensors and
+    checkpoints/last.ckpt, from which `resume` continues: on a CPU, bit for bit as if it had never stopped.
+
+    Args:
+        config: of the run. Without a length it takes DEFAULT_EPOCHS. `minutes` count from this call to the end of the
+            last validation: a few steps and validation batches are timed on a throw-away copy of the model, and what
+            fits becomes `iterations` in config.yaml. A `model` left at its default is the preset's.
+        progress: show progress and warnings; the files are written either way.
+
+    Raises:
+        ConfigError: on what cannot be carried out.
+        DataError: on a data set that cannot be trained on; ImageError on an image that cannot be decoded.
+        CheckpointError: on weights or a state that do not fit, or a disk that is full; the last save is intact.
+        DivergedError: on a loss that is not finite; nothing was updated.
+        Interrupted: after SIGTERM or Ctrl-C, the state having been saved.
+    """
+    started = time.monotonic()
+    tune_cpu()
+    lead = _is_lead()
+    say: Say = _print if progress and lead else _say_nothing
+    with _quiet():
+        return _train(config, started, lead, progress, say)
+
+
+def _train(config: TrainConfig, started: float, lead: bool, progress: bool, say: Say) -> Path:
+    config = _settle(config)
+    out = Path(config.out)
+    if lead and not config.resume and (out / "config.yaml").exists():
+        raise ConfigError(f"{out}: holds a run already; continue it with resume, or choose another folder with out")
+    data, val_data = _open(config, say)
+    config = replace(config, train_split=data.split, val_split=val_data.split if val_data else "none")
+    if config.fit == "data":
+        from grcn.data.check import fit
+
+        config = replace(config, model=fit(data, config.model))
+
+    torch.manual_seed(config.seed)
+    checkpoint = out / "checkpoints" / "last.ckpt"
+    start = 0
+    if config.resume and checkpoint.exists():
+        state = load_state(checkpoint, mapped=True)
+        config = _as_saved(config, state[KEY], data)
+        check_same(checkpoint, state[KEY], identity(config, data))
+        start = int(state["global_step"])
+        model = _outline(config.model, len(data.class_names))  # its weights come with the state
+        say(f"{out}: continuing at iteration {start} of {config.iterations}")
+        if start >= config.iterations:
+            return out
+    else:
+        if config.resume:
+            say(f"{out}: no saved state; starting from the beginning")
+            config = _planned_before(config, out)
+        model = _start(config, data, say)
+    config = replace(config, model=model.config)
+
+    validation = Validation(val_data, config) if val_data is not None else None
+    saving = Saving(config, data.class_names)
+    callbacks: list[pl.Callback] = [Journal(config.batch_size * config.optim.accumulate, len(data))]
+    callbacks += [validation] if validation is not None else []
+    callbacks += [saving, Signals()]
+    callbacks += [ProgressBar(validation)] if progress and lead else []
+    trainer = _trainer(config, start, callbacks)
+    if lead:
+        if not config.iterations:
+            device = trainer.strategy.root_device
+            config = replace(config, iterations=_length(config, model, data, val_data, device, started, say))
+        config = replace(config, epochs=0.0, minutes=0.0)
+        saving.identity = identity(config, data)
+        _write_folder(out, config, data)
+    module = Training(model, config)
+    try:
+        trainer.fit(
+            module,
+            datamodule=TrainingData(data, config),
+            ckpt_path=str(checkpoint) if start else None,
+            weights_only=True,
+        )
+    except SystemExit:
+        if not module.stop_signal:
+            raise
+        raise Interrupted(
+            f"{out}: stopped at once; {_how_to_resume(out)} from the last save", module.stop_signal
+        ) from None
+    if module.stopping and lead:
+        raise Interrupted(
+            f"{out}: stopped at iteration {module.iteration}, saved; {_how_to_resume(out)}", module.stopping
+        )
+    if validation is not None and validation.report:
+        best = validation.report["best"]
+        say(f"{out}: best AP {best['AP'] or 0:.3f} at iteration {best['iteration']} of {module.iteration}")
+    return out
+
+
+class TrainingData(pl.LightningDataModule):
+    """The training batches of this rank, from the iteration at which the trainer stands."""
+
+    def __init__(self, data: Dataset, config: TrainConfig) -> None:
+        super().__init__()
+        self.data, self.config = data, config
+
+    def train_dataloader(self) -> Loader:
+        config, trainer = self.config, cast(pl.Trainer, self.trainer)
+        module = cast(Training, trainer.lightning_module)
+        accumulate = config.optim.accumulate
+        stream = Stream(
+            len(self.data),
+            config.batch_size,
+            module.iterations * accumulate,
+            config.seed,
+            start=trainer.global_step * accumulate,
+            rank=trainer.global_rank,
+            world=trainer.world_size,
+        )
+        samples = TrainingSet(
+            self.data,
+            config.model.input,
+            config.augment,
+            seed=config.seed,
+            use_difficult=config.use_difficult,
+            skip_broken=config.skip_broken,
+        )
+        pin_memory = trainer.strategy.root_device.type == "cuda"
+        return training_loader(samples, stream, workers=config.workers, pin_memory=pin_memory)
+
+
+def _settle(config: TrainConfig) -> TrainConfig:
+    """`config` with its folder and detector named, after what can be checked without data."""
+    world = config.devices * config.nodes
+    if config.batch_size % world:
+        raise ConfigError(f"batch_size {config.batch_size} over {world} devices: needs a multiple of {world}")
+    if config.seed < 0:
+        raise ConfigError(f"seed {config.seed}: needs 0 or more")
+    return replace(
+        config,
+        out=config.out or f"runs/{config.preset}-{Path(config.data).resolve().name}",
+        model=preset(config.preset) if config.model == DetectorConfig() else config.model,
+    )
+
+
+def _open(config: TrainConfig, say: Say) -> tuple[Dataset, Dataset | None]:
+    """Training and validation data; None where there is no split to validate on."""
+    split = resolve_split(config.data, config.train_split, "train", config.format)
+    data = open_dataset(config.data, split=split, format=config.format)
+    if not len(data):
+        raise DataError(f"{config.data}: split '{split}' holds no images")
+    if not any(len(record.target) for record in data.records):
+        raise DataError(f"{config.data}: split '{split}' holds no objects to learn from")
+    if data.defects:
+        say(f"{config.data}: {len(data.defects)} defects in split '{split}'; `grcn check` lists them")
+    if config.val_split == "none":
+        return data, None
+    try:
+        val_split = resolve_split(config.data, config.val_split, "val", config.format)
+    except DataError:
+        if config.val_split != "auto":
+            raise
+        say(f"{config.data}: no split to validate on; training without AP, best.safetensors is not written")
+        return data, None
+    if val_split == split:
+        say(f"warning: validating on '{split}', the training split: its AP says nothing about other images")
+    return data, open_dataset(config.data, split=val_split, format=config.format, class_names=data.class_names)
+
+
+def _as_saved(config: TrainConfig, saved: dict[str, Any], data: Dataset) -> TrainConfig:
+    """`config` with what it leaves open taken from the run it continues: length, norm, frozen stages."""
+    former = from_dict(TrainConfig, saved["config"])
+    norm = former.model.norm if config.model.norm == "auto" else config.model.norm
+    frozen = former.model.frozen_stages if config.model.frozen_stages is None else config.model.frozen_stages
+    iterations = config.iterations
+    if config.epochs:
+        iterations = from_epochs(config.epochs, len(data), config.batch_size * config.optim.accumulate)
+    return replace(
+        config,
+        model=replace(config.model, norm=norm, frozen_stages=frozen),
+        iterations=iterations or former.iterations,
+        epochs=0.0,
+        minutes=0.0,
+    )
+
+
+def _planned_before(config: TrainConfig, out: Path) -> TrainConfig:
+    """`config` with the length that a run which was killed before its first save had found for its minutes."""
+    if config.minutes and (out / "config.yaml").is_file():
+        former = from_dict(TrainConfig, yaml.safe_load((out / "config.yaml").read_text()))
+        return replace(config, iterations=former.iterations, minutes=0.0)
+    return config
+
+
+def _start(config: TrainConfig, data: Dataset, say: Say) -> RCNN:
+    """A new detector with the weights that `config` names."""
+    classes = len(data.class_names)
+    if config.weights in ("imagenet", "random"):
+        return build_detector(config.model, classes, None if config.weights == "random" else "imagenet")
+    source = Path(config.weights)
+    if source.is_dir():
+        source = next(
+            (source / name for name in ("best.safetensors", "last.safetensors") if (source / name).is_file()), source
+        )
+    elif source.suffix != ".safetensors" or not _is_detector(source):
+        return build_detector(config.model, classes, source)
+    loaded = load_detector(source)
+    model = _outline(_like(config.model, loaded), classes)
+    say(f"{source}: {transfer_weights(model, data.class_names, loaded)}")
+    return model
+
+
+def _is_detector(path: Path) -> bool:
+    """Whether a safetensors file is one of grcn's; a file that cannot be read is left to its reader's error."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            return "grcn" in (file.metadata() or {})
+    except Exception:  # safetensors raises its own kind, OSError and more
+        return True
+
+
+def _like(config: DetectorConfig, loaded: LoadedDetector) -> DetectorConfig:
+    """`config` with norm and frozen stages settled as in the detector it is to start from."""
+    former = loaded.model.config
+    if former.backbone != config.backbone:
+        return resolve(config, pretrained=False)
+    frozen = former.frozen_stages if config.frozen_stages is None else config.frozen_stages
+    return replace(config, norm=former.norm if config.norm == "auto" else config.norm, frozen_stages=frozen)
+
+
+def _outline(config: DetectorConfig, num_classes: int) -> RCNN:
+    """A detector of random weights, to be filled."""
+    return RCNN(config, num_classes, build_classifier(config.backbone, config.norm))
+
+
+def _length(
+    config: TrainConfig,
+    model: RCNN,
+    data: Dataset,
+    val_data: Dataset | None,
+    device: torch.device,
+    started: float,
+    say: Say,
+) -> int:
+    """The run's iterations, from its epochs or minutes."""
+    images_per_step = config.batch_size * config.optim.accumulate
+    if not config.minutes:
+        epochs = config.epochs or DEFAULT_EPOCHS
+        iterations = from_epochs(epochs, len(data), images_per_step)
+        say(f"{epochs:g} epochs of {len(data)} images: {iterations} iterations of {images_per_step}")
+        return iterations
+    timing = measure(model, config, data, val_data, device)
+    left = 60 * config.minutes - (time.monotonic() - started)
+    iterations = timing.iterations(left, config.val_every)
+    say(
+        f"{config.minutes:g} minutes: {iterations} iterations of {timing.step:.3g} s and {timing.validation:.3g} s per "
+        f"validation ({iterations * images_per_step / len(data):.3g} epochs)"
+    )
+    return iterations
+
+
+def _trainer(config: TrainConfig, start: int, callbacks: list[pl.Callback]) -> pl.Trainer:
+    """Lightning's Trainer over one endless epoch; what happens between steps is in the callbacks.
+
+    Raises:
+        ConfigError: on devices that are not there.
+    """
+    plugins: list[Any] = [AtomicCheckpointIO()]
+    if SLURMEnvironment.detect():
+        # Lightning would save elsewhere and requeue the job; `resume` in the job's command does that with our state.
+        plugins.append(SLURMEnvironment(auto_requeue=False))
+    try:
+        return pl.Trainer(
+            accelerator=config.accelerator,
+            devices=config.devices,
+            num_nodes=config.nodes,
+            strategy="ddp" if config.devices * config.nodes > 1 else "auto",
+            precision="bf16-mixed" if config.precision == "bf16" else "32-true",
+            accumulate_grad_batches=config.optim.accumulate,
+            max_epochs=1,
+            limit_val_batches=0,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            logger=make_loggers(config, Path(config.out), start),
+            default_root_dir=config.out,
+            callbacks=callbacks,
+            plugins=plugins,
+        )
+    except (MisconfigurationException, ValueError) as error:
+        raise ConfigError(
+            f"accelerator {config.accelerator}, {config.devices} devices: {' '.join(str(error).split())}"
+        ) from None
+
+
+def _write_folder(out: Path, config: TrainConfig, data: Dataset) -> None:
+    """What stands in a run folder from the beginning."""
+    contents = {
+        "config.yaml": yaml.safe_dump(to_dict(replace(config, resume=False)), sort_keys=False, allow_unicode=True),
+        "classes.txt": "".join(f"{name}\n" for name in data.class_names),
+        "versions.json": json.dumps(versions(), indent=2) + "\n",
+    }
+    for name, text in contents.items():
+        with atomic_file(out / name) as file:
+            file.write(text.encode())
+
+
+def _how_to_resume(out: Path) -> str:
+    return f"`grcn train --config {out}/config.yaml --resume true` continues"
+
+
+def _is_lead() -> bool:
+    """Whether this process writes the run folder: rank 0, by the environment that the launcher has set."""
+    node = os.environ.get("GROUP_RANK", os.environ.get("NODE_RANK", "0"))
+    return getattr(rank_zero_only, "rank", 0) == 0 and node == "0"
+
+
+def _print(text: str) -> None:
+    print(text, flush=True)
+
+
+def _say_nothing(text: str) -> None:
+    pass
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps lightning's notices to itself: tips, and advice on what is decided here on purpose."""
+    log = logging.getLogger("lightning.pytorch")
+    level = log.level
+    log.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=PossibleUserWarning)
+            # lightning 2.6 with torch 2.15
+            warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*", category=FutureWarning)
+            yield
+    finally:
+        log.setLevel(level)

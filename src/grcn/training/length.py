@@ -1,0 +1,113 @@
+"""How many iterations a run has: given, from epochs, or as many as fit into the minutes given."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from copy import deepcopy
+from dataclasses import dataclass
+from itertools import islice
+
+import torch
+
+from grcn.config import TrainConfig
+from grcn.data.loader import Stream, TrainingSet, ValidationSet, training_loader, validation_loader
+from grcn.data.records import Dataset
+from grcn.model.detector import RCNN
+from grcn.training.callbacks import detect_batch
+from grcn.training.module import clip_gradients, make_optimizer, seed_step
+
+DEFAULT_EPOCHS = 24.0
+"""Length of a run that is given none: about detectron2's "2x" schedule on COCO."""
+
+_WARM_UP, _MEASURED = 2, 6  # steps
+_VALIDATION_BATCHES = 4
+
+
+@dataclass(frozen=True)
+class Timing:
+    """seconds of an optimizer step with its loading, the median; and of one validation."""
+
+    step: float
+    validation: float
+
+    def iterations(self, seconds: float, val_every: int) -> int:
+        """How many iterations fit into `seconds` with their validations, the last one included; at least 1."""
+        if val_every:
+            return max(1, math.floor((seconds - self.validation) / (self.step + self.validation / val_every)))
+        return max(1, math.floor((seconds - self.validation) / self.step))
+
+
+def from_epochs(epochs: float, images: int, images_per_step: int) -> int:
+    """Iterations in which each of `images` is seen `epochs` times, rounded up."""
+    return math.ceil(epochs * images / images_per_step)
+
+
+def measure(model: RCNN, config: TrainConfig, data: Dataset, val_data: Dataset | None, device: torch.device) -> Timing:
+    """Times steps and a few batches of validation on a throw-away copy of `model`, on this process alone.
+
+    With several devices the exchange of gradients is not in it.
+    """
+    model = deepcopy(model).to(device).train()
+    share = max(1, config.batch_size // (config.devices * config.nodes))
+    validation = 0.0
+    if val_data is not None:
+        val_set = ValidationSet(val_data, config.model.input, skip_broken=config.skip_broken)
+        per_image = _validation_seconds(model.eval(), val_data, val_set, share, config.workers)
+        validation = per_image * math.ceil(len(val_data) / (config.devices * config.nodes))
+        model.train()
+    return Timing(_step_seconds(model, config, data, device, share), validation)
+
+
+def _step_seconds(model: RCNN, config: TrainConfig, data: Dataset, device: torch.device, share: int) -> float:
+    optimizer = make_optimizer(model, config.optim, lr=0.0)
+    accumulate = config.optim.accumulate
+    steps = _WARM_UP + _MEASURED
+    loader = training_loader(
+        TrainingSet(
+            data,
+            config.model.input,
+            config.augment,
+            seed=config.seed,
+            use_difficult=config.use_difficult,
+            skip_broken=config.skip_broken,
+        ),
+        Stream(len(data), share, steps * accumulate, config.seed),
+        workers=config.workers,
+        pin_memory=device.type == "cuda",
+    )
+    seconds, began = [], time.perf_counter()
+    for k, batch in enumerate(loader):
+        seed_step(config.seed, k, 0)
+        images = [image.to(device) for image in batch.images]
+        targets = [{name: value.to(device) for name, value in target.items()} for target in batch.targets]
+        with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+            losses = model(images, targets)
+        sum(losses.values()).backward()
+        if (k + 1) % accumulate == 0:
+            clip_gradients(model, config.optim.clip_norm)
+            optimizer.step()
+            optimizer.zero_grad()
+            _wait(device)
+            seconds.append(time.perf_counter() - began)
+            began = time.perf_counter()
+    return statistics.median(seconds[_WARM_UP:])
+
+
+def _validation_seconds(model: RCNN, data: Dataset, images: ValidationSet, share: int, workers: int) -> float:
+    """Seconds of validation per image, after one batch of warm-up."""
+    loader = validation_loader(images, batch_size=share, workers=workers)
+    seconds = []
+    began = time.perf_counter()
+    for batch in islice(loader, _VALIDATION_BATCHES):
+        detect_batch(model, batch, data.class_names)
+        _wait(next(model.parameters()).device)
+        seconds.append((time.perf_counter() - began) / len(batch.images))
+        began = time.perf_counter()
+    return statistics.median(seconds[1:] or seconds)
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,96 @@
+"""Where a run's figures go: its own CSV, and lightning's loggers by name."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+from grcn.config import TrainConfig
+from grcn.errors import ConfigError
+from grcn.files import atomic_file
+from grcn.training.module import LOSSES
+
+AP_KEYS = ("AP", "AP50", "AP70", "AP75")
+COLUMNS = ("iteration", "epoch", "lr", "loss", *LOSSES, "grad_norm", "images_per_second", "waiting", *AP_KEYS)
+"""Columns of metrics.csv. `waiting` is the share of the time in which the next batch was waited for."""
+
+
+class CsvLog(Logger):
+    """`metrics.csv`: a row per logged iteration or validation, appended as it comes.
+
+    Args:
+        path: the file; rows beyond iteration `start`, which a killed run wrote after its last save, are dropped, and a
+            torn last row with them.
+    """
+
+    def __init__(self, path: Path, start: int) -> None:
+        super().__init__()
+        self.path, self.start = path, start
+
+    @property
+    def name(self) -> str:
+        return ""
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    @property
+    @rank_zero_only
+    def experiment(self) -> None:
+        """Lightning asks for it once, before the first step: the place to prepare the file."""
+        rows = []
+        if self.start and self.path.is_file():
+            with open(self.path, newline="") as file:
+                rows = [row for row in csv.reader(file) if len(row) == len(COLUMNS) and row[0].isdecimal()]
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([COLUMNS, *(row for row in rows if int(row[0]) <= self.start)])
+        with atomic_file(self.path) as binary:
+            binary.write(text.getvalue().encode())
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        values = {"iteration": step} | {key.rpartition("/")[2]: value for key, value in metrics.items()}
+        with open(self.path, "a", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerow([values.get(column, "") for column in COLUMNS])
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """config.yaml has them."""
+
+
+def make_loggers(config: TrainConfig, out: Path, start: int) -> list[Logger]:
+    """The loggers that `config` names, continuing at iteration `start`.
+
+    Raises:
+        ConfigError: where one needs a package that is not installed.
+    """
+    loggers: list[Logger] = []
+    for name in config.loggers:
+        try:
+            if name == "csv":
+                loggers.append(CsvLog(out / "metrics.csv", start))
+            elif name == "tensorboard":
+                # Events that a killed run wrote beyond its last save are hidden.
+                purge = start + 1 if start else None
+                loggers.append(TensorBoardLogger(save_dir=out, name="", version="tensorboard", purge_step=purge))
+            elif name == "wandb":
+                from lightning.pytorch.loggers import WandbLogger
+
+                run = hashlib.sha256(str(out.resolve()).encode()).hexdigest()[:12]
+                loggers.append(WandbLogger(project="grcn", name=out.name, save_dir=out, id=run, resume="allow"))
+            else:
+                from lightning.pytorch.loggers import MLFlowLogger
+
+                loggers.append(
+                    MLFlowLogger(experiment_name="grcn", run_name=out.name, tracking_uri=f"file:{out.resolve()}/mlruns")
+                )
+        except ModuleNotFoundError:
+            raise ConfigError(f"logger '{name}' needs its package: pip install 'grcn[{name}]'") from None
+    return loggers
