@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import reprlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -259,13 +260,15 @@ def _object(
         seen.add(object_id)
     image_id = _identity(entry.get("image_id"))
     if image_id is None or image_id not in places:
-        raise _Fault("unknown-image", f"image_id {entry.get('image_id')!r} is not among the images")
+        raise _Fault("unknown-image", f"image_id {reprlib.repr(entry.get('image_id'))} is not among the images")
     category_id = _identity(entry.get("category_id"))
     if not isinstance(category_id, int) or category_id not in categories:
-        raise _Fault("unknown-class", f"category_id {entry.get('category_id')!r} is not among the categories")
+        raise _Fault(
+            "unknown-class", f"category_id {reprlib.repr(entry.get('category_id'))} is not among the categories"
+        )
     bbox = entry.get("bbox")
     if not isinstance(bbox, list) or len(bbox) != 4:
-        raise _Fault("bad-object", f"'bbox' is {bbox!r:.60}, not a list of x, y, width, height")
+        raise _Fault("bad-object", f"'bbox' is {reprlib.repr(bbox)}, not a list of x, y, width, height")
     numbers = tuple(_number(value, "bbox") for value in bbox)
     crowd = _number(entry.get("iscrowd") or 0, "iscrowd") != 0
     area = math.nan if entry.get("area") is None else _number(entry["area"], "area")
@@ -276,7 +279,7 @@ def _number(value: Any, key: str) -> float:
     try:
         return number(value)
     except ValueError:
-        raise _Fault("bad-object", f"'{key}' holds {value!r:.60}, not a number") from None
+        raise _Fault("bad-object", f"'{key}' holds {reprlib.repr(value)}, not a number") from None
 
 
 def _records(

@@ -13,6 +13,8 @@ from grcn.errors import AnnotationError, DataError
 
 MAX_TEXT = 2**26  # bytes of a list, label or XML file; the largest real ones are a hundredth of it
 
+CLASS_LISTS = ("classes.txt", "labels.txt", "obj.names")
+
 _KINDS = {
     "train": "train",
     "training": "train",
@@ -146,14 +148,14 @@ def read_lines(path: Path) -> list[str]:
         raise AnnotationError(f"{path}: not UTF-8 text at byte {error.start}; save it as UTF-8") from None
 
 
-def read_class_list(root: Root) -> tuple[str, ...] | None:
-    """The class names in `classes.txt` or `labels.txt`, one a line, where the root has one.
+def read_class_list(root: Root, folder: Path | None = None) -> tuple[str, ...] | None:
+    """The class names in `classes.txt` or the like, one a line, where the folder (default: the root) has one.
 
     Raises:
         AnnotationError: if a name stands there twice.
     """
-    for name in ("classes.txt", "labels.txt", "obj.names"):
-        path = root.path / name
+    for name in CLASS_LISTS:
+        path = (folder or root.path) / name
         if path.is_file():
             names = tuple(line for line in read_lines(root.guarded(path)) if line)
             check_names(names, str(path))
