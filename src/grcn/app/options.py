@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import re
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,7 +21,7 @@ Options = jsonargparse.Namespace
 
 
 class _HelpFormatter(jsonargparse.DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """jsonargparse's help, with the example's line breaks kept."""
+    """jsonargparse's help, with the line breaks of description and example kept."""
 
 
 class Parser(jsonargparse.ArgumentParser):
@@ -37,7 +38,7 @@ class Parser(jsonargparse.ArgumentParser):
         super().__init__(
             prog=f"grcn {command}",
             usage=f"grcn {command} {usage}",
-            description=description,
+            description=textwrap.fill(description, 79),
             epilog="example:\n" + "\n".join(f"  {line}" for line in example.splitlines()),
             formatter_class=_HelpFormatter,
             exit_on_error=False,

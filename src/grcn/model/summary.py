@@ -7,7 +7,7 @@ and NMS are not counted.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -54,7 +54,7 @@ class DetectorSummary:
         size: height and width of the image as the detector takes it; it is padded to a multiple of 32.
         proposals: RoIs per image.
         strides: of the maps that the trunk, classification and localization see.
-        stages: from the image to the answers.
+        stages: from the image to the answers: what is shared, the RPN, then each task's own.
     """
 
     config: DetectorConfig
@@ -71,6 +71,10 @@ class DetectorSummary:
     @property
     def macs(self) -> int:
         return sum(stage.macs for stage in self.stages)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it as JSON has it, with the sums."""
+        return {"parameters": self.parameters, "macs": self.macs, **asdict(self)}
 
 
 def summarize(
@@ -103,8 +107,10 @@ def summarize(
         model.rpn.objectness(hidden)
         model.rpn.deltas(hidden)
         model.roi.predict(maps, [torch.empty(proposals, 4)], [size])
-    stages = tuple(_stages(model, outputs, padded[0]))
-    return DetectorSummary(config, num_classes, size, proposals, model.separation.strides, stages)
+    stages = sorted(
+        _stages(model, outputs, padded[0]), key=lambda stage: ("both", "rpn", "cls", "loc").index(stage.task)
+    )
+    return DetectorSummary(config, num_classes, size, proposals, model.separation.strides, tuple(stages))
 
 
 def _stages(model: RCNN, outputs: dict[nn.Module, Tensor], height: int) -> Iterator[StageSummary]:

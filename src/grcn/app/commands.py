@@ -1,0 +1,395 @@
+"""The commands of `grcn`: each parses its words, does its job with the package's functions, and returns the exit code.
+
+A command imports what it needs when it runs, after its words are read: `--help` and wrong words are answered at once.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from grcn.errors import ConfigError, ImageError
+
+if TYPE_CHECKING:
+    from grcn.app.options import Parser
+    from grcn.config import TrainConfig
+    from grcn.data.dataset import Dataset
+    from grcn.inference import Detector
+
+
+def train(words: Sequence[str]) -> int:
+    config = read_train_config(words)
+    from grcn.training import train
+
+    out = train(config)
+    print(f"{out}: done; next: grcn evaluate {out} --data {config.data}")
+    return 0
+
+
+def read_train_config(words: Sequence[str]) -> TrainConfig:
+    """The configuration of a `grcn train` command line; `--model.*` default to the chosen preset's values.
+
+    Raises:
+        ConfigError: on whatever is wrong with it.
+    """
+    from grcn.app.options import Parser
+    from grcn.config import TrainConfig, from_dict, to_dict
+    from grcn.presets import preset
+
+    parser = Parser(
+        "train",
+        "--data DIR [--preset NAME] [--config FILE] [--KEY VALUE ...]",
+        "Trains a detector on a folder of labelled images: PASCAL VOC, COCO or YOLO. The run folder gets weights, "
+        "metrics, logs and the configuration, which --config takes again. `grcn models` lists the presets.",
+        "grcn train --data photos --preset grcn_r18 --minutes 30 --out runs/photos\n"
+        "grcn train --config run.yaml --model.cls_stride 16 --optim.lr 0.01\n"
+        "grcn train --config runs/photos/config.yaml --resume true",
+    )
+    parser.add_class_arguments(TrainConfig)
+    # Read twice: the preset, from the command line or the file, sets the defaults of the rest.
+    chosen = parser.read([word for word in words if not word.startswith("--print_config")]).preset
+    parser.set_defaults({"model": to_dict(preset(chosen))})
+    values = parser.read(words).as_dict()
+    del values["config"]
+    return from_dict(TrainConfig, values)
+
+
+def evaluate(words: Sequence[str]) -> int:
+    from grcn.app.options import Parser
+
+    parser = Parser(
+        "evaluate",
+        "(RUN | --predictions FILE) --data DIR [options]",
+        "Scores a detector, or anyone's COCO results file, by the COCO and VOC rules. For results of `grcn predict`, "
+        "which leaves out what it is less sure of than --score, predict with --score 0: AP counts on all of it.",
+        "grcn evaluate runs/photos --data photos --split test --iou 0.5 0.7 --out report\n"
+        "grcn evaluate --predictions results.json --data photos",
+    )
+    parser.add_argument("run", nargs="?", type=str, metavar="RUN", help="run folder or .safetensors file")
+    parser.add_argument("--predictions", type=str, metavar="FILE", help="COCO results to score instead of a run")
+    _add_data_options(parser, split="test")
+    parser.add_argument("--iou", nargs="+", type=float, default=[0.5, 0.7], metavar="IOU", help="of the VOC figures")
+    parser.add_argument("--out", type=str, help="folder for metrics.json, results.json and pictures of the curves")
+    parser.add_argument("--json", action="store_true", help="print metrics.json instead of a table")
+    _add_device_options(parser)
+    options = parser.read(words)
+    if (options.run is None) == (options.predictions is None):
+        raise ConfigError("evaluate: needs either RUN or --predictions FILE")
+
+    from grcn.app.evaluate import KEY, coco_results, load_own_results, read_key
+    from grcn.data.dataset import open_dataset, resolve_split
+    from grcn.evaluation import evaluate, evaluate_detector, load_results, print_metrics, write_report
+
+    split = resolve_split(options.data, options.split, "test", options.format)
+
+    def open_with(class_names: Sequence[str] | None) -> Any:
+        dataset = open_dataset(options.data, split=split, format=options.format, class_names=class_names)
+        _tell_defects(dataset)
+        return dataset
+
+    if options.run is not None:
+        detector = _load_detector(options)
+        dataset = open_with(detector.class_names)
+        with _progress(f"detecting in {options.data}, {split}") as progress:
+            detections = evaluate_detector(detector, dataset, batch_size=options.batch_size, progress=progress)
+    else:
+        path = Path(options.predictions)
+        key = read_key(path.with_name(KEY)) if path.with_name(KEY).exists() else None
+        dataset = open_with(key.class_names if key else None)
+        if key:
+            detections, missing = load_own_results(path, key, dataset)
+            if missing:
+                _say(f"{path}: {missing} of {len(key.images)} images are not in '{split}' and are left out")
+        else:
+            detections = load_results(path, dataset)
+
+    targets = [record.target for record in dataset.records]
+    metrics = evaluate(detections, targets, dataset.class_names, iou=options.iou)
+    if options.json:
+        _print_json(metrics)
+    else:
+        from rich.console import Console
+
+        print_metrics(metrics, Console())
+    if options.out is not None:
+        out = Path(options.out)
+        write_report(out, metrics, detections, targets, dataset.class_names)
+        _write_json(out / "results.json", coco_results(detections, dataset))
+        _say(f"{out}: metrics.json, results.json, curves and confusion matrix")
+    return 0
+
+
+def predict(words: Sequence[str]) -> int:
+    from grcn.app.options import Parser
+
+    parser = Parser(
+        "predict",
+        "RUN SOURCE... --out DIR [options]",
+        "Finds objects in images, folders of images, glob patterns, videos, or an image from standard input (-). DIR "
+        "gets the drawn pictures (drawn/), results.json (COCO) with images.json (what its ids mean), and frames/ with "
+        "the detections in each frame of a video.",
+        "grcn predict runs/photos holiday clip.mp4 'more/**/*.jpg' --out found --score 0.5 --save voc",
+    )
+    parser.add_argument("run", type=str, metavar="RUN", help="run folder or .safetensors file")
+    parser.add_argument("sources", nargs="+", type=str, metavar="SOURCE", help="image, folder, glob, video or -")
+    parser.add_argument("--out", type=str, required=True, help="folder of results")
+    parser.add_argument("--score", type=float, default=0.3, help="leave out detections below this")
+    parser.add_argument(
+        "--save", nargs="+", choices=("voc", "yolo"), default=[], help="also write labels to correct and train on"
+    )
+    _add_device_options(parser, batches=False)
+    options = parser.read(words)
+    if not 0 <= options.score <= 1:
+        raise ConfigError(f"score {options.score}: needs 0..1")
+
+    from grcn.app.sources import find_sources
+
+    out = Path(options.out)
+    sources, left_out = find_sources(options.sources, out)
+    if left_out:
+        names = ", ".join(map(str, left_out[:3])) + (", ..." if len(left_out) > 3 else "")
+        _say(f"{len(left_out)} files are neither image nor video and are left out: {names}")
+    detector = _load_detector(options)
+    from grcn.app.predict import predict
+
+    with _progress(f"detecting in {len(sources)} sources") as progress:
+        summary = predict(
+            detector,
+            sources,
+            out,
+            score=options.score,
+            save=options.save,
+            on_broken=lambda error: _say(f"error: {error}"),
+            progress=progress,
+        )
+    counts = ", ".join(f"{count} {name}" for name, count in summary.found.most_common()) or "nothing"
+    frames = f" and {summary.frames} video frames" if summary.frames else ""
+    print(f"{out}: {counts} in {summary.images} images{frames}")
+    if summary.broken:
+        raise ImageError(f"{len(summary.broken)} of {len(sources)} sources could not be read; the others are done")
+    return 0
+
+
+def check(words: Sequence[str]) -> int:
+    from grcn.app.options import Parser
+
+    parser = Parser(
+        "check",
+        "DIR [options]",
+        "Looks through a data set before anything trains: images, classes, boxes, splits, defects, and what the "
+        "objects' sizes mean for a detector. The exit code is that of the worst defect.",
+        "grcn check photos",
+    )
+    parser.add_argument("data", type=str, metavar="DIR", help="folder of the data set")
+    parser.add_argument("--split", nargs="+", type=str, metavar="NAME", help="splits to look at; default: all")
+    _add_format_option(parser)
+    parser.add_argument("--preset", type=str, default="grcn_r50", help="the detector to measure the sizes for")
+    parser.add_argument("--short_side", type=int, help="input size to measure for; default: the preset's")
+    parser.add_argument("--long_side", type=int, help="cap on the longer side; default: the preset's")
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    options = parser.read(words)
+
+    from grcn.data.check import check_dataset, render
+    from grcn.presets import preset
+
+    config = preset(options.preset)
+    with _progress(f"reading {options.data}") as progress:
+        report = check_dataset(
+            options.data,
+            format=options.format,
+            splits=options.split,
+            config=config,
+            short_side=options.short_side,
+            long_side=options.long_side,
+            progress=progress,
+        )
+    if options.json:
+        _print_json(report.to_dict())
+    else:
+        render(report)
+    return report.exit_code
+
+
+def models(words: Sequence[str]) -> int:
+    from grcn.app.options import Parser
+
+    parser = Parser(
+        "models",
+        "[NAME] [options]",
+        "Lists the presets with their parameters, multiply-adds and strides; with NAME, one stage by stage: which map "
+        "each task sees.",
+        "grcn models\ngrcn models grcn_r50",
+    )
+    parser.add_argument("name", nargs="?", type=str, metavar="NAME", help="a preset")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    options = parser.read(words)
+
+    from grcn.app.models import print_model, print_models
+    from grcn.model.summary import summarize
+    from grcn.presets import PRESETS
+
+    summaries = {name: summarize(name) for name in ([options.name] if options.name else PRESETS)}
+    if options.json:
+        _print_json({name: summary.to_dict() for name, summary in summaries.items()})
+    elif options.name:
+        print_model(options.name, summaries[options.name])
+    else:
+        print_models(summaries)
+    return 0
+
+
+def data_generate(words: Sequence[str]) -> int:
+    from grcn.app.options import Parser
+
+    parser = Parser(
+        "data generate",
+        "OUT [options]",
+        "Writes the embedded data set, rendered scenes with six classes, as a VOC folder; the same arguments give the "
+        "same files.",
+        "grcn data generate beach --images 400 --seed 0",
+    )
+    parser.add_argument("out", type=str, metavar="OUT", help="folder to make")
+    parser.add_argument("--images", type=int, default=400, help="60%% train, 15%% val, 25%% test")
+    parser.add_argument("--seed", type=int, default=0, help="of everything that is drawn")
+    parser.add_argument("--size", nargs=2, type=int, default=[640, 480], metavar=("WIDTH", "HEIGHT"), help="in pixels")
+    options = parser.read(words)
+    from grcn.data.generate import generate
+
+    with _progress(f"rendering {options.out}") as progress:
+        out = generate(
+            options.out, images=options.images, seed=options.seed, size=tuple(options.size), progress=progress
+        )
+    print(f"{out}: {options.images} images; next: grcn check {out}")
+    return 0
+
+
+def data_download(words: Sequence[str]) -> int:
+    from grcn.app.options import Parser
+
+    parser = Parser(
+        "data download",
+        "NAME --out DIR [options]",
+        "Fetches a public data set (voc2007, voc2012, coco2017) from its official address. Interrupted, the same "
+        "command continues.",
+        "grcn data download voc2007 --out voc2007",
+    )
+    parser.add_argument("name", type=str, metavar="NAME", help="voc2007, voc2012 or coco2017")
+    parser.add_argument("--out", type=str, required=True, help="folder to make")
+    parser.add_argument("--base_url", type=str, help="a mirror that holds the archives under their own names")
+    parser.add_argument("--keep_archives", action="store_true", help="keep the archives after unpacking")
+    options = parser.read(words)
+    from grcn.data.download import download
+
+    with _progress("") as progress:
+        out = download(
+            options.name,
+            options.out,
+            base_url=options.base_url,
+            keep_archives=options.keep_archives,
+            progress=lambda what, done, total: progress(done, total, what),
+        )
+    print(f"{out}: done; next: grcn check {out}")
+    return 0
+
+
+def demo(words: Sequence[str]) -> int:
+    from grcn.app.options import Parser
+
+    parser = Parser(
+        "demo",
+        "[options]",
+        "The main job from start to end on the embedded data set: renders it, trains a small G-RCN and a Faster R-CNN "
+        "(C4) for the same time, measures both and draws what the better one finds.",
+        "grcn demo --out demo",
+    )
+    parser.add_argument("--out", type=str, default="demo", help="folder for data, runs and pictures")
+    parser.add_argument("--minutes", type=float, default=4.0, help="training time of each detector")
+    options = parser.read(words)
+    if not options.minutes > 0:
+        raise ConfigError(f"minutes {options.minutes}: needs more than 0")
+    from grcn.app.demo import demo
+
+    demo(Path(options.out), minutes=options.minutes)
+    return 0
+
+
+def _add_data_options(parser: Parser, split: str) -> None:
+    parser.add_argument("--data", type=str, required=True, metavar="DIR", help="folder of the data set")
+    parser.add_argument("--split", type=str, default="auto", help=f"auto: the {split} split by its usual name")
+    _add_format_option(parser)
+
+
+def _add_format_option(parser: Parser) -> None:
+    parser.add_argument("--format", choices=("auto", "voc", "coco", "yolo"), default="auto", help="of the annotations")
+
+
+def _add_device_options(parser: Parser, batches: bool = True) -> None:
+    parser.add_argument("--device", type=str, default="auto", help="cpu, cuda, cuda:1, ...")
+    if batches:
+        parser.add_argument("--batch_size", type=int, default=1, help="images at a time")
+
+
+def _load_detector(options: Any) -> Detector:
+    from grcn.inference import Detector
+    from grcn.runtime import tune_cpu
+
+    tune_cpu()
+    return Detector.load(options.run, device=options.device)
+
+
+def _tell_defects(dataset: Dataset) -> None:
+    if dataset.defects:
+        _say(f"{dataset.root}: {len(dataset.defects)} defects in '{dataset.split}'; `grcn check` lists them")
+
+
+def _say(message: str) -> None:
+    print(f"grcn: {message}", file=sys.stderr)
+
+
+def _print_json(content: Any) -> None:
+    print(json.dumps(content, indent=2, ensure_ascii=False))
+
+
+def _write_json(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def _progress(what: str) -> Iterator[Callable[..., None]]:
+    """A progress bar on standard error, where that is a terminal; told of (done, total) and, optionally, of what."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task(what, total=None)
+
+        def tell(done: int, total: int, now: str = what) -> None:
+            bar.update(task, completed=done, total=total, description=now)
+
+        yield tell
+
+
+@dataclass(frozen=True)
+class Command:
+    """A subcommand: what it does in a line, and the function that takes its words and returns the exit code."""
+
+    summary: str
+    run: Callable[[Sequence[str]], int]
+
+
+COMMANDS = {
+    "train": Command("train a detector on a folder of labelled images", train),
+    "evaluate": Command("AP50, AP70, AP and more of a detector or of a results file", evaluate),
+    "predict": Command("find objects in images and videos; draw them, write them down", predict),
+    "check": Command("look through a data set before training on it", check),
+    "models": Command("list the detectors, or show which map each task of one sees", models),
+    "data generate": Command("write the embedded data set", data_generate),
+    "data download": Command("fetch voc2007, voc2012 or coco2017", data_download),
+    "demo": Command("the whole job on the embedded data set, in ten minutes", demo),
+}
