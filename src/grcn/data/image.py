@@ -21,6 +21,7 @@ import os
 import stat
 import struct
 import warnings
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -85,6 +86,8 @@ def read_image(source: Source, *, name: str | None = None, max_pixels: int = MAX
     label = name or _label(source)
     with _naming(label), _opened(source, label) as image:
         _check_size(image, label, max_pixels)
+        if image.format == "PNG" and not isinstance(source, PIL.Image.Image):
+            _check_png(image, label)
         image.load()
         orientation = 1 if image.format == "TIFF" else _orientation(image)  # Pillow turns TIFF itself, on loading
         return _upright(_to_rgb(image), orientation)
@@ -197,16 +200,32 @@ def _orientation(image: PIL.Image.Image) -> int:
     return orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1
 
 
+def _png_chunks(image: PIL.Image.Image) -> Iterator[tuple[bytes, int, BinaryIO]]:
+    """Kind and length of each chunk of an opened PNG, and the file at the chunk's data."""
+    file: BinaryIO = image.fp  # type: ignore[attr-defined]
+    before = file.tell()
+    at = 8
+    while file.seek(at) == at and len(head := file.read(8)) == 8:
+        length, kind = struct.unpack(">I4s", head)
+        yield kind, length, file
+        at += length + 12
+    file.seek(before)
+
+
 def _late_exif(image: PIL.Image.Image) -> bytes | None:
     """A PNG's EXIF where it follows the pixels, as ExifTool writes it; None where there is none."""
-    file: BinaryIO = image.fp  # type: ignore[attr-defined]
-    file.seek(8)
-    while len(head := file.read(8)) == 8:
-        length, kind = struct.unpack(">I4s", head)
-        if kind == b"eXIf":
-            return file.read(min(length, 2**20))
-        file.seek(length + 4, os.SEEK_CUR)
-    return None
+    found = [file.read(min(length, 2**20)) for kind, length, file in _png_chunks(image) if kind == b"eXIf"]
+    return found[0] if found else None
+
+
+def _check_png(image: PIL.Image.Image, label: str) -> None:
+    """Raises ImageError on a wrong checksum of the pixels, which Pillow does not look at."""
+    for kind, length, file in _png_chunks(image):
+        checksum = zlib.crc32(kind)
+        for start in range(0, length if kind == b"IDAT" else 0, 2**20):
+            checksum = zlib.crc32(file.read(min(2**20, length - start)), checksum)
+        if kind == b"IDAT" and file.read(4) != checksum.to_bytes(4, "big"):
+            raise ImageError(f"{label}: damaged: a checksum of its pixels is wrong, or its end is missing")
 
 
 def _to_rgb(image: PIL.Image.Image) -> NDArray[np.uint8]:
