@@ -314,7 +314,7 @@ def demo(words: Sequence[str]) -> int:
         raise ConfigError(f"minutes {options.minutes}: needs more than 0")
     from grcn.app.demo import demo
 
-    demo(Path(options.out), minutes=options.minutes)
+    demo(Path(options.out), minutes=options.minutes, progress=_progress)
     return 0
 
 
