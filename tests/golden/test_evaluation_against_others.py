@@ -1,6 +1,8 @@
 """COCO AP equals pycocotools'; VOC AP equals an independent implementation in exact fractions."""
 
+import json
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +11,8 @@ from hypothesis import strategies as st
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from grcn.evaluation import coco_ap, evaluate, voc_ap
+from grcn.data.records import Dataset, ImageRecord
+from grcn.evaluation import coco_ap, evaluate, load_results, voc_ap
 from grcn.types import Detections, Target
 
 CLASSES = 4
@@ -29,7 +32,10 @@ def random_scene(seed, images=12, per_image=30, whole_pixels=True):
     targets, detections = [], []
     for _ in range(images):
         n = int(rng.integers(0, 8))
-        corner, size = rng.uniform(0, 100, (n, 2)), rng.choice([10, 20, 40, 120], (n, 2)) * rng.uniform(0.8, 1.2, (n, 1))
+        corner, size = (
+            rng.uniform(0, 100, (n, 2)),
+            rng.choice([10, 20, 40, 120], (n, 2)) * rng.uniform(0.8, 1.2, (n, 1)),
+        )
         boxes = np.concatenate([corner, corner + size], axis=1)
         labels = rng.integers(0, CLASSES - 1, n)
         near = rng.integers(0, max(n, 1), per_image if n and rng.random() < 0.9 else 0)
@@ -103,10 +109,7 @@ def pycocotools_eval(targets, detections):
         ]
     )
     results = [result for i, d in enumerate(detections) for result in d.to_coco(i + 1)]
-    if results:
-        found = truth.loadRes(results)
-    else:  # loadRes fails on an empty list
-        found = data_set([])
+    found = truth.loadRes(results) if results else data_set([])  # loadRes fails on an empty list
     run = COCOeval(truth, found, "bbox")
     run.evaluate()
     run.accumulate()
@@ -147,7 +150,7 @@ def test_coco_equals_pycocotools_beyond_a_hundred_detections_of_a_class():
     assert_equals_pycocotools(targets, detections)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(small_scenes())
 def test_coco_equals_pycocotools_on_any_small_scene(scene):
     assert_equals_pycocotools(*scene)
@@ -237,7 +240,7 @@ def test_voc_equals_the_definition_on_crowded_scenes(seed, whole_pixels):
     assert_equals_definition(*random_scene(seed, images=8, per_image=12, whole_pixels=whole_pixels))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(small_scenes())
 def test_voc_equals_the_definition_on_any_small_scene(scene):
     assert_equals_definition(*scene)
@@ -255,3 +258,46 @@ def test_evaluate_holds_the_same_figures_as_pycocotools():
     original = pycocotools_eval(targets, detections)
     keys = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100")
     assert [metrics[key] for key in keys] == pytest.approx(original.stats[:9].tolist(), abs=1e-6)
+
+
+def test_a_results_file_scores_as_pycocotools_scores_it(shared_data, tmp_path):
+    """Real annotations; detections are shaken copies of them in a file that each side reads by itself."""
+    annotations = shared_data / "deeppcb" / "annotations" / "test.json"
+    content = json.loads(annotations.read_text())
+    images = {image["id"]: image for image in content["images"][:120]}
+    classes = {category["id"]: c for c, category in enumerate(content["categories"])}
+    rng = np.random.default_rng(0)
+    results, objects = [], {image_id: [] for image_id in images}
+    for annotation in content["annotations"]:
+        if annotation["image_id"] in images:
+            objects[annotation["image_id"]].append(annotation)
+            shaken = (np.array(annotation["bbox"]) + rng.normal(0, 3, 4)).round(2).clip(1)
+            category_id = annotation["category_id"] if rng.random() < 0.9 else int(rng.choice(list(classes)))
+            result = {"image_id": annotation["image_id"], "category_id": category_id, "bbox": shaken.tolist()}
+            results.append({**result, "score": round(rng.random(), 2)})
+    rng.shuffle(results)
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps(results))
+
+    def record(image_id):
+        xywh = np.array([a["bbox"] for a in objects[image_id]], dtype=float).reshape(-1, 4)
+        boxes = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
+        labels = [classes[a["category_id"]] for a in objects[image_id]]
+        target = Target(boxes, labels, areas=[a["area"] for a in objects[image_id]])
+        return ImageRecord(image_id, Path(images[image_id]["file_name"]), 640, 640, target)
+
+    names = tuple(category["name"] for category in content["categories"])
+    records = tuple(record(image_id) for image_id in sorted(images))
+    data = Dataset(shared_data / "deeppcb", "coco", "test", names, tuple(classes), records, ())
+    metrics = evaluate(load_results(path, data), [r.target for r in records], names)
+
+    truth = COCO(str(annotations))
+    run = COCOeval(truth, truth.loadRes(str(path)), "bbox")
+    run.params.imgIds = sorted(images)
+    run.evaluate()
+    run.accumulate()
+    run.summarize()
+    keys = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100")
+    assert 0.2 < metrics["AP"] < 0.8
+    expected = [None if value == -1 else pytest.approx(value, abs=1e-6) for value in run.stats[:9]]
+    assert [metrics[key] for key in keys] == expected

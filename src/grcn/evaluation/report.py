@@ -101,14 +101,14 @@ def _precision_recall_page(matches: VocMatches, names: Sequence[str], classes: l
     side, font = (3.0, 9.5) if columns <= 3 else (2.4, 8.5) if columns <= 5 else (2.0, 7.5)  # inches, points
     figure = Figure(figsize=(max(columns * side, 6.0), rows * side + 1.2), layout="constrained")
     figure.suptitle(f"Precision and recall, AP by area (VOC rule){note}", fontsize=11)
-    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()  # sharex is slow with many
     for panel in panels[count:]:
         panel.set_axis_off()
     for panel, class_id in zip(panels, classes, strict=False):
         _draw_curves(panel, matches, class_id)
         aps = "   ".join(f"{ap_key(iou)} {matches.curve(iou, class_id).ap('area'):.3f}" for iou in CURVE_IOU)
         panel.set_title(f"{_wrapped(names[class_id], round(side * 11))}\n{aps}", fontsize=font, parse_math=False)
-        panel.tick_params(labelbottom=True, labelsize=7)  # in every row: a panel below may be missing
+        panel.tick_params(labelsize=7, labelleft=panel.get_subplotspec().is_first_col())
     if count:
         figure.supxlabel("recall", fontsize=10)
         figure.supylabel("precision", fontsize=10)
@@ -186,7 +186,7 @@ def print_metrics(metrics: dict[str, Any], console: Console) -> None:
     voc_keys = [key for key in metrics["voc_area"] if key.startswith("AP")]
     table = Table(title=f"{metrics['images']} images, {metrics['objects']} objects, {metrics['detections']} detections")
     table.add_column("class", overflow="fold")
-    for heading in ("objects", *coco_keys, *(f"VOC {key}" for key in voc_keys[:2])):
+    for heading in ("objects", *coco_keys, *(f"VOC\n{key}" for key in voc_keys[:2])):
         table.add_column(heading, justify="right")
 
     def add_row(name: Text, coco: dict[str, Any], voc: dict[str, Any]) -> None:
@@ -200,7 +200,8 @@ def print_metrics(metrics: dict[str, Any], console: Console) -> None:
     add_row(Text("mean", "bold"), metrics, metrics["voc_area"])
     console.print(table)
     lines = [
-        ("by size, and recall", metrics, ["APs", "APm", "APl", "AR1", "AR10", "AR100"]),
+        ("by size", metrics, ["APs", "APm", "APl"]),
+        ("recall", metrics, ["AR1", "AR10", "AR100"]),
         ("VOC by area", metrics["voc_area"], voc_keys),
         ("VOC by 11 points", metrics["voc_11point"], voc_keys),
     ]
