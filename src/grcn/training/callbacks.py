@@ -13,6 +13,7 @@ import platform
 import signal
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -113,9 +114,11 @@ class Validation(StepEnd):
     Args:
         data: the split.
         config: of the run, whose folder `out` gets best.safetensors and metrics.json.
+        say: told each result in a line.
     """
 
-    def __init__(self, data: Dataset, config: TrainConfig) -> None:
+    def __init__(self, data: Dataset, config: TrainConfig, say: Callable[[str], None]) -> None:
+        self.say = say
         self.data, self.every, self.patience, self.out = data, config.val_every, config.patience, Path(config.out)
         self.last_iteration = -1
         self.best_ap = -1.0
@@ -198,6 +201,7 @@ class Validation(StepEnd):
         for logger in trainer.loggers:
             logger.log_metrics({f"val/{k}": metrics[k] for k in AP_KEYS if metrics[k] is not None}, module.iteration)
         ap = metrics["AP"] or 0.0
+        self.say(f"iteration {module.iteration}: " + "  ".join(f"{key} {_figure(metrics[key])}" for key in AP_KEYS))
         entry = {"iteration": module.iteration, **metrics}
         self.report = {"split": self.data.split, "best": self.report.get("best", entry), "last": entry}
         if ap > self.best_ap:
@@ -269,7 +273,7 @@ def save_weights(path: Path, module: Training, class_names: tuple[str, ...], **e
 class Signals(pl.Callback):
     """SIGTERM and Ctrl-C let the step under way end and the state be saved; a second one stops at once."""
 
-    def on_fit_start(self, trainer: pl.Trainer, module: Any) -> None:
+    def on_train_start(self, trainer: pl.Trainer, module: Any) -> None:
         if threading.current_thread() is not threading.main_thread():
             return  # Python delivers signals to the main thread only
 
@@ -297,7 +301,6 @@ class ProgressBar(StepEnd):
     def __init__(self, validation: Validation | None) -> None:
         self.validation = validation
         self.bar: Progress | None = None
-        self._shown_ap = -1
 
     def on_train_start(self, trainer: pl.Trainer, module: Any) -> None:
         self._first, self._began = module.iteration, time.monotonic()
@@ -310,10 +313,6 @@ class ProgressBar(StepEnd):
             bar.start()
 
     def on_step_end(self, trainer: pl.Trainer, module: Training) -> None:
-        if self.validation is not None and self.validation.last_iteration > self._shown_ap:
-            self._shown_ap = self.validation.last_iteration
-            last = self.validation.report["last"]
-            print(f"iteration {self._shown_ap}: " + "  ".join(f"{k} {_figure(last[k])}" for k in AP_KEYS), flush=True)
         if self.bar is not None:
             self.bar.update(self._task, completed=module.iteration, description=self._describe(module))
             return
@@ -329,7 +328,8 @@ class ProgressBar(StepEnd):
     def _describe(self, module: Training) -> str:
         losses = {name.removeprefix("loss_"): v for name, v in module.step.values.items() if name != "grad_norm"}
         parts = ", ".join(f"{name} {value:.3f}" for name, value in losses.items())
-        ap = f"  AP {self.validation.report['last']['AP'] or 0:.3f}" if self._shown_ap >= 0 and self.validation else ""
+        report = self.validation.report if self.validation is not None else {}
+        ap = f"  AP {_figure(report['last']['AP'])}" if report else ""
         return f"loss {sum(losses.values()):.3f} ({parts}){ap}"
 
     def on_train_end(self, trainer: pl.Trainer, module: Any) -> None:

@@ -101,18 +101,18 @@ def _train(config: TrainConfig, started: float, lead: bool, progress: bool, say:
         model = _start(config, data, say)
     config = replace(config, model=model.config)
 
-    validation = Validation(val_data, config) if val_data is not None else None
+    validation = Validation(val_data, config, say) if val_data is not None else None
     saving = Saving(config, data.class_names)
-    callbacks: list[pl.Callback] = [Journal(config.batch_size * config.optim.accumulate, len(data))]
+    callbacks: list[pl.Callback] = [Signals(), Journal(config.batch_size * config.optim.accumulate, len(data))]
     callbacks += [validation] if validation is not None else []
-    callbacks += [saving, Signals()]
+    callbacks += [saving]
     callbacks += [ProgressBar(validation)] if progress and lead else []
     trainer = _trainer(config, start, callbacks)
     if lead:
         if not config.iterations:
             device = trainer.strategy.root_device
-            config = replace(config, iterations=_length(config, model, data, val_data, device, started, say))
-        config = replace(config, epochs=0.0, minutes=0.0)
+            iterations = _length(config, model, data, val_data, device, started, say)
+            config = replace(config, iterations=iterations, epochs=0.0, minutes=0.0)
         saving.identity = identity(config, data)
         _write_folder(out, config, data)
     module = Training(model, config)
