@@ -108,7 +108,8 @@ def generate(
         names = "".join(f"{index:06d}\n" for index in range(first, last))
         (partial / "ImageSets" / "Main" / f"{split}.txt").write_text(names, encoding="utf-8")
         first = last
-    (partial / "generate.json").write_text(json.dumps(recipe, indent=1) + "\n", encoding="utf-8")
+    # No suffix: a JSON file would make the folder look like COCO.
+    (partial / "GENERATED").write_text(json.dumps(recipe, indent=1) + "\n", encoding="utf-8")
     if out.exists():
         out.rmdir()
     partial.rename(out)
@@ -117,7 +118,7 @@ def generate(
 
 def _recipe_of(folder: Path) -> Any:
     try:
-        return json.loads((folder / "generate.json").read_text(encoding="utf-8"))
+        return json.loads((folder / "GENERATED").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
 

@@ -1,0 +1,333 @@
+"""`grcn check`: what a data set holds, what is wrong with it, and what its sizes mean for a detector."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import shlex
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from grcn.config import DetectorConfig, InputConfig
+from grcn.data.dataset import list_splits, open_dataset, resolve_split
+from grcn.data.image import read_image
+from grcn.data.records import Dataset, Defect, ImageRecord
+from grcn.data.sizing import QUANTILES, Sizing, fit, measure
+from grcn.errors import DataError, GrcnError, ImageError
+from grcn.presets import PRESETS
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+__all__ = ["CheckReport", "ClassCount", "SplitCount", "check_dataset", "fit", "render"]
+
+SMALL, MEDIUM = 32**2, 96**2  # COCO's limits of area, pixels of the original image
+_SHOWN = tuple(QUANTILES.index(q) for q in (0.1, 0.5, 0.9))
+
+
+@dataclass(frozen=True)
+class SplitCount:
+    """One split: its images, those without objects, and its boxes."""
+
+    name: str
+    images: int
+    empty: int
+    boxes: int
+    difficult: int
+    crowd: int
+
+
+@dataclass(frozen=True)
+class ClassCount:
+    """One class over all splits, each image counted once: its boxes, and how many are small, medium, large (COCO)."""
+
+    name: str
+    boxes: int
+    small: int
+    medium: int
+    large: int
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """What `check_dataset` found.
+
+    Args:
+        root, format: of the data set.
+        images: distinct image files over the splits.
+        splits, classes: counts.
+        defects: everything found wrong, with its file; overlap between splits is among them.
+        sizing: how the given detector suits the training split; None where that has no objects.
+        suggested: the same for the detector that `fit` makes of it.
+    """
+
+    root: Path
+    format: str
+    images: int
+    splits: tuple[SplitCount, ...]
+    classes: tuple[ClassCount, ...]
+    defects: tuple[Defect, ...]
+    sizing: Sizing | None
+    suggested: Sizing | None
+
+    @property
+    def exit_code(self) -> int:
+        """0, or that of the worst defect: the highest."""
+        return max((defect.exit_code for defect in self.defects), default=0)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "root": str(self.root),
+            "format": self.format,
+            "images": self.images,
+            "splits": [asdict(split) for split in self.splits],
+            "classes": [asdict(item) for item in self.classes],
+            "defects": [asdict(defect) for defect in self.defects],
+            "sizing": self.sizing and self.sizing.to_dict(),
+            "suggested": self.suggested and self.suggested.to_dict(),
+            "exit_code": self.exit_code,
+        }
+
+
+def check_dataset(
+    root: str | Path,
+    *,
+    format: str = "auto",
+    splits: Sequence[str] | None = None,
+    config: DetectorConfig | None = None,
+    short_side: int | None = None,
+    long_side: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> CheckReport:
+    """Reads a data set whole, every image decoded, and reports what it holds and what is wrong with it.
+
+    Args:
+        root: the data set's folder, or one that holds nothing but it.
+        format: how it is annotated.
+        splits: the splits to look at. Default: all.
+        config: the detector to measure the sizes for. Default: the preset grcn_r50.
+        short_side, long_side: another input size than the config's, which also caps the suggested one.
+        progress: called with (images decoded, images in all).
+
+    Raises:
+        DataError: where the folder or a named split cannot be found or the format is not recognized. All else is a
+            defect of the report.
+    """
+    root = Path(root)
+    named = splits if splits is not None else list_splits(root, format)
+    names = dict.fromkeys(resolve_split(root, name, "train", format) for name in named)
+    config = config or PRESETS["grcn_r50"]
+    size = InputConfig(short_side or config.input.short_side, long_side or config.input.long_side)
+    config = replace(config, input=size)
+
+    defects: list[Defect] = []
+    datasets: list[Dataset] = []
+    for name in names:
+        try:
+            datasets.append(open_dataset(root, split=name, format=format, on_error="collect"))
+        except GrcnError as error:
+            defects.append(Defect("unreadable-split", name, str(error), exit_code=error.exit_code))
+    root = datasets[0].root if datasets else root  # the data set may lie deeper in the folder
+    for dataset in datasets:
+        defects += dataset.defects
+    distinct = {record.path: (dataset, record) for dataset in datasets for record in dataset.records}
+    digests = _decode(root, [record for _, record in distinct.values()], defects, progress)
+    defects += _overlaps(root, datasets, digests) + _unknown_classes(root, datasets, format)
+
+    training = _training(root, datasets, format)
+    has_objects = any((~record.target.crowd).any() for dataset in training for record in dataset.records)
+    return CheckReport(
+        root=root,
+        format=datasets[0].format if datasets else format,
+        images=len(distinct),
+        splits=tuple(_count_split(dataset) for dataset in datasets),
+        classes=_count_classes(datasets, list(distinct.values())),
+        defects=tuple(dict.fromkeys(defects)),  # splits that share files share their defects
+        sizing=measure(training, config) if has_objects else None,
+        suggested=measure(training, fit(training, config)) if has_objects else None,
+    )
+
+
+def _relative(root: Path, path: Path) -> str:
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
+
+
+def _decode(
+    root: Path, records: Sequence[ImageRecord], defects: list[Defect], progress: Callable[[int, int], None] | None
+) -> dict[Path, bytes]:
+    """A digest of each image's pixels; images that cannot be decoded become defects."""
+    digests = {}
+    for done, record in enumerate(records, 1):
+        try:
+            pixels = read_image(record.path)
+        except ImageError as error:
+            message = str(error).removeprefix(f"{record.path}: ")
+            defects.append(
+                Defect("broken-image", _relative(root, record.path), message, exit_code=ImageError.exit_code)
+            )
+        else:
+            digests[record.path] = hashlib.blake2b(pixels.data, digest_size=16, key=str(pixels.shape).encode()).digest()
+        if progress is not None:
+            progress(done, len(records))
+    return digests
+
+
+def _overlaps(root: Path, datasets: Sequence[Dataset], digests: dict[Path, bytes]) -> list[Defect]:
+    """Pictures of one split that are in another too, by file or by pixels."""
+    found = []
+    for one, other in itertools.combinations(datasets, 2):
+        if _contains(one, other) or _contains(other, one):
+            continue
+        first = {digests.get(record.path, record.path): record.path for record in one.records}
+        for record in other.records:
+            twin = first.get(digests.get(record.path, record.path))
+            if twin is not None:
+                what = "the same file" if twin == record.path else f"the same pixels as {_relative(root, twin)}"
+                message = f"in split '{other.split}' and in '{one.split}' ({what}): figures on either tell less"
+                found.append(
+                    Defect("split-overlap", _relative(root, record.path), message, exit_code=DataError.exit_code)
+                )
+    return found
+
+
+def _contains(whole: Dataset, part: Dataset) -> bool:
+    """Whether `whole` is a split made of others, as trainval is."""
+    return part.split in whole.split and {r.path for r in part.records} <= {r.path for r in whole.records}
+
+
+def _unknown_classes(root: Path, datasets: Sequence[Dataset], format: str) -> list[Defect]:
+    """Classes with objects in a split that the training split has none of."""
+    training = _training(root, datasets, format)
+    known = set(_class_counts(training))
+    return [
+        Defect(
+            "unknown-class",
+            dataset.split,
+            f"{count} objects of class '{name}', of which split '{training[0].split}' has none: it cannot be learned",
+            exit_code=DataError.exit_code,
+        )
+        for dataset in datasets
+        if known
+        for name, count in _class_counts([dataset]).items()
+        if name not in known
+    ]
+
+
+def _class_counts(datasets: Sequence[Dataset]) -> Counter[str]:
+    return Counter(d.class_names[label] for d in datasets for record in d.records for label in record.target.labels)
+
+
+def _training(root: Path, datasets: Sequence[Dataset], format: str) -> list[Dataset]:
+    """The split to learn from, by its usual name; where there is none, the first that was looked at."""
+    try:
+        name = resolve_split(root, "auto", "train", format)
+    except GrcnError:
+        name = ""
+    return [dataset for dataset in datasets if dataset.split == name] or list(datasets[:1])
+
+
+def _count_split(dataset: Dataset) -> SplitCount:
+    targets = [record.target for record in dataset.records]
+    return SplitCount(
+        name=dataset.split,
+        images=len(targets),
+        empty=sum(not len(target) for target in targets),
+        boxes=sum(len(target) for target in targets),
+        difficult=sum(int(target.difficult.sum()) for target in targets),
+        crowd=sum(int(target.crowd.sum()) for target in targets),
+    )
+
+
+def _count_classes(
+    datasets: Sequence[Dataset], distinct: Sequence[tuple[Dataset, ImageRecord]]
+) -> tuple[ClassCount, ...]:
+    names = tuple(dict.fromkeys(name for dataset in datasets for name in dataset.class_names))
+    counts = np.zeros((len(names), 3), dtype=np.int64)
+    for dataset, record in distinct:
+        sizes = np.digitize(record.target.areas, (SMALL, MEDIUM))
+        for label, size in zip(record.target.labels, sizes, strict=True):
+            counts[names.index(dataset.class_names[label]), size] += 1
+    return tuple(ClassCount(name, sum(row), *row) for name, row in zip(names, counts.tolist(), strict=True))
+
+
+# ------------------------------------------------------------------------------------------------------ printing
+
+
+def render(report: CheckReport, console: Console | None = None, *, limit: int = 20) -> None:
+    """Prints a report as tables.
+
+    Args:
+        console: where to. Default: standard output.
+        limit: defects shown of each kind; the rest is counted (`--json` has them all).
+    """
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = console or Console()
+
+    def say(line: str, style: str = "") -> None:
+        console.print(Text(line, style=style), soft_wrap=True)  # Text: names are not markup
+
+    say(f"{report.root}: {report.format}, {report.images} images, {len(report.classes)} classes", "bold")
+    table = Table("split")
+    for head in ("images", "without objects", "boxes", "difficult", "crowd"):
+        table.add_column(head, justify="right")
+    for split in report.splits:
+        counts = (split.images, split.empty, split.boxes, split.difficult, split.crowd)
+        table.add_row(Text(split.name), *map(str, counts))
+    console.print(table)
+
+    table = Table("class")
+    for head in ("boxes", "small, to 32 px", "medium, to 96 px", "large"):
+        table.add_column(head, justify="right")
+    for item in report.classes:
+        table.add_row(Text(item.name), *map(str, (item.boxes, item.small, item.medium, item.large)))
+    console.print(table)
+
+    if report.sizing is not None and report.suggested is not None:
+        console.print(_sizing_table(report.sizing, report.suggested))
+        say(f"To train with what is suggested: grcn train --data {shlex.quote(str(report.root))} --fit data")
+
+    say("Defects" if report.defects else "No defects found.", "bold")
+    kinds: dict[str, list[Defect]] = {}
+    for defect in report.defects:
+        kinds.setdefault(defect.kind, []).append(defect)
+    for kind, defects in kinds.items():
+        say(f"{kind}: {len(defects)}")
+        for defect in defects[:limit]:
+            say(f"  {defect.file}: {defect.message}")
+        if len(defects) > limit:
+            say(f"  and {len(defects) - limit} more (--json lists all)")
+
+
+def _sizing_table(now: Sizing, then: Sizing) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("training split", "as configured", "suggested")
+
+    def row(name: str, value: Callable[[Sizing], str]) -> None:
+        table.add_row(name, *(Text(value(sizing)) for sizing in (now, then)))
+
+    row("input, short side", lambda s: f"{s.short_side} px (long to {s.long_side})")
+    row("smallest class, median", lambda s: f"{s.smallest_class}, {s.smallest_median:.0f} px")
+    row("stride: cls, loc, RPN", lambda s: f"{s.cls_stride}, {s.loc_stride}, {s.rpn_stride}")
+    row("anchor sizes", lambda s: ", ".join(f"{size:g}" for size in s.anchor_sizes))
+    row("anchor height / width", lambda s: ", ".join(f"{ratio:g}" for ratio in s.anchor_ratios))
+    for stride in now.cells:
+        row(
+            f"cells of stride {stride}",
+            lambda s, k=stride: " / ".join(f"{s.cells[k][i]:.1f}" for i in _SHOWN),  # type: ignore[misc]
+        )
+    for iou in now.reach:
+        row(f"anchors reach IoU {iou:g}", lambda s, k=iou: f"{s.reach[k]:.1%} of objects")  # type: ignore[misc]
+    table.caption = "cells: square root of an object's area / stride, at 10 / 50 / 90% of the objects"
+    return table

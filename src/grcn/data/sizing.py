@@ -1,0 +1,288 @@
+"""What the sizes in a data set mean for a detector, and the input size, strides and anchors that suit them.
+
+A stride means something only relative to the size of objects in input pixels. So everything here is measured after
+the images are resized as the detector's input is, in cells of a stride (square root of the area / stride).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from grcn.config import DetectorConfig, InputConfig, Stride, trunk_stride
+from grcn.data.records import Dataset
+from grcn.errors import DataError
+
+STRIDES: tuple[Stride, ...] = (8, 16, 32)
+QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
+IOUS = (0.5, 0.7)
+
+# Rules of thumb, ours. A box has its edges in different cells of the localization map from 2 cells on. A class needs
+# a cell that lies inside its object, which 1.5 cells give wherever the grid falls (along an axis, about).
+LOC_CELLS = 2.0
+CLS_CELLS = 1.5
+MAX_ENLARGE = 2.0  # enlarged pixels carry no information; beyond this they only cost
+MIN_CLASS = 10  # boxes below which a class's median says little
+MIN_STEP = 1.15  # anchors closer to each other than this factor overlap above IoU 0.75
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Objects:
+    """All objects of some data sets at the size at which a detector sees them; crowd boxes left out.
+
+    Args:
+        boxes: [N, 4] float64 xyxy in input pixels.
+        image_sizes: [N, 2] height and width of each object's image in input pixels.
+        labels: [N] index into class_names.
+        class_names: names.
+    """
+
+    boxes: Floats
+    image_sizes: Floats
+    labels: NDArray[np.int64]
+    class_names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    @property
+    def sides(self) -> Floats:
+        """[N, 2] width and height."""
+        return self.boxes[:, 2:] - self.boxes[:, :2]
+
+    @property
+    def sizes(self) -> Floats:
+        """[N] square roots of the areas."""
+        roots: Floats = np.sqrt(self.sides.prod(axis=1))
+        return roots
+
+    def smallest_class(self) -> tuple[str, float]:
+        """The class whose median object is smallest, and that median; rare classes only where all are rare.
+
+        By class because the mean over classes is what AP counts: a class of small objects weighs as much as a class
+        of large ones, however few its boxes are.
+        """
+        groups = [self.sizes[self.labels == label] for label in range(len(self.class_names))]
+        least = min(MIN_CLASS, max(len(group) for group in groups))
+        medians = {
+            name: float(np.median(g)) for name, g in zip(self.class_names, groups, strict=True) if len(g) >= least
+        }
+        name = min(medians, key=lambda key: medians[key])
+        return name, medians[name]
+
+
+@dataclass(frozen=True)
+class Sizing:
+    """How a detector's input size, strides and anchors suit a data set.
+
+    Args:
+        short_side, long_side: of the input, pixels.
+        cls_stride, loc_stride, rpn_stride: input pixels per cell.
+        anchor_sizes, anchor_ratios: the RPN's.
+        smallest_class: the class whose median object is smallest.
+        smallest_median: that median, square root of the area in input pixels.
+        cells: for each stride the objects' sizes in cells at QUANTILES.
+        reach: for each IoU of IOUS the share of objects whose best anchor reaches it, 0..1.
+    """
+
+    short_side: int
+    long_side: int
+    cls_stride: int
+    loc_stride: int
+    rpn_stride: int
+    anchor_sizes: tuple[float, ...]
+    anchor_ratios: tuple[float, ...]
+    smallest_class: str
+    smallest_median: float
+    cells: dict[int, tuple[float, ...]]
+    reach: dict[float, float]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; keys are strings."""
+        quantiles = [f"p{round(100 * q)}" for q in QUANTILES]
+        return {
+            "input": {"short_side": self.short_side, "long_side": self.long_side},
+            "strides": {"cls": self.cls_stride, "loc": self.loc_stride, "rpn": self.rpn_stride},
+            "anchors": {"sizes": list(self.anchor_sizes), "ratios": list(self.anchor_ratios)},
+            "smallest_class": {"name": self.smallest_class, "median": round(self.smallest_median, 1)},
+            "cells": {
+                str(stride): {name: round(value, 2) for name, value in zip(quantiles, values, strict=True)}
+                for stride, values in self.cells.items()
+            },
+            "anchor_reach": {str(iou): round(share, 4) for iou, share in self.reach.items()},
+        }
+
+
+def objects_at(datasets: Sequence[Dataset], size: InputConfig) -> Objects:
+    """The objects of the data sets at an input size (the shorter side to `short_side`, the longer capped)."""
+    names = tuple(dict.fromkeys(name for dataset in datasets for name in dataset.class_names))
+    boxes, sizes, labels = [np.zeros((0, 4))], [np.zeros((0, 2))], [np.zeros(0, np.int64)]
+    for dataset in datasets:
+        ids = np.array([names.index(name) for name in dataset.class_names], dtype=np.int64)
+        for record in dataset.records:
+            keep = ~record.target.crowd
+            if not keep.any():
+                continue
+            height, width = record.height, record.width
+            scale = min(size.short_side / min(height, width), size.long_side / max(height, width))
+            boxes.append(record.target.boxes[keep].astype(np.float64) * scale)
+            sizes.append(np.tile([height * scale, width * scale], (int(keep.sum()), 1)))
+            labels.append(ids[record.target.labels[keep]])
+    return Objects(np.concatenate(boxes), np.concatenate(sizes), np.concatenate(labels), names)
+
+
+def best_iou(objects: Objects, sizes: Sequence[float], ratios: Sequence[float], stride: int) -> Floats:
+    """[N] the greatest IoU of each object with any anchor of the grid.
+
+    Anchors are as torchvision's AnchorGenerator and `grcn.geometry.anchors` lay them: sides rounded to whole pixels
+    about the centre, centres at multiples of the stride from 0, one for each cell of the map. IoU with an anchor of
+    given sides only grows as its centre nears the object's along either axis, so the nearest centre is the best.
+    """
+    centres = (objects.boxes[:, :2] + objects.boxes[:, 2:]) / 2
+    cells = np.ceil(objects.image_sizes[:, ::-1] / stride)  # [N, 2] along x, y
+    nearest = np.clip(np.rint(centres / stride), 0, cells - 1) * stride
+    root = np.sqrt(np.asarray(ratios, dtype=np.float64))
+    wide = (np.asarray(sizes, dtype=np.float64)[None, :] / root[:, None]).ravel()
+    high = (np.asarray(sizes, dtype=np.float64)[None, :] * root[:, None]).ravel()
+    areas = objects.sides.prod(axis=1)
+    best = np.zeros(len(objects))
+    for half_width, half_height in zip(np.rint(wide / 2), np.rint(high / 2), strict=True):
+        half = np.array([half_width, half_height])
+        low, top = np.maximum(objects.boxes[:, :2], nearest - half), np.minimum(objects.boxes[:, 2:], nearest + half)
+        common = np.maximum(top - low, 0).prod(axis=1)
+        best = np.maximum(best, common / (areas + 4 * half_width * half_height - common))
+    return best
+
+
+def rpn_stride(config: DetectorConfig) -> int:
+    """Input pixels per cell of the map that the RPN looks at."""
+    return {"trunk": trunk_stride(config), "cls": config.cls_stride, "loc": config.loc_stride}[config.rpn.source]
+
+
+def measure(datasets: Sequence[Dataset], config: DetectorConfig) -> Sizing:
+    """How `config` suits the data sets.
+
+    Raises:
+        DataError: where they have no objects.
+    """
+    objects = objects_at(datasets, config.input)
+    _need_objects(objects, datasets)
+    name, median = objects.smallest_class()
+    best = best_iou(objects, config.rpn.anchor_sizes, config.rpn.anchor_ratios, rpn_stride(config))
+    return Sizing(
+        short_side=config.input.short_side,
+        long_side=config.input.long_side,
+        cls_stride=config.cls_stride,
+        loc_stride=config.loc_stride,
+        rpn_stride=rpn_stride(config),
+        anchor_sizes=config.rpn.anchor_sizes,
+        anchor_ratios=config.rpn.anchor_ratios,
+        smallest_class=name,
+        smallest_median=median,
+        cells={s: tuple(np.quantile(objects.sizes / s, QUANTILES).tolist()) for s in STRIDES},
+        reach={iou: float((best >= iou).mean()) for iou in IOUS},
+    )
+
+
+def fit(dataset: Dataset | Sequence[Dataset], config: DetectorConfig) -> DetectorConfig:
+    """`config` with the input size, strides and anchors that suit a data set (`grcn train --fit data`).
+
+    - Input: the images' own median short side, enlarged (at most MAX_ENLARGE times) until the median object of the
+      smallest class spans LOC_CELLS cells of stride 16; never above `config.input`, which caps it.
+    - Strides: the coarsest that leave the median object of the smallest class LOC_CELLS cells of the localization
+      map and CLS_CELLS of the classification map, never coarser than `config`'s own. Where both tasks share a map,
+      localization decides.
+    - Anchors: as many sizes and ratios as `config` has, at the centres of weighted k-means on log sqrt(area) and on
+      log(height / width), each class weighted by one over the square root of its count. (Clustering boxes for anchors
+      is Redmon and Farhadi's, "YOLO9000", 2017, section 2; here sizes and ratios are clustered apart, since Faster
+      R-CNN's anchors are their product.) Centres nearer than MIN_STEP are merged. `config`'s own anchors stay where
+      these overlap the objects no better.
+
+    Args:
+        dataset: the training split, or several.
+        config: of the preset in use; everything else in it stays.
+
+    Raises:
+        DataError: where there are no objects.
+    """
+    datasets = [dataset] if isinstance(dataset, Dataset) else list(dataset)
+    config = replace(config, input=_fit_input(datasets, config.input))
+    objects = objects_at(datasets, config.input)
+    cls_stride, loc_stride = _fit_strides(config, objects.smallest_class()[1])
+    config = replace(config, cls_stride=cls_stride, loc_stride=loc_stride)
+
+    counts = np.bincount(objects.labels)
+    weights = 1 / np.sqrt(counts[objects.labels])
+    rpn = config.rpn
+    sizes = np.exp(_centres(np.log(objects.sizes), weights, len(rpn.anchor_sizes)))
+    ratios = np.exp(_centres(np.log(objects.sides[:, 1] / objects.sides[:, 0]), weights, len(rpn.anchor_ratios)))
+    anchor_sizes = _rounded(np.maximum(sizes, 2), 0)
+    # No anchor with a side below 2 px: rounded about its centre it could lose its area.
+    extreme = (anchor_sizes[0] / 2) ** 2
+    fitted = replace(rpn, anchor_sizes=anchor_sizes, anchor_ratios=_rounded(np.clip(ratios, 1 / extreme, extreme), 2))
+    overlap = [
+        np.average(best_iou(objects, r.anchor_sizes, r.anchor_ratios, rpn_stride(config)), weights=weights)
+        for r in (rpn, fitted)
+    ]
+    return replace(config, rpn=fitted) if overlap[1] > overlap[0] else config
+
+
+def _rounded(values: Floats, digits: int) -> tuple[float, ...]:
+    """Values rounded for reading: to whole numbers, or to `digits` significant ones; each once."""
+    return tuple(dict.fromkeys(float(f"{v:.{digits}g}") if digits else float(round(v)) for v in values))
+
+
+def _need_objects(objects: Objects, datasets: Sequence[Dataset]) -> None:
+    if not len(objects):
+        where = ", ".join(f"{d.root} ({d.split})" for d in datasets)
+        raise DataError(f"{where}: no objects, so no sizes to fit a detector to; annotate some or leave out --fit")
+
+
+def _fit_input(datasets: Sequence[Dataset], caps: InputConfig) -> InputConfig:
+    sides = [min(record.height, record.width) for dataset in datasets for record in dataset.records]
+    own = round(float(np.median(sides))) if sides else caps.short_side
+    objects = objects_at(datasets, InputConfig(own, 2**31))
+    _need_objects(objects, datasets)
+    enlarge = min(max(LOC_CELLS * 16 / objects.smallest_class()[1], 1.0), MAX_ENLARGE)
+    return InputConfig(max(32, min(caps.short_side, round(own * enlarge))), caps.long_side)
+
+
+def _fit_strides(config: DetectorConfig, small: float) -> tuple[Stride, Stride]:
+    def coarsest(own: Stride, cells: float) -> Stride:
+        return next((s for s in reversed(STRIDES) if s <= own and small / s >= cells), STRIDES[0])
+
+    loc = coarsest(config.loc_stride, LOC_CELLS)
+    if config.separation in ("none", "roi", "conv5"):
+        return loc, loc
+    return coarsest(config.cls_stride, CLS_CELLS), loc
+
+
+def _centres(values: Floats, weights: Floats, count: int) -> Floats:
+    """At most `count` cluster centres [K], rising: weighted k-means on a line, begun at the weighted quantiles.
+
+    Centres closer than MIN_STEP (values are logarithms) say that fewer suffice, so fewer are taken.
+    """
+    order = np.argsort(values, kind="stable")
+    values, weights = values[order], weights[order]
+    centres: Floats = values[:1]
+    mass = np.cumsum(weights) / weights.sum()
+    for k in range(count, 0, -1):
+        centres = values[np.searchsorted(mass, (np.arange(k) + 0.5) / k).clip(max=len(values) - 1)]
+        for _ in range(100):
+            nearest = np.searchsorted((centres[1:] + centres[:-1]) / 2, values)
+            total = np.bincount(nearest, weights, minlength=k)
+            moved = np.where(
+                total > 0, np.bincount(nearest, weights * values, minlength=k) / total.clip(1e-12), centres
+            )
+            if np.allclose(moved, centres, atol=1e-6):
+                break
+            centres = moved
+        if k == 1 or np.diff(centres).min() >= np.log(MIN_STEP):
+            break
+    return centres
