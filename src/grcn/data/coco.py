@@ -16,7 +16,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import reprlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from grcn.data.boxes import clean_boxes, from_xywh
-from grcn.data.files import Root, check_names, number, read_bytes, split_kind, subfolders
+from grcn.data.files import Root, check_names, number, read_bytes, shown, split_kind, subfolders
 from grcn.data.image import ImageHeader
 from grcn.data.records import AnnotatedImage, Findings, ImageRecord
 from grcn.errors import AnnotationError, ImageError
@@ -260,15 +259,13 @@ def _object(
         seen.add(object_id)
     image_id = _identity(entry.get("image_id"))
     if image_id is None or image_id not in places:
-        raise _Fault("unknown-image", f"image_id {reprlib.repr(entry.get('image_id'))} is not among the images")
+        raise _Fault("unknown-image", f"image_id {shown(entry.get('image_id'))} is not among the images")
     category_id = _identity(entry.get("category_id"))
     if not isinstance(category_id, int) or category_id not in categories:
-        raise _Fault(
-            "unknown-class", f"category_id {reprlib.repr(entry.get('category_id'))} is not among the categories"
-        )
+        raise _Fault("unknown-class", f"category_id {shown(entry.get('category_id'))} is not among the categories")
     bbox = entry.get("bbox")
     if not isinstance(bbox, list) or len(bbox) != 4:
-        raise _Fault("bad-object", f"'bbox' is {reprlib.repr(bbox)}, not a list of x, y, width, height")
+        raise _Fault("bad-object", f"'bbox' is {shown(bbox)}, not a list of x, y, width, height")
     numbers = tuple(_number(value, "bbox") for value in bbox)
     crowd = _number(entry.get("iscrowd") or 0, "iscrowd") != 0
     area = math.nan if entry.get("area") is None else _number(entry["area"], "area")
@@ -279,7 +276,7 @@ def _number(value: Any, key: str) -> float:
     try:
         return number(value)
     except ValueError:
-        raise _Fault("bad-object", f"'{key}' holds {reprlib.repr(value)}, not a number") from None
+        raise _Fault("bad-object", f"'{key}' holds {shown(value)}, not a number") from None
 
 
 def _records(

@@ -104,8 +104,9 @@ def open_dataset(
 
 def _check_use(root: Path, split: str, names: tuple[str, ...], records: list[ImageRecord], findings: Findings) -> None:
     if not records:
-        first = f"; first of {len(findings.defects)} defects: {findings.defects[0].file}: {findings.defects[0].message}"
-        raise DataError(f"{root}: no image in split '{split}' can be used" + (first if findings.defects else ""))
+        said = [f"{defect.file}: {defect.message}" for defect in findings.defects]
+        first = f"; first of {len(said)} defects: {said[0]}" if said else ""
+        raise DataError(f"{root}: no image in split '{split}' can be used{first}")
     if not names:
         raise DataError(f"{root}: no object of any class is annotated; name the classes in classes.txt, one a line")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import reprlib
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,9 @@ from grcn.errors import AnnotationError, DataError
 MAX_TEXT = 2**26  # bytes of a list, label or XML file; the largest real ones are a hundredth of it
 
 CLASS_LISTS = ("classes.txt", "labels.txt", "obj.names")
+
+_QUOTE = reprlib.Repr()
+_QUOTE.maxlevel = 2  # deeper, YAML's aliases multiply
 
 _KINDS = {
     "train": "train",
@@ -187,3 +191,13 @@ def number(text: object) -> float:
         return float(text)
     except OverflowError:
         return float("inf")
+
+
+def shown(value: object) -> str:
+    """A value from an annotation as an error message quotes it: short, whatever it is.
+
+    >>> shown([1, 2, 3]), shown("a" * 100)
+    ('[1, 2, 3]', "'aaaaaaaaaaaa...aaaaaaaaaaaaa'")
+    """
+    text = _QUOTE.repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -136,6 +136,10 @@ class Findings:
             raise error(f"{file}: {message}")
         self.note(kind, file, f"{message}: left out", index, error)
 
+    def whole(self, file: Path, error: AnnotationError) -> None:
+        """The fault of a file that cannot be read at all, from the error that names it."""
+        self.fault("broken-annotation", file, str(error).removeprefix(f"{file}: "))
+
     def unknown_class(self, file: Path, where: str, name: str, known: Sequence[str], index: int) -> None:
         """The fault of an object whose class is not among the known ones."""
         shown = ", ".join(known[:10]) + (f" and {len(known) - 10} more" if len(known) > 10 else "")

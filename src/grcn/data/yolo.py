@@ -22,7 +22,6 @@ by keypoints. A box that reaches out of 0..1 is clipped as in every format; coor
 from __future__ import annotations
 
 import os
-import reprlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -42,6 +41,7 @@ from grcn.data.files import (
     read_bytes,
     read_class_list,
     read_lines,
+    shown,
     split_kind,
     subfolders,
 )
@@ -94,7 +94,7 @@ def find_yolo(root: Root) -> YoloLayout | None:
         entries = content.get(key) or []
         entries = [entries] if isinstance(entries, str) else entries
         if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):
-            raise AnnotationError(f"{path}: {key}: {reprlib.repr(entries)} is neither a folder nor a list of folders")
+            raise AnnotationError(f"{path}: {key}: {shown(entries)} is neither a folder nor a list of folders")
         found = [_resolve(root, content.get("path"), entry) for entry in entries]
         stray = [entry for entry, place in zip(entries, found, strict=True) if place is None]
         same = next((name for name in by_folders if split_kind(name) == split_kind(key)), None)
@@ -149,11 +149,11 @@ def _yaml_names(content: dict[Any, Any], path: Path) -> tuple[str, ...]:
             raise AnnotationError(f"{path}: names: the keys are not 0 to {len(names) - 1}")
         names = [by_id[class_id] for class_id in range(len(by_id))]
     if not isinstance(names, list):
-        raise AnnotationError(f"{path}: names: {reprlib.repr(names)} is not a list of names")
+        raise AnnotationError(f"{path}: names: {shown(names)} is not a list of names")
     for name in names:
         # An unquoted yes, no, on or off is a truth value to YAML.
         if isinstance(name, bool) or not isinstance(name, (str, int, float)):
-            raise AnnotationError(f"{path}: names: {reprlib.repr(name)} is not a name; put it in quotes")
+            raise AnnotationError(f"{path}: names: {shown(name)} is not a name; put it in quotes")
     if isinstance(content.get("nc"), int) and content["nc"] != len(names):
         raise AnnotationError(f"{path}: nc is {content['nc']}, but there are {len(names)} names")
     result = tuple(str(name).strip() for name in names)
@@ -327,7 +327,7 @@ def _record(
     try:
         lines = read_lines(label) if label else []
     except AnnotationError as error:
-        findings.fault("broken-annotation", image, str(error))
+        findings.whole(label or image, error)
         return None
     for line, text in enumerate(lines, 1):
         if not text or label is None:
