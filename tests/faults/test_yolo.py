@@ -213,7 +213,7 @@ def test_whatever_the_rows_only_our_errors(root: Path, data: bytes) -> None:
 
 
 TOKENS = ["names", "train", "path", "images", "cat", "&a ", "*a", "!!int ", "!!timestamp ", "<<", "0b", "_", "..", "0"]
-TOKENS += list(":: \n[]{}-?'/") + ["- "]
+TOKENS += [*":: \n[]{}-?'/", "- "]
 
 
 @given(st.lists(st.sampled_from(TOKENS), max_size=25).map("".join).map(str.encode) | st.binary(max_size=40))

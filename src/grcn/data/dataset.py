@@ -48,7 +48,7 @@ Layout = VocLayout | CocoLayout | YoloLayout
 
 _FINDERS = {"voc": find_voc, "coco": find_coco, "yolo": find_yolo}
 _LOOKED_FOR = {"voc": voc.LOOKED_FOR, "coco": coco.LOOKED_FOR, "yolo": yolo.LOOKED_FOR}
-_DEPTH, _WIDTH = 3, 100  # levels, and folders of each, in which a data set is looked for: VOCdevkit/VOC2007
+_DEPTH, _WIDTH = 4, 100  # levels, and folders of each, in which a data set is looked for: x/VOCdevkit/VOC2007
 _ROLES = {"train": ("train", "trainval"), "val": ("val",), "test": ("test",)}
 _FALLBACKS = {"train": (), "val": ("test",), "test": ("val",)}
 

@@ -186,7 +186,9 @@ def _entries(root: Root, place: VocSplit, findings: Findings) -> dict[str, Path]
             continue
         stem, suffix = os.path.splitext(text)
         image_id = stem if suffix.lower() in SUFFIXES else text
-        xml = root.join(place.xml, f"{image_id}.xml")
+        # An ID names a file in two folders, so it may not climb out of either.
+        climbs = os.path.normpath(image_id).startswith("..")
+        xml = None if climbs else root.join(place.xml, f"{image_id}.xml")
         if xml is None:
             findings.fault("path-escape", place.ids, f"line {line}: '{text}' leads outside {root.path}", line)
         elif image_id in entries:

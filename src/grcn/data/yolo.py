@@ -65,7 +65,7 @@ class YoloLayout:
         splits: folders of images and lists of images, by split.
         names: the class names; None where no file gives them.
         keypoints: whether rows hold keypoints after the box.
-        passed_over: what the YAML file says and is not followed, for the user to know.
+        passed_over: what the YAML file says and is not followed: kind of defect and message.
         yaml: that file.
     """
 
@@ -73,7 +73,7 @@ class YoloLayout:
     splits: dict[str, tuple[Path, ...]]
     names: tuple[str, ...] | None
     keypoints: bool = False
-    passed_over: tuple[str, ...] = ()
+    passed_over: tuple[tuple[str, str], ...] = ()
     yaml: Path | None = None
 
 
@@ -89,7 +89,7 @@ def find_yolo(root: Root) -> YoloLayout | None:
         return YoloLayout(root, by_folders, _names_list(root)) if by_folders else None
     content = _load_yaml(path)
     splits: dict[str, tuple[Path, ...]] = {}
-    passed_over: list[str] = []
+    passed_over: list[tuple[str, str]] = []
     for key in _KEYS:
         entries = content.get(key) or []
         entries = [entries] if isinstance(entries, str) else entries
@@ -100,10 +100,15 @@ def find_yolo(root: Root) -> YoloLayout | None:
         same = next((name for name in by_folders if split_kind(name) == split_kind(key)), None)
         if stray and same is None:
             raise AnnotationError(f"{path}: {key}: '{stray[0]}' leads outside {root.path}, which is not followed")
-        if stray and same is not None:
-            passed_over.append(f"{key}: '{stray[0]}' leads outside the folder: '{same}' is taken by its name instead")
-        elif places := tuple(place for place in found if place and place.exists()):
+        if stray:
+            message = f"{key}: '{stray[0]}' leads outside the folder: '{same}' is taken by its name instead"
+            passed_over.append(("path-escape", message))
+            continue
+        places = tuple(place for place in found if place and place.exists())
+        if places:
             splits[key] = places
+        if len(places) < len(entries):
+            passed_over.append(("missing-split", f"{key}: {shown(entries)} is not all there"))
     kinds = {split_kind(name) for name in splits}
     splits |= {name: places for name, places in by_folders.items() if split_kind(name) not in kinds}
     if not splits:
@@ -226,8 +231,8 @@ def read_yolo(
     if not own:
         raise DataError(f"{layout.root.path}: nothing names the classes; add data.yaml or classes.txt, one name a line")
     names = tuple(class_names) if class_names is not None else own
-    for message in layout.passed_over:
-        findings.note("path-escape", layout.yaml or layout.root.path, message)
+    for kind, message in layout.passed_over:
+        findings.note(kind, layout.yaml or layout.root.path, message)
     images = [image for source in layout.splits[split] for image in _images(layout.root, source, findings)]
     images = list(dict.fromkeys(images))
     stems = Counter(image.stem for image in images)
