@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+# What may be seen where is in _GROUND_OF; how each class looks in _Sprite.distance (outline) and _Sprite.color.
 CLASS_NAMES = ("parasol", "buoy", "towel", "raft", "kayak", "catamaran")
-MIN_VISIBLE = 0.55
+MIN_VISIBLE = 0.55  # share of an object that nothing and no border may hide
 
 Floats = NDArray[np.float32]
 Bools = NDArray[np.bool_]
@@ -114,9 +115,9 @@ class _Scene:
     def place(self, name: str, sprite: _Sprite, rng: np.random.Generator) -> bool:
         """Puts the object at a random spot; False where the ground is wrong or too little of something stays seen."""
         height, width = self.wet.shape
-        reach = 0.35 * sprite.reach
-        x = float(rng.uniform(-0.1 * reach, width + 0.1 * reach))
-        y = float(rng.uniform(-0.1 * reach, height + 0.1 * reach))
+        margin = 0.035 * sprite.reach  # the border may cut it, a little beyond the middle
+        x = float(rng.uniform(-margin, width + margin))
+        y = float(rng.uniform(-margin, height + margin))
         patch = self.patch(x, y, 1.6 * sprite.reach)
         if patch is None:
             return False
@@ -462,7 +463,7 @@ def _blot(
     theta = np.arctan2(v, u)
     edge = 1 + ragged * (0.6 * np.sin(3 * theta + phases[0]) + 0.5 * np.sin(7 * theta + phases[1]))
     alpha = np.clip(0.5 + (edge - np.hypot(u, v)) * radius * flat, 0, 1) * dense
-    light = 1 + 0.25 * (u * math.cos(scene.sun - angle) + v * math.sin(scene.sun - angle)) * -1
+    light = 1 - 0.25 * (u * math.cos(scene.sun - angle) + v * math.sin(scene.sun - angle))
     shade = np.clip(light, 0.6, 1.4).astype(np.float32)[..., None] * color.astype(np.float32)
     _blend(scene.canvas[rows, columns], shade, alpha.astype(np.float32))
 
