@@ -75,11 +75,17 @@ class Parser(jsonargparse.ArgumentParser):
         return re.sub(r"\. Got value: ", ", found ", message)
 
     def _nearest(self, unknown: str) -> str:
-        """`; did you mean ...?` with the option nearest to `unknown`, in the same spelling (with or without --)."""
-        names = [name for action in self._actions for name in action.option_strings if name.startswith("--")]
-        dashes = "--" if unknown.startswith("--") else ""
-        near = difflib.get_close_matches("--" + unknown.lstrip("-"), names, n=1)
-        return f"; did you mean '{dashes}{near[0][2:]}'?" if near else f"; `{self.prog} --help` lists the options"
+        """`; did you mean ...?` with the option nearest to `unknown`, in the same spelling (with or without --).
+
+        Nearest is one that ends so (`lr` for `optim.lr`), else one that begins so, else one spelt alike.
+        """
+        key = unknown.lstrip("-")
+        names = [name[2:] for action in self._actions for name in action.option_strings if name.startswith("--")]
+        near = [name for name in names if name.endswith(f".{key}")] + [name for name in names if name.startswith(key)]
+        near += difflib.get_close_matches(key, names, n=1)
+        if not near:
+            return f"; `{self.prog} --help` lists the options"
+        return f"; did you mean '{'--' if unknown.startswith('--') else ''}{near[0]}'?"
 
 
 def one_line(error: Any) -> str:

@@ -13,6 +13,7 @@ Image ids count from 1 in the order of the sources, category ids from 1 in the o
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -136,6 +137,7 @@ def _predict_video(detector: Detector, source: Source, out: Path, score: float, 
     """
     import supervision as sv
 
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # its remarks on broken files; ours names the file
     frames: list[list[dict[str, Any]]] = []
     names: Counter[str] = Counter()
     try:
