@@ -1,7 +1,9 @@
 """Fixtures that every test may use."""
 
+import importlib.util
 import os
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -15,3 +17,20 @@ def shared_data() -> Path:
     if not (path / "bccd").is_dir():
         pytest.skip(f"no data sets at {path}; set GRCN_DATA to the folder that holds bccd and deeppcb")
     return path
+
+
+@pytest.fixture(scope="session")
+def tiny() -> ModuleType:
+    """tests/training_script.py: the tiny run that tests of training share."""
+    spec = importlib.util.spec_from_file_location("training_script", ROOT / "tests" / "training_script.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def beach(tmp_path_factory) -> Path:
+    """The embedded data set at its smallest: 16 rendered images of 96x72 in VOC's layout; do not change it."""
+    from grcn.data.generate import generate
+
+    return generate(tmp_path_factory.mktemp("data") / "beach", images=16, size=(96, 72), objects=(1, 3))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -185,11 +186,10 @@ def collate(samples: list[Sample | ImageError]) -> Batch | ImageError:
 
 
 class Loader(DataLoader[Any]):
-    """A DataLoader whose errors are one line in the main process.
+    """A DataLoader that raises the samples' errors in the main process, and counts the time it is waited for.
 
     Raises:
         ImageError: naming the image that cannot be decoded.
-        DataError: where a worker process was killed.
     """
 
     def __init__(self, dataset: TorchDataset[Any], *, workers: int, pin_memory: bool, **how: Any) -> None:
@@ -216,16 +216,34 @@ class Loader(DataLoader[Any]):
                 batch = next(batches)
             except StopIteration:
                 return
-            except RuntimeError as error:
-                if "DataLoader worker" not in str(error):
-                    raise
-                raise DataError(
-                    f"a loader process died ({' '.join(str(error).split())}); if memory ran out, use fewer workers"
-                ) from None
+            except (EOFError, ConnectionError, FileNotFoundError) as error:  # tensors of a worker that is gone
+                raise _worker_death(error) from None
             self._waited += time.perf_counter() - started
             if isinstance(batch, ImageError):
                 raise batch
             yield batch
+
+
+@contextmanager
+def worker_deaths() -> Iterator[None]:
+    """Names what happened when a loader process is killed, as by the system when memory runs out.
+
+    torch raises that wherever the main process is just then (from SIGCHLD), not only where it waits for a batch.
+
+    Raises:
+        DataError: in its place.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise _worker_death(error) from None
+
+
+def _worker_death(error: Exception) -> DataError:
+    message = " ".join(str(error).split()) or type(error).__name__
+    return DataError(f"a loader process died ({message}); if memory ran out, use fewer workers")
 
 
 def training_loader(dataset: TrainingSet, stream: Stream, *, workers: int, pin_memory: bool = False) -> Loader:

@@ -23,8 +23,9 @@ from lightning.fabric.utilities.warnings import PossibleUserWarning
 from lightning.pytorch.utilities import rank_zero_only
 
 from grcn.config import DetectorConfig, TrainConfig, from_dict, resolve, to_dict
-from grcn.data.dataset import Dataset, open_dataset, resolve_split
-from grcn.data.loader import Loader, Stream, TrainingSet, training_loader
+from grcn.data.dataset import Dataset, list_splits, open_dataset, resolve_split
+from grcn.data.files import split_kind
+from grcn.data.loader import Loader, Stream, TrainingSet, training_loader, worker_deaths
 from grcn.errors import ConfigError, DataError, Interrupted
 from grcn.files import atomic_file
 from grcn.model.backbone import build_classifier
@@ -66,7 +67,7 @@ def train(config: TrainConfig, *, progress: bool = True) -> Path:
     tune_cpu()
     lead = _is_lead()
     say: Say = _print if progress and lead else _say_nothing
-    with _quiet():
+    with _quiet(), worker_deaths():
         return _train(config, started, lead, progress, say)
 
 
@@ -189,23 +190,22 @@ def _open(config: TrainConfig, say: Say) -> tuple[Dataset, Dataset | None]:
     """Training and validation data; None where there is no split to validate on."""
     split = resolve_split(config.data, config.train_split, "train", config.format)
     data = open_dataset(config.data, split=split, format=config.format)
-    if not len(data):
-        raise DataError(f"{config.data}: split '{split}' holds no images")
     if not any(len(record.target) for record in data.records):
         raise DataError(f"{config.data}: split '{split}' holds no objects to learn from")
     if data.defects:
         say(f"{config.data}: {len(data.defects)} defects in split '{split}'; `grcn check` lists them")
-    if config.val_split == "none":
+    alone = config.val_split == "auto" and len(list_splits(config.data, config.format)) == 1
+    if alone or config.val_split == "none":
+        say(f"{config.data}: no split to validate on: no AP, and no best.safetensors")
         return data, None
     try:
         val_split = resolve_split(config.data, config.val_split, "val", config.format)
-    except DataError:
-        if config.val_split != "auto":
-            raise
-        say(f"{config.data}: no split to validate on; training without AP, best.safetensors is not written")
-        return data, None
+    except DataError as error:
+        raise DataError(f"{error}; or val_split none to train without validation") from None
     if val_split == split:
         say(f"warning: validating on '{split}', the training split: its AP says nothing about other images")
+    elif config.val_split == "auto" and split_kind(val_split) == "test":
+        say(f"warning: validating on '{val_split}': weights chosen by its AP look better on it than they are")
     return data, open_dataset(config.data, split=val_split, format=config.format, class_names=data.class_names)
 
 
@@ -376,6 +376,7 @@ def _quiet() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=PossibleUserWarning)
+            warnings.filterwarnings("ignore", message="This DataLoader will create", category=UserWarning)
             # lightning 2.6 with torch 2.15
             warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*", category=FutureWarning)
             yield

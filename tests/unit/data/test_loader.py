@@ -1,0 +1,189 @@
+"""The stream of batches and what is in them."""
+
+import multiprocessing
+import signal
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from grcn.config import AugmentConfig, InputConfig
+from grcn.data.loader import (
+    Batch,
+    Stream,
+    TrainingSet,
+    ValidationSet,
+    objects,
+    training_loader,
+    validation_loader,
+    worker_deaths,
+)
+from grcn.data.records import Dataset, ImageRecord
+from grcn.errors import DataError, ImageError
+from grcn.types import Target
+
+SIZE = InputConfig(32, 64)
+
+
+@pytest.fixture
+def data(tmp_path) -> Dataset:
+    """Seven images, 40x48; the third without objects."""
+    rng = np.random.default_rng(0)
+    records = []
+    for i in range(7):
+        path = tmp_path / f"{i}.png"
+        Image.fromarray(rng.integers(0, 256, (40, 48, 3), dtype=np.uint8)).save(path)
+        boxes = np.array([[4, 4, 20, 30], [10, 8, 40, 36]])[: 0 if i == 2 else 2]
+        records.append(ImageRecord(i, path, 40, 48, Target(boxes, np.arange(len(boxes)))))
+    return Dataset(tmp_path, "voc", "train", ("a", "b"), (1, 2), tuple(records), ())
+
+
+def training_set(data: Dataset, **options) -> TrainingSet:
+    config = AugmentConfig(flip=0.5, scale_jitter=(0.8, 1.2), crop=0.5, color=0.3)
+    return TrainingSet(data, SIZE, config, seed=5, **options)
+
+
+def same(a: Batch, b: Batch) -> bool:
+    return (
+        a.origins == b.origins
+        and all(torch.equal(x, y) for x, y in zip(a.images, b.images, strict=True))
+        and all(torch.equal(x[k], y[k]) for x, y in zip(a.targets, b.targets, strict=True) for k in ("boxes", "labels"))
+    )
+
+
+@given(
+    images=st.integers(1, 20),
+    share=st.integers(1, 5),
+    world=st.integers(1, 3),
+    batches=st.integers(0, 20),
+    start=st.integers(0, 20),
+    seed=st.integers(0, 2**32),
+)
+def test_the_stream_is_one_sequence_whatever_the_ranks_and_the_start(images, share, world, batches, start, seed):
+    size = share * world
+    whole = list(Stream(images, size, batches, seed))
+    assert len(whole) == batches
+    places = [place for batch in whole for place in batch]
+    for epoch in range(len(places) // images):  # every epoch that is complete has each image once
+        assert sorted(places[epoch * images : (epoch + 1) * images]) == [(epoch, i) for i in range(images)]
+    ranks = [list(Stream(images, size, batches, seed, rank=rank, world=world)) for rank in range(world)]
+    for k, batch in enumerate(whole):
+        assert sorted(batch) == sorted(place for rank in ranks for place in rank[k])
+        assert {len(rank[k]) for rank in ranks} == {share}
+    assert list(Stream(images, size, batches, seed, start=start)) == whole[start:]
+    assert len(Stream(images, size, batches, seed, start=start)) == batches
+
+
+def test_epochs_and_seeds_have_orders_of_their_own():
+    first, second = (list(Stream(50, 50, 2, 0))[k] for k in (0, 1))
+    assert [i for _, i in first] != [i for _, i in second]
+    assert first != next(iter(Stream(50, 50, 1, 1)))
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more workers than this machine has cores
+def test_batches_are_equal_over_workers_and_from_the_middle(data):
+    runs = {
+        workers: list(training_loader(training_set(data), Stream(7, 3, 6, seed=5), workers=workers))
+        for workers in (0, 2, 4)
+    }
+    assert [len(batch.images) for batch in runs[0]] == [3] * 6
+    for workers in (2, 4):
+        assert all(same(a, b) for a, b in zip(runs[0], runs[workers], strict=True))
+    late = list(training_loader(training_set(data), Stream(7, 3, 6, seed=5, start=4), workers=2))
+    assert all(same(a, b) for a, b in zip(runs[0][4:], late, strict=True))
+
+
+def test_a_sample_is_uint8_with_its_objects_and_its_origin(data):
+    image, target, origin = TrainingSet(data, SIZE, AugmentConfig(flip=0), seed=0)[0, 1]
+    assert image.dtype == torch.uint8
+    assert image.shape == (3, 32, 38)
+    assert target["boxes"].dtype == torch.float32
+    assert target["labels"].tolist() == [0, 1]
+    assert origin == (1, str(data[1].path), (40, 48), ())
+    _, target, _ = TrainingSet(data, SIZE, AugmentConfig(), seed=0)[0, 2]
+    assert target["boxes"].shape == (0, 4)  # kept, with nothing in it
+
+
+def test_crowds_are_not_trained_on_and_difficult_objects_at_will(data):
+    target = Target(
+        np.array([[0, 0, 9, 9], [1, 1, 9, 9], [2, 2, 9, 9]]),
+        np.array([0, 1, 1]),
+        difficult=np.array([False, True, False]),
+        crowd=np.array([False, False, True]),
+    )
+    record = replace(data[0], target=target)
+    assert objects(record)[1].tolist() == [0, 1]
+    assert objects(record, use_difficult=False)[1].tolist() == [0]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_broken_image_is_one_line_that_names_it(data, workers, capfd):
+    data[4].path.write_bytes(b"\xff\xd8\xff\xe0 not a jpeg")
+    loader = training_loader(training_set(data), Stream(7, 7, 1, seed=0), workers=workers)
+    with pytest.raises(ImageError, match=r"4\.png.*skip_broken") as caught:
+        list(loader)
+    assert "\n" not in str(caught.value)
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_skip_broken_puts_the_next_image_in_its_place_and_says_so(data):
+    data[6].path.write_bytes(b"nothing")
+    (batch,) = training_loader(training_set(data, skip_broken=True), Stream(7, 7, 1, seed=0), workers=0)
+    numbers = [origin.number for origin in batch.origins]
+    assert sorted(numbers) == [0, 0, 1, 2, 3, 4, 5]
+    (broken,) = [origin.broken for origin in batch.origins if origin.broken]
+    assert len(broken) == 1
+    assert "6.png" in broken[0]
+
+
+def test_skip_broken_with_nothing_left_is_an_error(data):
+    for record in data.records:
+        record.path.write_bytes(b"nothing")
+    with pytest.raises(ImageError, match="none of its images can be decoded"):
+        list(training_loader(training_set(data, skip_broken=True), Stream(7, 2, 1, seed=0), workers=0))
+
+
+def test_validation_sees_each_image_once_over_the_ranks(data):
+    shares = [
+        [origin.number for batch in loader for origin in batch.origins]
+        for loader in (
+            validation_loader(ValidationSet(data, SIZE), batch_size=2, workers=0, rank=rank, world=2) for rank in (0, 1)
+        )
+    ]
+    assert shares == [[0, 2, 4, 6], [1, 3, 5]]
+
+
+def test_a_broken_validation_image_stops_or_is_marked(data):
+    data[1].path.write_bytes(b"nothing")
+    with pytest.raises(ImageError, match=r"1\.png"):
+        list(validation_loader(ValidationSet(data, SIZE), batch_size=2, workers=0))
+    batches = validation_loader(ValidationSet(data, SIZE, skip_broken=True), batch_size=7, workers=0)
+    (batch,) = batches
+    assert [bool(origin.broken) for origin in batch.origins] == [False, True, *[False] * 5]
+    assert batch.images[1].shape == batch.images[0].shape
+    assert not batch.images[1].any()
+
+
+def test_a_killed_worker_is_one_line(data):
+    batches = iter(training_loader(training_set(data), Stream(7, 1, 200, seed=0), workers=1))
+    next(batches)
+    torchs = signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # else torch may raise it in the test's own lines, too
+    try:
+        (worker,) = multiprocessing.active_children()
+        worker.kill()
+        with pytest.raises(DataError, match=r"a loader process died") as caught, worker_deaths():
+            list(batches)
+    finally:
+        signal.signal(signal.SIGCHLD, torchs)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_time_that_batches_were_waited_for_is_counted_once(data):
+    loader = training_loader(training_set(data), Stream(7, 2, 3, seed=0), workers=0)
+    list(loader)
+    assert loader.take_waited() > 0
+    assert loader.take_waited() == 0

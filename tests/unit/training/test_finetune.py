@@ -1,0 +1,72 @@
+"""Fine-tuning keeps what fits, by name, and says what does not."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from grcn.model.detector import build_detector
+from grcn.model.weights import LoadedDetector
+from grcn.training import transfer_weights
+
+
+@pytest.fixture(scope="module")
+def trained(tiny) -> LoadedDetector:
+    torch.manual_seed(1)
+    model = build_detector(tiny.tiny_model(), 3, None)
+    for parameter in model.parameters():
+        parameter.data.normal_()
+    return LoadedDetector(model, ("cat", "dog", "cow"), "faster_rcnn_r18_c5", {})
+
+
+def test_classes_keep_their_rows_by_name(tiny, trained):
+    torch.manual_seed(2)
+    model = build_detector(tiny.tiny_model(), 3, None)
+    fresh = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    report = transfer_weights(model, ("cow", "horse", "cat"), trained)
+    old, new = trained.model.state_dict(), model.state_dict()
+    for name in new:
+        if not name.startswith(("roi.scores", "roi.deltas")):
+            assert torch.equal(new[name], old[name]), name
+    for kind in ("weight", "bias"):
+        scores, deltas = f"roi.scores.{kind}", f"roi.deltas.{kind}"
+        assert torch.equal(new[scores][0], old[scores][0])  # background
+        assert torch.equal(new[scores][1], old[scores][3])  # cow
+        assert torch.equal(new[scores][2], fresh[scores][2])  # horse, untrained
+        assert torch.equal(new[scores][3], old[scores][1])  # cat
+        assert torch.equal(new[deltas][0:4], old[deltas][8:12])
+        assert torch.equal(new[deltas][4:8], fresh[deltas][4:8])
+        assert torch.equal(new[deltas][8:12], old[deltas][0:4])
+    assert (report.classes_kept, report.classes_new, report.classes_dropped) == (("cow", "cat"), ("horse",), ("dog",))
+    assert len(report.kept) == len(new) - 4
+    assert not report.fresh
+    assert not report.unused
+    assert "new classes, untrained: horse" in str(report)
+    assert "classes dropped: dog" in str(report)
+
+
+def test_another_number_of_classes_fits_too(tiny, trained):
+    model = build_detector(tiny.tiny_model(), 1, None)
+    report = transfer_weights(model, ("dog",), trained)
+    assert torch.equal(model.roi.scores.weight, trained.model.roi.scores.weight[[0, 2]])
+    assert torch.equal(model.roi.deltas.bias, trained.model.roi.deltas.bias[4:8])
+    assert report.classes_dropped == ("cat", "cow")
+
+
+def test_what_does_not_fit_is_named_and_left_as_initialised(tiny, trained):
+    config = tiny.tiny_model()
+    config = replace(
+        config,
+        separation="roi",  # heads.cls and heads.loc instead of heads.shared
+        rpn=replace(config.rpn, channels=16),
+        roi=replace(config.roi, fc_channels=8),
+    )
+    model = build_detector(config, 3, None)
+    before = model.rpn.conv.weight.clone()
+    report = transfer_weights(model, ("cat", "dog", "cow"), trained)
+    assert torch.equal(model.rpn.conv.weight, before)
+    assert {"rpn.conv.weight", "roi.heads.loc.fc6.weight", "roi.scores.weight"} <= set(report.fresh)
+    assert {"rpn.conv.weight", "roi.heads.shared.fc6.weight"} <= set(report.unused)
+    assert "separation.trunk.conv1.0.weight" in report.kept
+    assert "rpn.conv.weight" in str(report)
+    assert {*report.kept, *report.by_class, *report.fresh} == set(model.state_dict())

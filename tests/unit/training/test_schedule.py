@@ -1,0 +1,46 @@
+"""The learning rate as a function of the iteration."""
+
+import pytest
+
+from grcn.config import ScheduleConfig
+from grcn.training.schedule import lr_factor
+
+
+@pytest.mark.parametrize(
+    ("iteration", "expected"),
+    [
+        (0, 0.001),
+        (50, 0.001 + 0.999 / 2),
+        (99, 0.001 + 0.999 * 0.99),
+        (100, 1.0),
+        (5999, 1.0),
+        (6000, 0.1),
+        (8999, 0.1),
+        (9000, 0.01),
+        (9999, 0.01),
+    ],
+)
+def test_step_schedule(iteration, expected):
+    config = ScheduleConfig(kind="step", warmup=100, milestones=(0.6, 0.9), gamma=0.1)
+    assert lr_factor(iteration, 10_000, config) == pytest.approx(expected)
+
+
+def test_cosine_falls_to_zero():
+    config = ScheduleConfig(kind="cosine", warmup=0)
+    assert lr_factor(0, 100, config) == 1
+    assert lr_factor(50, 100, config) == pytest.approx(0.5)
+    assert lr_factor(99, 100, config) == pytest.approx(0, abs=1e-3)
+    values = [lr_factor(i, 100, config) for i in range(100)]
+    assert values == sorted(values, reverse=True)
+
+
+def test_constant_stays():
+    config = ScheduleConfig(kind="constant", warmup=10)
+    assert [lr_factor(i, 1000, config) for i in (10, 500, 999)] == [1, 1, 1]
+
+
+def test_warm_up_takes_at_most_a_tenth_of_a_short_run():
+    config = ScheduleConfig(kind="constant", warmup=500)
+    assert lr_factor(29, 300, config) < 1
+    assert lr_factor(30, 300, config) == 1
+    assert lr_factor(0, 5, config) == 1  # too short for any
