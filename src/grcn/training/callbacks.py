@@ -6,7 +6,6 @@ logged, then it is validated, then saved; so a save holds everything that was do
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import os
 import platform
@@ -18,11 +17,14 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import lightning
 import lightning.pytorch as pl
 import torch
+import torchvision
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
+import grcn
 from grcn.config import TrainConfig, to_dict
 from grcn.data.loader import Batch, Origin, ValidationSet, validation_loader
 from grcn.data.records import Dataset
@@ -42,7 +44,7 @@ LOG_EVERY = 10
 
 def versions() -> dict[str, str]:
     """The versions that a run's figures depend on."""
-    packages = {name: importlib.metadata.version(name) for name in ("torch", "torchvision", "lightning", "grcn")}
+    packages = {module.__name__: str(module.__version__) for module in (torch, torchvision, lightning, grcn)}
     return {"python": platform.python_version(), **packages}
 
 

@@ -1,0 +1,257 @@
+"""train(): what a run does and leaves behind. Process faults are in tests/faults/test_training.py."""
+
+import csv
+import json
+import re
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+import yaml
+
+from grcn.config import AugmentConfig, OptimConfig, ScheduleConfig, TrainConfig, from_dict
+from grcn.data.dataset import open_dataset
+from grcn.data.loader import Stream
+from grcn.errors import CheckpointError, ConfigError, DataError, ImageError
+from grcn.model.weights import load_detector
+from grcn.training import train
+from grcn.training.checkpoint import load_state
+
+FIGURES = ("iteration", "epoch", "lr", "loss", "grad_norm", "AP", "AP50")  # not the times
+
+
+def log(run):
+    with open(run / "metrics.csv", newline="") as file:
+        return [[row[column] for column in FIGURES] for row in csv.DictReader(file)]
+
+
+def assert_same_state(a, b):
+    """Weights, average, optimizer, progress and what the callbacks keep, bit for bit."""
+    first, second = (load_state(run / "checkpoints" / "last.ckpt") for run in (a, b))
+    for state in (first, second):
+        state.pop("grcn")
+        for clock in ("seconds", "waited"):
+            state["callbacks"]["Journal"].pop(clock)
+    count = _assert_equal(first, second, "")
+    assert count > 300  # tensors
+
+
+def _assert_equal(a, b, where):
+    if isinstance(a, dict):
+        assert a.keys() == b.keys(), where
+        return sum(_assert_equal(a[key], b[key], f"{where}.{key}") for key in a)
+    if isinstance(a, (list, tuple)):
+        assert len(a) == len(b), where
+        return sum(_assert_equal(x, y, f"{where}[{i}]") for i, (x, y) in enumerate(zip(a, b, strict=True)))
+    if isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), where
+        return 1
+    assert a == b, where
+    return 0
+
+
+@pytest.fixture(scope="module")
+def whole(tiny, beach, tmp_path_factory):
+    """A run of eight iterations with augmentation, accumulation and a moving average, in one go."""
+    return train(config_of(tiny, beach, tmp_path_factory.mktemp("runs") / "whole"), progress=False)
+
+
+def config_of(tiny, beach, out, **changes) -> TrainConfig:
+    base = {
+        "augment": AugmentConfig(flip=0.5, vertical_flip=0.5, scale_jitter=(0.8, 1.2), crop=0.5, color=0.5),
+        "optim": OptimConfig(ema=0.9, accumulate=2, lr=0.02),
+        "batch_size": 2,
+        "val_every": 4,
+        "save_every": 3,
+    }
+    return tiny.tiny_config(beach, out, **(base | changes))
+
+
+def test_a_run_folder_holds_what_it_should(whole, tiny, beach):
+    names = {str(path.relative_to(whole)) for path in whole.rglob("*") if path.is_file()}
+    assert names == {
+        "config.yaml", "classes.txt", "versions.json", "metrics.csv", "metrics.json",
+        "best.safetensors", "last.safetensors", "checkpoints/last.ckpt",
+    }  # fmt: skip
+    classes = open_dataset(beach).class_names
+    assert tuple((whole / "classes.txt").read_text().split()) == classes
+    config = from_dict(TrainConfig, yaml.safe_load((whole / "config.yaml").read_text()))
+    assert (config.train_split, config.val_split) == ("train", "val")
+    assert (config.model.norm, config.model.frozen_stages) == ("bn", 0)
+    assert config.iterations == 8
+    versions = json.loads((whole / "versions.json").read_text())
+    assert set(versions) == {"python", "torch", "torchvision", "lightning", "grcn"}
+    metrics = json.loads((whole / "metrics.json").read_text())
+    assert metrics["last"]["iteration"] == 8
+    assert metrics["best"]["iteration"] in (4, 8)
+    assert metrics["best"]["AP"] >= metrics["last"]["AP"]
+    assert metrics["split"] == "val"
+
+
+def test_kept_weights_are_the_moving_average_and_say_where_they_come_from(whole):
+    state = load_state(whole / "checkpoints" / "last.ckpt")["state_dict"]
+    last = load_detector(whole / "last.safetensors")
+    for name, tensor in last.model.state_dict().items():
+        assert torch.equal(tensor, state[f"ema.model.{name}"]), name
+    weight = "rpn.conv.weight"
+    assert not torch.equal(state[f"ema.model.{weight}"], state[f"model.{weight}"])
+    best = load_detector(whole / "best.safetensors")
+    assert best.preset == "faster_rcnn_r18_c5"
+    metrics = json.loads((whole / "metrics.json").read_text())
+    assert best.extra["metrics"] == metrics["best"]
+    assert best.extra["train"]["iterations"] == 8
+    assert best.extra["versions"]["torch"] == torch.__version__
+
+
+def test_figures_are_logged_at_validations_and_at_the_end(whole):
+    rows = log(whole)
+    assert [(row[0], row[3] != "", row[5] != "") for row in rows] == [
+        ("4", False, True), ("8", True, False), ("8", False, True),
+    ]  # fmt: skip
+    assert float(rows[1][1]) == pytest.approx(8 * 2 * 2 / 10)  # epochs: iterations, batch, accumulated; ten images
+
+
+def test_a_broken_image_stops_the_run_and_the_rest_equals_an_uninterrupted_one(tiny, beach, whole, tmp_path):
+    """The image is met in the third iteration; it is mended, and the run resumed with other workers."""
+    data = shutil.copytree(beach, tmp_path / "beach")
+    config = config_of(tiny, data, tmp_path / "run", save_every=1)
+    tenth = list(Stream(10, 1, 10, config.seed))[9][0][1]  # the last of the first epoch
+    path = open_dataset(data).records[tenth].path
+    pixels = path.read_bytes()
+    path.write_bytes(pixels[: len(pixels) // 2])
+    with pytest.raises(ImageError, match=re.escape(str(path))):
+        train(config, progress=False)
+    assert load_state(tmp_path / "run/checkpoints/last.ckpt")["global_step"] in (1, 2)
+    path.write_bytes(pixels)
+    assert train(replace(config, resume=True, workers=1, save_every=3), progress=False) == tmp_path / "run"
+    assert_same_state(whole, tmp_path / "run")
+    assert log(whole) == log(tmp_path / "run")
+    assert (whole / "metrics.json").read_text() == (tmp_path / "run/metrics.json").read_text()
+
+
+def test_resuming_a_finished_run_does_nothing(tiny, beach, whole, capsys):
+    before = (whole / "checkpoints/last.ckpt").stat().st_mtime_ns
+    assert train(config_of(tiny, beach, whole, resume=True)) == whole
+    assert "8 of 8" in capsys.readouterr().out
+    assert (whole / "checkpoints/last.ckpt").stat().st_mtime_ns == before
+
+
+def test_a_run_is_never_overwritten_by_a_new_one(tiny, beach, whole):
+    with pytest.raises(ConfigError, match="holds a run already; continue it with resume"):
+        train(config_of(tiny, beach, whole), progress=False)
+
+
+def test_resuming_as_another_run_is_refused_with_the_differences(tiny, beach, whole, tmp_path):
+    before = (whole / "config.yaml").read_text()
+    data = shutil.copytree(beach, tmp_path / "beach")
+    split = data / "ImageSets/Main/train.txt"
+    split.write_text("".join(split.read_text().splitlines(keepends=True)[:-1]))
+    other = config_of(tiny, data, whole, resume=True, preset="grcn_r18", iterations=9, batch_size=4)
+    with pytest.raises(CheckpointError) as caught:
+        train(other, progress=False)
+    for part in (
+        "preset faster_rcnn_r18_c5 -> grcn_r18",
+        "batch_size 2 -> 4",
+        "iterations 8 -> 9",
+        "data.images 10 -> 9",
+    ):
+        assert part in str(caught.value)
+    assert (whole / "config.yaml").read_text() == before
+
+
+def test_config_yaml_and_resume_are_enough_to_continue(whole):
+    config = from_dict(TrainConfig, yaml.safe_load((whole / "config.yaml").read_text()))
+    assert train(replace(config, resume=True), progress=False) == whole
+
+
+def test_fine_tuning_starts_from_a_run_and_says_what_was_kept(tiny, beach, whole, tmp_path, capsys):
+    config = config_of(tiny, beach, tmp_path / "run", weights=str(whole), iterations=1, val_split="none")
+    config = replace(config, optim=OptimConfig(lr=0.0), model=replace(config.model, norm="auto"))
+    train(config)
+    said = capsys.readouterr().out
+    assert "0 tensors" not in said
+    assert "classes kept: " in said
+    assert "new classes" not in said
+    assert "no split to validate on" in said
+    assert not (tmp_path / "run/best.safetensors").exists()
+    start, end = load_detector(whole / "best.safetensors"), load_detector(tmp_path / "run/last.safetensors")
+    assert end.model.config.norm == "bn"
+    for (name, before), after in zip(start.model.named_parameters(), end.model.parameters(), strict=True):
+        assert torch.equal(before, after), name
+
+
+def test_minutes_become_iterations(tiny, beach, tmp_path, capsys):
+    config = config_of(tiny, beach, tmp_path / "run", iterations=0, minutes=0.02, val_every=0, save_every=0)
+    train(replace(config, optim=OptimConfig(name="adamw", lr=1e-3), precision="bf16", loggers=("csv", "tensorboard")))
+    said = capsys.readouterr().out
+    config = from_dict(TrainConfig, yaml.safe_load((tmp_path / "run/config.yaml").read_text()))
+    assert config.minutes == 0
+    assert f"0.02 minutes: {config.iterations} iterations of " in said
+    state = load_state(tmp_path / "run/checkpoints/last.ckpt")
+    assert state["global_step"] == config.iterations >= 1
+    assert "exp_avg_sq" in state["optimizer_states"][0]["state"][0]
+    assert list((tmp_path / "run/tensorboard").glob("events*"))
+
+
+def test_patience_stops_a_run_that_no_longer_gets_better_and_resuming_leaves_it_so(tiny, beach, tmp_path, capsys):
+    config = config_of(tiny, beach, tmp_path / "run", iterations=6, val_every=1, patience=2)
+    config = replace(config, optim=OptimConfig(lr=0.0), schedule=ScheduleConfig(kind="constant", warmup=0))
+    train(config, progress=False)
+    path = tmp_path / "run/checkpoints/last.ckpt"
+    stopped = load_state(path)["global_step"]
+    # Batch statistics still move, so the first AP may be beaten; two without a better one must follow the best.
+    best = json.loads((tmp_path / "run/metrics.json").read_text())["best"]["iteration"]
+    assert stopped == min(best + 2, 6)
+    if stopped < 6:
+        train(replace(config, resume=True), progress=False)
+        assert load_state(path)["global_step"] == stopped
+
+
+def test_validating_on_the_training_split_is_said(tiny, beach, tmp_path, capsys):
+    config = config_of(tiny, beach, tmp_path / "run", iterations=1, val_split="train", val_every=0)
+    train(replace(config, skip_broken=True))
+    said = capsys.readouterr().out
+    assert "warning: validating on 'train', the training split" in said
+    assert "iteration 1: AP " in said
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"batch_size": 3, "devices": 2}, ConfigError, "batch_size 3 over 2 devices: needs a multiple of 2"),
+        ({"seed": -1}, ConfigError, "seed -1"),
+        ({"accelerator": "abacus"}, ConfigError, "accelerator abacus"),
+        ({"train_split": "nowhere"}, DataError, "nowhere"),
+        ({"val_split": "nowhere"}, DataError, "val_split none"),
+        ({"weights": "nowhere.safetensors"}, CheckpointError, "nowhere.safetensors"),
+        ({"weights": "nowhere.pth"}, CheckpointError, "nowhere.pth"),
+    ],
+)
+def test_what_cannot_be_carried_out_is_one_line_and_leaves_nothing(tiny, beach, tmp_path, changes, error, message):
+    with pytest.raises(error, match=re.escape(message)) as caught:
+        train(config_of(tiny, beach, tmp_path / "run", **changes), progress=False)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_split_without_objects_is_refused(tiny, beach, tmp_path):
+    data = shutil.copytree(beach, tmp_path / "beach")
+    for path in (data / "Annotations").iterdir():
+        path.write_text(re.sub(r"<object>.*?</object>", "", path.read_text(), flags=re.DOTALL))
+    (data / "classes.txt").write_text("kayak\n")
+    with pytest.raises(DataError, match="holds no objects to learn from"):
+        train(config_of(tiny, data, tmp_path / "run"), progress=False)
+
+
+def test_the_preset_is_trained_where_no_model_is_given(tiny, beach, tmp_path):
+    """Also: the folder's name, and the length, by default."""
+    from grcn.config import DetectorConfig
+    from grcn.training.fit import _settle
+
+    config = _settle(TrainConfig(data=str(beach), preset="grcn_r18"))
+    assert config.model.backbone == "resnet18"
+    assert config.model.separation == "conv4"
+    assert config.out == "runs/grcn_r18-beach"
+    own = DetectorConfig(backbone="resnet34")
+    assert _settle(TrainConfig(data=str(beach), model=own)).model == own
