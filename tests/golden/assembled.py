@@ -1,0 +1,253 @@
+"""torchvision's Faster R-CNN assembled as two of our baselines are, and the way of its weights into ours.
+
+The weights are random, but calibrated: batch-norm statistics are those of a photo, and the four answer layers are
+scaled until their outputs spread. So detections are many and their scores differ, as with trained weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+from xml.etree import ElementTree
+
+import numpy as np
+import PIL.Image
+import torch
+from torch import Tensor, nn
+from torchvision.models import resnet50
+from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign, roi_align
+
+from grcn.config import DetectorConfig, RoIConfig, resolve
+from grcn.model.backbone import build_classifier
+from grcn.model.detector import RCNN
+from grcn.presets import preset
+
+CLASSES = ("RBC", "WBC", "Platelets")
+EVERYTHING = 10**6  # samples per image: more than there are, so that nothing is left to chance
+PROPOSALS = 32  # per image; each costs a pass through conv5 in protocol C4
+FC_CHANNELS = 128
+
+
+class Sample(NamedTuple):
+    """A photo [3, H, W] in 0..1 and its objects: boxes [N, 4], labels [N]."""
+
+    image: Tensor
+    target: dict[str, Tensor]
+
+
+def photo(data: Path, number: int, crop: tuple[int, int, int, int] = (0, 0, 640, 480)) -> Sample:
+    """A blood-cell photo, cut to `crop` (x1, y1, x2, y2), with the objects that lie wholly inside."""
+    x1, y1, x2, y2 = crop
+    name = f"BloodImage_{number:05d}"
+    with PIL.Image.open(data / "bccd" / "JPEGImages" / f"{name}.jpg") as file:
+        pixels = np.asarray(file.convert("RGB"))[y1:y2, x1:x2]
+    boxes, labels = [], []
+    for item in ElementTree.parse(data / "bccd" / "Annotations" / f"{name}.xml").iter("object"):
+        left, top, right, bottom = (float(item.findtext(f"bndbox/{k}", "")) for k in ("xmin", "ymin", "xmax", "ymax"))
+        if x1 < left < right <= x2 and y1 < top < bottom <= y2:
+            boxes.append([left - 1 - x1, top - 1 - y1, right - x1, bottom - y1])
+            labels.append(CLASSES.index(item.findtext("name", "")))
+    image = torch.from_numpy(pixels.copy()).permute(2, 0, 1) / 255
+    return Sample(image, {"boxes": torch.tensor(boxes).reshape(-1, 4), "labels": torch.tensor(labels)})
+
+
+class _Body(nn.Module):
+    """ResNet-50 up to conv4 or conv5, as FasterRCNN wants its backbone."""
+
+    def __init__(self, layers: list[nn.Module], out_channels: int) -> None:
+        super().__init__()
+        self.layers, self.out_channels = nn.Sequential(*layers), out_channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)
+
+
+class _Conv5Head(nn.Module):
+    def __init__(self, layer4: nn.Module) -> None:
+        super().__init__()
+        self.layer4 = layer4
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer4(x).mean(dim=(2, 3))
+
+
+class _AlignedPool(MultiScaleRoIAlign):
+    """torchvision's own pooler leaves out the half-pixel correction."""
+
+    def __init__(self) -> None:
+        super().__init__(["0"], 14, 2)
+
+    def forward(self, x: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]) -> Tensor:
+        return roi_align(x["0"], boxes, 14, 1 / 16, 2, aligned=True)
+
+
+class Pair(NamedTuple):
+    """The same detector twice."""
+
+    ours: RCNN
+    torchvision: FasterRCNN
+
+
+def c4_pair(sample: Sample) -> Pair:
+    """Protocol C4: layer4 as the box head, on 14x14 of layer3; RoIAlign with the half-pixel correction."""
+    network = _calibrated_resnet50(sample.image, dilated=False)
+    body = [network.conv1, network.bn1, network.relu, network.maxpool, network.layer1, network.layer2, network.layer3]
+    theirs = FasterRCNN(
+        _Body(body, 1024),
+        box_roi_pool=_AlignedPool(),
+        box_head=_Conv5Head(network.layer4),
+        box_predictor=FastRCNNPredictor(2048, len(CLASSES) + 1),
+        **_arguments(),
+    )
+    _spread_answers(theirs, sample)
+    return Pair(_ours(preset("faster_rcnn_r50_c4"), theirs, conv5="roi.heads.shared.conv5."), theirs)
+
+
+def c5_pair(sample: Sample) -> Pair:
+    """Dilated conv5 at stride 16 in the extractor, two fully connected layers; RoIAlign without the correction."""
+    network = _calibrated_resnet50(sample.image, dilated=True)
+    body = [network.conv1, network.bn1, network.relu, network.maxpool]
+    theirs = FasterRCNN(
+        _Body([*body, network.layer1, network.layer2, network.layer3, network.layer4], 2048),
+        box_roi_pool=MultiScaleRoIAlign(["0"], 7, 2),
+        box_head=TwoMLPHead(2048 * 7 * 7, FC_CHANNELS),
+        box_predictor=FastRCNNPredictor(FC_CHANNELS, len(CLASSES) + 1),
+        **_arguments(),
+    )
+    _spread_answers(theirs, sample)
+    config = preset("faster_rcnn_r50_c5")
+    config = replace(
+        config,
+        head="fc2",
+        rpn=replace(config.rpn, channels=None),
+        roi=RoIConfig(aligned=False, fc_channels=FC_CHANNELS),
+    )
+    return Pair(_ours(config, theirs, conv5="separation.trunk.conv5."), theirs)
+
+
+def _arguments() -> dict[str, Any]:
+    """What both assemblies have in common: anchors as ours, everything sampled, few proposals."""
+    return {
+        "rpn_anchor_generator": AnchorGenerator(((32.0, 64.0, 128.0, 256.0, 512.0),), ((0.5, 1.0, 2.0),)),
+        "rpn_batch_size_per_image": EVERYTHING,
+        "box_batch_size_per_image": EVERYTHING,
+        "rpn_pre_nms_top_n_train": 1000,
+        "rpn_pre_nms_top_n_test": 1000,
+        "rpn_post_nms_top_n_train": PROPOSALS,
+        "rpn_post_nms_top_n_test": PROPOSALS,
+    }
+
+
+def _calibrated_resnet50(image: Tensor, *, dilated: bool) -> nn.Module:
+    """A random ResNet-50 with frozen batch norm, whose statistics are those of `image`."""
+    network = resnet50(
+        weights=None,
+        replace_stride_with_dilation=[False, False, dilated],
+        norm_layer=lambda channels: nn.BatchNorm2d(channels, momentum=None),
+    )
+    with torch.no_grad():
+        network.train()(_normalise(image)[None])
+    for module in list(network.modules()):
+        for name, norm in list(module.named_children()):
+            if isinstance(norm, nn.BatchNorm2d):
+                frozen = FrozenBatchNorm2d(norm.num_features)
+                frozen.load_state_dict(norm.state_dict())
+                setattr(module, name, frozen)
+    return network
+
+
+def _normalise(image: Tensor) -> Tensor:
+    return (image - torch.tensor([0.485, 0.456, 0.406])[:, None, None]) / torch.tensor([0.229, 0.224, 0.225])[
+        :, None, None
+    ]
+
+
+def _spread_answers(model: FasterRCNN, sample: Sample) -> None:
+    """Centres and scales each answer layer's output channels on `sample`, in one pass."""
+    layers: list[tuple[nn.Module, float]] = [
+        (model.rpn.head.cls_logits, 1.5),
+        (model.rpn.head.bbox_pred, 0.1),
+        (model.roi_heads.box_predictor.cls_score, 1.5),
+        (model.roi_heads.box_predictor.bbox_pred, 0.5),
+    ]
+    handles = [layer.register_forward_hook(_scaling_hook(spread)) for layer, spread in layers]
+    no_resize(model, [sample.image])
+    with torch.no_grad():
+        model.eval()([sample.image])
+    for handle in handles:
+        handle.remove()
+
+
+def _scaling_hook(spread: float) -> Callable[[nn.Module, Any, Tensor], Tensor]:
+    def hook(layer: nn.Module, _: Any, output: Tensor) -> Tensor:
+        dims = [d for d in range(output.ndim) if d != 1]
+        shape = [-1 if d == 1 else 1 for d in range(output.ndim)]
+        mean = output.mean(dim=dims)
+        factor = spread / (output - mean.reshape(shape)).std()
+        layer.bias.copy_((layer.bias - mean) * factor)
+        layer.weight.mul_(factor)
+        return (output - mean.reshape(shape)) * factor
+
+    return hook
+
+
+def no_resize(model: FasterRCNN, images: list[Tensor]) -> None:
+    """Makes torchvision's transform leave `images`, which share their longer side, at their size."""
+    longer = {max(image.shape[1:]) for image in images}
+    assert len(longer) == 1
+    model.transform.min_size, model.transform.max_size = (max(min(i.shape[1:]) for i in images),), longer.pop()
+
+
+def _ours(config: DetectorConfig, theirs: FasterRCNN, conv5: str) -> RCNN:
+    """Our detector with torchvision's weights."""
+    config = replace(
+        config,
+        norm="frozen_bn",
+        frozen_stages=0,
+        rpn=replace(
+            config.rpn,
+            batch_per_image=EVERYTHING,
+            pre_nms_train=1000,
+            post_nms_train=PROPOSALS,
+            post_nms_test=PROPOSALS,
+        ),
+        roi=replace(config.roi, batch_per_image=EVERYTHING),
+    )
+    model = RCNN(resolve(config, pretrained=True), len(CLASSES), build_classifier("resnet50", "frozen_bn"))
+    named = {our_name(key, conv5): without_background(key, value) for key, value in theirs.state_dict().items()}
+    model.load_state_dict(named)
+    # Ours computes so too. The order of floating-point sums is no difference between the two detectors.
+    theirs.to(memory_format=torch.channels_last)
+    return model
+
+
+def our_name(key: str, conv5: str) -> str:
+    """The name that torchvision's parameter `key` has with us; `conv5` is where our conv5 lives."""
+    for theirs, ours in (
+        ("backbone.layers.0.", "separation.trunk.conv1.0."),
+        ("backbone.layers.1.", "separation.trunk.conv1.1."),
+        ("backbone.layers.5.", "separation.trunk.conv3."),
+        ("backbone.layers.6.", "separation.trunk.conv4."),
+        ("backbone.layers.7.", conv5),
+        ("roi_heads.box_head.layer4.", conv5),
+        ("roi_heads.box_head.", "roi.heads.shared."),
+        ("rpn.head.conv.0.0.", "rpn.conv."),
+        ("rpn.head.cls_logits.", "rpn.objectness."),
+        ("rpn.head.bbox_pred.", "rpn.deltas."),
+        ("roi_heads.box_predictor.cls_score.", "roi.scores."),
+        ("roi_heads.box_predictor.bbox_pred.", "roi.deltas."),
+    ):
+        if key.startswith(theirs):
+            return ours + key.removeprefix(theirs)
+    block, _, rest = key.removeprefix("backbone.layers.4.").partition(".")  # our conv2 opens with the max pooling
+    return f"separation.trunk.conv2.{int(block) + 1}.{rest}"
+
+
+def without_background(key: str, value: Tensor) -> Tensor:
+    """torchvision regresses a box for the background too, in the first four rows; we do not."""
+    return value[4:] if key.startswith("roi_heads.box_predictor.bbox_pred.") else value

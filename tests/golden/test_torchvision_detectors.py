@@ -1,0 +1,70 @@
+"""Whole detectors against torchvision's, same weights, same photos: detections, losses and gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from .assembled import Pair, Sample, c4_pair, c5_pair, no_resize, our_name, photo, without_background
+
+
+@pytest.fixture(scope="module", params=["c4", "c5"])
+def pair(request: pytest.FixtureRequest, shared_data: Path) -> Pair:
+    torch.manual_seed(0)
+    make: Callable[[Sample], Pair] = {"c4": c4_pair, "c5": c5_pair}[request.param]
+    return make(photo(shared_data, 1, (100, 100, 420, 340)))
+
+
+def check_detections(pair: Pair, images: list[Tensor]) -> None:
+    no_resize(pair.torchvision, images)
+    with torch.no_grad():
+        expected = pair.torchvision.eval()(images)
+        found = pair.ours.eval()(images)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert len(theirs["scores"].unique()) >= 12
+        assert theirs["scores"].max() - theirs["scores"].min() > 0.4
+        assert len(theirs["labels"].unique()) == 3
+        torch.testing.assert_close(ours["boxes"], theirs["boxes"], rtol=0, atol=1e-3)
+        torch.testing.assert_close(ours["scores"], theirs["scores"], rtol=0, atol=1e-5)
+        assert ours["labels"].tolist() == (theirs["labels"] - 1).tolist()
+
+
+def test_detections_of_a_batch_of_mixed_sizes(pair: Pair, shared_data: Path) -> None:
+    crops = ((0, (0, 0, 320, 240)), (12, (300, 50, 533, 370)))
+    check_detections(pair, [photo(shared_data, n, crop).image for n, crop in crops])
+
+
+@pytest.mark.parametrize("pair", ["c4"], indirect=True)
+def test_detections_of_a_full_photo(pair: Pair, shared_data: Path) -> None:
+    check_detections(pair, [photo(shared_data, 3).image])
+
+
+def test_losses_and_gradients(pair: Pair, shared_data: Path) -> None:
+    full = photo(shared_data, 5, (100, 160, 340, 360))
+    empty = Sample(full.image.flip(1)[:, :50], {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0).long()})
+    samples = [full, empty]
+    assert len(full.target["labels"]) >= 3
+    images = [s.image for s in samples]
+    no_resize(pair.torchvision, images)
+    counted = [s.target | {"labels": s.target["labels"] + 1} for s in samples]
+    expected = pair.torchvision.train()(images, counted)
+    losses = pair.ours.train()(images, [s.target for s in samples])
+    assert losses.keys() == expected.keys()
+    for name, loss in losses.items():
+        assert loss > 1e-4
+        torch.testing.assert_close(loss, expected[name], rtol=0, atol=1e-5)
+        torch.testing.assert_close(loss, expected[name], rtol=1e-4, atol=0)  # the RPN's are small: many anchors share
+    named = dict(pair.ours.named_parameters())
+    ours = dict(zip(named, torch.autograd.grad(sum(losses.values()), list(named.values())), strict=True))
+    keys, tensors = zip(*pair.torchvision.named_parameters(), strict=True)
+    conv5 = "roi.heads.shared.conv5." if "roi.heads.shared.conv5.0.conv1.weight" in ours else "separation.trunk.conv5."
+    assert len(keys) == len(named)
+    for key, theirs in zip(keys, torch.autograd.grad(sum(expected.values()), tensors), strict=True):
+        wanted = without_background(key, theirs)
+        assert wanted.abs().max() > 0, key
+        difference = (ours[our_name(key, conv5)] - wanted).norm() / wanted.norm()
+        assert difference < 1e-3, (key, difference)
