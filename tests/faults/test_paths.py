@@ -195,6 +195,7 @@ LINKS: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "COCO annotation": (coco, "annotations/train.json", "secret.json"),
     "COCO images' folder": (coco, "images", "images"),
     "YOLO image": (yolo, "images/a.png", "secret.png"),
+    "YOLO subfolder": (yolo, "images/more", "images"),
     "YOLO labels": (yolo, "labels/a.txt", "labels/secret.txt"),
     "YOLO images' folder": (yolo, "images", "images"),
     "YOLO labels' folder": (yolo, "labels", "labels"),

@@ -189,15 +189,19 @@ def _images(
 def _locate(
     name: str, root: Root, folders: tuple[Path, ...], path: Path, where: str, index: int, findings: Findings
 ) -> Path | None:
-    candidates = [root.join(folder, name) for folder in folders]
-    found = next((file for file in candidates if file and os.path.isfile(file)), None)
-    if found is None and None in candidates:
-        findings.fault("path-escape", path, f"{where}: file_name '{name}' leads outside {root.path}", index)
-    elif found is None:
+    escapes = False
+    for folder in folders:
+        file = root.join(folder, name)
+        if file and os.path.isfile(file):
+            return file
+        escapes = escapes or file is None
+    if escapes:
+        findings.fault("path-escape", path, f"{where}: file_name {shown(name)} leads outside {root.path}", index)
+    else:
         looked = ", ".join(os.path.relpath(folder, root.path) for folder in folders)
-        message = f"{where}: no image '{name}' in {looked}: left out, with its objects"
+        message = f"{where}: no image {shown(name)} in {looked}: left out, with its objects"
         findings.note("missing-image", path, message, index, ImageError)
-    return found
+    return None
 
 
 def _size(entry: dict[str, Any]) -> tuple[float, float] | None:

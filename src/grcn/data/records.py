@@ -45,7 +45,7 @@ class Defect:
         kind: a short name to count by, such as `box-clipped` or `missing-image`.
         file: the file it stands in, relative to the data set's root.
         message: what was found and what was done.
-        object_index: which object of the file (YOLO: the line, from 1; COCO: index into `annotations`), or None.
+        object_index: where in the file: VOC's objects and COCO's entries from 0, lines of text from 1; None: the whole.
         exit_code: of the error kind that it belongs to.
     """
 

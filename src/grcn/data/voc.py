@@ -105,7 +105,7 @@ def find_voc(root: Root) -> VocLayout | None:
             splits = {name: VocSplit(xml, images, ids) for name, ids in lists.items()} or splits
             if not splits:
                 splits["train"] = VocSplit(xml, images)
-    else:
+    if not splits:
         for folder in subfolders(top):
             if split_kind(folder.name):
                 inner = root.folder(root.guarded(folder), *_XML) or folder

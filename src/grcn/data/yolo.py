@@ -258,15 +258,21 @@ def _images(root: Root, source: Path, findings: Findings) -> list[Path]:
     """The images of a folder and its subfolders, or of a list."""
     if source.is_file():
         return _listed(root, source, findings)
-    images = []
-    for folder, inner, _ in os.walk(source):  # links to folders are not followed
-        inner.sort()
-        for image in image_files(Path(folder)):
-            if root.holds(image):
-                images.append(image)
+    images: list[Path] = []
+    folders, seen = [source], set()
+    while folders:
+        folder = folders.pop()
+        if (real := os.path.realpath(folder)) in seen:  # links may lead in circles
+            continue
+        seen.add(real)
+        for path in [*image_files(folder), *(inner := subfolders(folder))]:
+            if not root.holds(path):
+                findings.fault("path-escape", path, f"a link that leads outside {root.path}")
+            elif path not in inner:
+                images.append(path)
             else:
-                findings.fault("path-escape", image, f"a link that leads outside {root.path}")
-    return images
+                folders.append(path)
+    return sorted(images)
 
 
 def _listed(root: Root, source: Path, findings: Findings) -> list[Path]:

@@ -81,6 +81,7 @@ class TestVoc:
 
     def test_flat(self, tmp_path: Path) -> None:
         put(tmp_path, "a.png", "a.xml", "b.JPG", "b.xml")
+        put(tmp_path, "annotations/notes.csv", text="x")
         assert summary(tmp_path) == ("voc", "train", ["a.png", "b.JPG"])
 
     @pytest.mark.parametrize("images", ["images", "JPEGImages", "Images"])
@@ -247,6 +248,13 @@ class TestYolo:
         put(tmp_path, "data.yaml", text="train: images\nnames: [cat]\n")
         data = open_dataset(tmp_path)
         assert [record.image_id for record in data] == ["images/x/a", "images/y/a", "b"]
+
+    def test_links_between_folders_of_the_root(self, tmp_path: Path) -> None:
+        put(tmp_path, "images/a.png", "labels/a.txt", "store/b.png", "labels/more/b.txt")
+        (tmp_path / "images" / "more").symlink_to("../store")
+        (tmp_path / "store" / "back").symlink_to("../images")
+        put(tmp_path, "data.yaml", text="train: images\nnames: [cat]\n")
+        assert summary(tmp_path) == ("yolo", "train", ["images/a.png", "images/more/b.png"])
 
     def test_classes_of_a_model_are_matched_by_name(self, tmp_path: Path) -> None:
         put(tmp_path, "a.png", "a.txt")
