@@ -26,7 +26,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
     try:
-        return _dispatch(words)
+        code = _dispatch(words)
+        sys.stdout.flush()  # here, where a closed pipe is understood
+        return code
     except SystemExit as stop:  # after --help and --print_config
         return stop.code if isinstance(stop.code, int) else 0
     except BrokenPipeError:  # as in `grcn models | head`
@@ -79,6 +81,13 @@ commands:
 `grcn {prefix}COMMAND --help` explains one, with an example. Every command takes --debug, for tracebacks.
 
 example:
+{_EXAMPLES[prefix]}"""
+
+
+_EXAMPLES = {
+    "": """\
   grcn train --data photos --preset grcn_r18 --out runs/photos
   grcn evaluate runs/photos --data photos
-  grcn predict runs/photos holiday/*.jpg --out found"""
+  grcn predict runs/photos holiday/*.jpg --out found""",
+    "data ": "  grcn data generate beach",
+}

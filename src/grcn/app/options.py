@@ -14,10 +14,29 @@ from collections.abc import Sequence
 from typing import Any
 
 import jsonargparse
+import yaml
 
 from grcn.errors import ConfigError
 
 Options = jsonargparse.Namespace
+MAX_DEPTH = 50
+"""Levels of nesting in a value or a file; a configuration has four."""
+
+_load = jsonargparse.get_loader("yaml")
+
+
+def _load_shallow(text: str) -> Any:
+    """jsonargparse's YAML loader, but for nesting so deep that libyaml, which recurses, would crash the process."""
+    depth = 0
+    for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+        opens, closes = (isinstance(event, k) for k in (yaml.CollectionStartEvent, yaml.CollectionEndEvent))
+        depth += opens - closes
+        if depth > MAX_DEPTH:
+            raise yaml.YAMLError(f"nested more than {MAX_DEPTH} levels deep")
+    return _load(text)
+
+
+jsonargparse.set_loader("yaml", _load_shallow, exceptions=(yaml.YAMLError,))
 
 
 class _HelpFormatter(jsonargparse.DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):

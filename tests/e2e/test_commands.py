@@ -1,0 +1,242 @@
+"""The commands one after another, as a user types them: data, check, train, evaluate, predict, evaluate predictions."""
+
+import io
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from grcn import __version__
+from grcn.app import demo as demo_module
+from grcn.app.cli import main
+from grcn.app.commands import COMMANDS
+from grcn.config import InputConfig, TrainConfig
+from grcn.data.dataset import open_dataset
+from grcn.data.image import read_image
+from grcn.presets import PRESETS
+
+TRAIN = """
+preset: grcn_r18
+weights: random
+iterations: 4
+batch_size: 2
+workers: 0
+model:
+  input: {short_side: 96, long_side: 128}
+  rpn: {anchor_sizes: [12, 24, 48], post_nms_train: 100, post_nms_test: 50}
+  roi: {fc_channels: 16, batch_per_image: 32, score_threshold: 0.0}
+loggers: [csv]
+"""
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a data set `beach` and a trained `run`, made by the commands."""
+    folder = tmp_path_factory.mktemp("work")
+    (folder / "run.yaml").write_text(TRAIN)
+    assert main(["data", "generate", str(folder / "beach"), "--images", "10", "--size", "128", "96"]) == 0
+    words = ["--config", str(folder / "run.yaml"), "--data", str(folder / "beach"), "--out", str(folder / "run")]
+    assert main(["train", *words, "--iterations", "3", "--optim.lr=0.001"]) == 0
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def inside(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(work)
+
+
+def read(path: str) -> Any:
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def output(words: str, capsys: pytest.CaptureFixture[str], code: int = 0) -> str:
+    capsys.readouterr()
+    assert main(words.split()) == code
+    return capsys.readouterr().out
+
+
+def test_the_run_folder_says_how_it_was_made(work: Path) -> None:
+    text = Path("run/config.yaml").read_text()
+    assert "iterations: 3" in text
+    assert "lr: 0.001" in text
+    assert Path("run/classes.txt").read_text().split() == list(open_dataset("beach").class_names)
+    assert Path("run/best.safetensors").is_file()
+
+
+def test_a_finished_run_is_not_overwritten(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = Path("run/last.safetensors").read_bytes()
+    assert main(["train", "--config", "run.yaml", "--data", "beach", "--out", "run"]) == 2
+    assert "run: holds a run already" in capsys.readouterr().err
+    assert Path("run/last.safetensors").read_bytes() == before
+
+
+def test_check_reports_the_data_set(capsys: pytest.CaptureFixture[str]) -> None:
+    report = json.loads(output("check beach --json", capsys))
+    assert (report["format"], report["images"], report["exit_code"], report["defects"]) == ("voc", 10, 0, [])
+    text = output("check beach --preset grcn_r18 --short_side 96", capsys)
+    assert "10 images" in text
+    assert "kayak" in text
+
+
+def test_check_exits_with_the_worst_defect(work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bad = tmp_path / "bad"
+    shutil.copytree(work / "beach", bad)
+    next((bad / "JPEGImages").iterdir()).write_bytes(b"no image")
+    report = json.loads(output(f"check {bad} --json", capsys, code=4))
+    assert report["exit_code"] == 4
+    assert main(["check", str(tmp_path / "absent")]) == 3
+
+
+def test_evaluate_and_predict_agree(capsys: pytest.CaptureFixture[str]) -> None:
+    """A run, and the results of predict on the split's own images, get the same figures."""
+    metrics = json.loads(output("evaluate run --data beach --json --out report --iou 0.5 0.6", capsys))
+    assert read("report/metrics.json") == metrics
+    assert {"AP50", "AP60"} <= set(metrics["voc_area"])
+    assert Path("report/precision_recall.png").is_file()
+    assert metrics["images"] == len(open_dataset("beach", split="test"))
+    assert metrics["detections"] > 10
+
+    assert main(["predict", "run", "beach/JPEGImages", "--out", "found", "--score", "0"]) == 0
+    assert len(list(Path("found/drawn").iterdir())) == 10
+    capsys.readouterr()
+    assert main(["evaluate", "--predictions", "found/results.json", "--data", "beach", "--json"]) == 0
+    out, err = capsys.readouterr()
+    again = json.loads(out)
+    for key in ("AP", "AP50", "AP75", "detections", "images"):
+        assert again[key] == pytest.approx(metrics[key], abs=1e-6)
+    assert f"{10 - metrics['images']} of 10 images are not in 'test' and are left out" in err
+
+    # The report's own results need no key: their ids are the data set's.
+    from_report = json.loads(output("evaluate --predictions report/results.json --data beach --json", capsys))
+    assert from_report["AP"] == pytest.approx(metrics["AP"], abs=1e-6)
+    table = output("evaluate run --data beach", capsys)
+    assert "kayak" in table
+
+
+def test_predicted_labels_train_again(capsys: pytest.CaptureFixture[str]) -> None:
+    words = "predict run beach/JPEGImages/000000.jpg beach/JPEGImages/000001.jpg --out labels --score 0 --save voc yolo"
+    assert main(words.split()) == 0
+    for kind in ("voc", "yolo"):
+        assert json.loads(output(f"check labels/{kind} --json", capsys))["images"] == 2
+        train = f"train --config run.yaml --data labels/{kind} --out again-{kind} --iterations 1 --weights run"
+        assert main(train.split()) == 0
+        assert Path(f"again-{kind}/classes.txt").read_text() == Path("run/classes.txt").read_text()
+
+
+def test_a_run_of_another_data_sets_classes_is_evaluated_on_them(tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    (other / "images").mkdir(parents=True)
+    (other / "labels").mkdir()
+    Image.new("RGB", (64, 48)).save(other / "images" / "a.png")
+    (other / "labels" / "a.txt").write_text("0 0.5 0.5 0.2 0.2\n")
+    (other / "data.yaml").write_text("names: [submarine]\ntrain: images\nval: images\n")
+    assert main(["evaluate", "run", "--data", str(other), "--split", "train"]) == 5
+
+
+def test_models_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    listed = output("models", capsys)
+    assert all(name in listed for name in PRESETS)
+    assert max(map(len, listed.splitlines())) <= 80
+    one = output("models grcn_r18", capsys)
+    assert "classification sees a map of stride 32, beside global context" in one
+    assert "localization sees a map of stride 16" in one
+    facts = json.loads(output("models grcn_r18 --json", capsys))["grcn_r18"]
+    assert facts["strides"] == [16, 32, 16]
+    assert facts["macs"] == sum(stage["macs"] for stage in facts["stages"])
+
+
+def test_a_real_process_with_broken_sources(work: Path) -> None:
+    """Standard input, and files that cannot be read: a line for each, nothing from the decoders, the rest done."""
+    Path("broken.mp4").write_bytes(bytes(1000))
+    Path("broken.jpg").write_bytes(b"\xff\xd8\xff")
+    picture = io.BytesIO()
+    Image.fromarray(read_image("beach/JPEGImages/000000.jpg")).save(picture, "PNG")
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "grcn",
+            *["predict", "run", "-", "broken.mp4", "broken.jpg", "--out", "piped", "--score", "0"],
+        ],
+        input=picture.getvalue(),
+        capture_output=True,
+        timeout=120,
+    )
+    lines = done.stderr.decode().splitlines()
+    assert done.returncode == 4, lines
+    assert [line.split(":")[:3] for line in lines[:2]] == [
+        ["grcn", " error", " broken.mp4"],
+        ["grcn", " error", " broken.jpg"],
+    ]
+    assert lines[2:] == ["grcn: error: 2 of 3 sources could not be read; the others are done"]
+    assert read("piped/images.json")["images"][0]["file_name"] == "-"
+    assert Path("piped/drawn/stdin.jpg").is_file()
+
+
+def test_help_loads_nothing_heavy() -> None:
+    program = """
+import sys
+from grcn.app.cli import main
+heavy = {"torch", "numpy", "PIL", "supervision", "lightning", "matplotlib", "rich"}
+assert main(["--help"]) == 0
+assert not heavy & set(sys.modules), heavy & set(sys.modules)
+assert "jsonargparse" not in sys.modules
+for words in sys.argv[1:]:
+    assert main([*words.split(), "--help"]) == 0
+    assert not (heavy - {"rich"}) & set(sys.modules), (words, heavy & set(sys.modules))
+"""
+    done = subprocess.run([sys.executable, "-c", program, *COMMANDS], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("example:") == len(COMMANDS) + 1
+
+
+@pytest.mark.parametrize("words", ["", "--help", "-h", "data", "data --help", *(f"{name} --help" for name in COMMANDS)])
+def test_every_help_has_an_example(words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    text = output(words, capsys)
+    assert "usage: grcn" in text
+    assert "example:\n  grcn " in text
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert output("--version", capsys) == f"grcn {__version__}\n"
+
+
+def test_output_into_a_closed_pipe_is_no_error() -> None:
+    done = subprocess.run(
+        ["bash", "-c", f"{sys.executable} -m grcn --help | true; exit ${{PIPESTATUS[0]}}"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode in (0, 141)
+    assert done.stderr == ""
+
+
+def test_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(demo_module, "IMAGES", 8)
+    monkeypatch.setattr(demo_module, "SIZE", (96, 72))
+    monkeypatch.setattr(demo_module, "PICTURES", 1)
+    full_size = demo_module.demo_config
+
+    def small_config(*arguments: Any) -> TrainConfig:
+        config = full_size(*arguments)
+        rpn = replace(config.model.rpn, post_nms_train=20, post_nms_test=10)
+        roi = replace(config.model.roi, batch_per_image=16)
+        model = replace(config.model, input=InputConfig(64, 96), rpn=rpn, roi=roi)
+        return replace(config, batch_size=2, workers=0, model=model)
+
+    monkeypatch.setattr(demo_module, "demo_config", small_config)
+    words = f"demo --out {tmp_path / 'demo'} --minutes 0.001"
+    text = output(words, capsys)
+    for name in demo_module.DETECTORS:
+        assert name in text
+        assert (tmp_path / "demo" / "report" / name / "metrics.json").is_file()
+    assert "AP50" in text
+    assert "grcn train --data photos" in text
+    assert len(list((tmp_path / "demo" / "found" / "drawn").iterdir())) == 1
+    assert output(words, capsys), "a finished demo can be shown again"
