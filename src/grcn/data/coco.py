@@ -319,7 +319,8 @@ def _records(
             own = slice(first[place], first[place + 1])
             target = Target(boxes32[own], labels[own], crowd=crowd[own], areas=areas[own])
             records.append(ImageRecord(image.image_id, image.path, image.header.height, image.header.width, target))
-    return records
+    # By id, as pycocotools goes through images: where scores are equal across images, the order shows in the AP.
+    return sorted(records, key=lambda record: (isinstance(record.image_id, str), record.image_id))
 
 
 def write_coco(

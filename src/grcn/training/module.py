@@ -30,7 +30,7 @@ LR_BATCH = 16
 
 
 class EMA(nn.Module):
-    """The exponential moving average of a model's weights; buffers are copies of the model's.
+    """The exponential moving average of a model's weights and of its norm layers' statistics.
 
     Args:
         decay: of the average; less in the first steps, (1 + t) / (10 + t) after t of them, so that it does not
@@ -48,7 +48,11 @@ class EMA(nn.Module):
         decay = min(self.decay, (1 + steps) / (10 + steps))
         torch._foreach_lerp_(list(self.model.parameters()), list(model.parameters()), 1 - decay)
         for mine, theirs in zip(self.model.buffers(), model.buffers(), strict=True):
-            mine.copy_(theirs)
+            # Averaged weights make other activations than the latest ones, so the latest statistics would not fit them.
+            if mine.is_floating_point():
+                mine.lerp_(theirs, 1 - decay)
+            else:
+                mine.copy_(theirs)
 
     def train(self, mode: bool = True) -> EMA:
         """Stays in evaluation mode."""

@@ -152,6 +152,14 @@ class TestCoco:
         assert summary(tmp_path, "val") == ("coco", "val2017", ["val2017/a.png"])
         assert summary(tmp_path, "val2017") == ("coco", "val2017", ["val2017/a.png"])
 
+    def test_images_come_by_rising_id(self, tmp_path: Path) -> None:
+        put(tmp_path, "images/a.png", "images/b.png", "images/c.png")
+        content = json.loads(coco("a.png", "b.png", "c.png"))
+        content["images"] = [content["images"][i] for i in (2, 0, 1)]
+        put(tmp_path, "annotations/train.json", text=json.dumps(content))
+        assert summary(tmp_path)[2] == ["images/a.png", "images/b.png", "images/c.png"]
+        assert [record.image_id for record in open_dataset(tmp_path)] == [0, 1, 2]
+
     @pytest.mark.parametrize(
         ("image", "name"),
         [

@@ -35,21 +35,23 @@ def test_gradients_are_clipped_by_their_common_norm(limit, expected):
     assert float(torch.cat((model.weight.grad[0], model.bias.grad)).norm()) == pytest.approx(expected, rel=1e-5)
 
 
-def test_the_average_follows_weights_and_copies_buffers(tiny):
+def test_the_average_follows_weights_and_statistics(tiny):
     torch.manual_seed(0)
     model = build_detector(tiny.tiny_model(), 2, None)
     ema = EMA(model, 0.9)
     name, weight = next(iter(model.named_parameters()))
-    expected = weight.detach().clone()
+    expected, mean = weight.detach().clone(), 0.0
     for step in range(1, 30):
         with torch.no_grad():
             weight.add_(torch.randn_like(weight))
             model.get_buffer("separation.trunk.conv1.1.running_mean").add_(1)
         decay = min(0.9, (1 + step) / (10 + step))
         expected = decay * expected + (1 - decay) * weight.detach()
+        mean = decay * mean + (1 - decay) * step
         ema.update(model, step)
     assert torch.allclose(dict(ema.model.named_parameters())[name], expected, atol=1e-6)
-    assert float(ema.model.get_buffer("separation.trunk.conv1.1.running_mean")[0]) == 29
+    assert float(ema.model.get_buffer("separation.trunk.conv1.1.running_mean")[0]) == pytest.approx(mean)
+    assert torch.equal(ema.model.rpn.cells, model.rpn.cells)
     ema.train()
     assert not any(module.training for module in ema.modules())
     assert not any(parameter.requires_grad for parameter in ema.parameters())
