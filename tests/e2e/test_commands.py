@@ -119,6 +119,50 @@ def test_evaluate_and_predict_agree(capsys: pytest.CaptureFixture[str]) -> None:
     assert "kayak" in table
 
 
+def test_predict_names_what_it_leaves_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    shutil.copy("beach/JPEGImages/000000.jpg", folder)
+    for name in ("a.txt", "b.pdf", "c.md", "d.csv"):
+        (folder / name).write_text("no picture")
+    (folder / "broken.png").write_bytes(b"no picture")
+    assert main(["predict", "run", str(folder), "--out", str(tmp_path / "out"), "--score", "1"]) == 4
+    out, err = capsys.readouterr()
+    assert out == f"{tmp_path / 'out'}: nothing in 1 images\n"
+    left_out, broken, end = err.splitlines()
+    assert left_out.startswith("grcn: 4 files are neither image nor video and are left out: ")
+    assert left_out.endswith("c.md, ...")
+    assert broken.startswith(f"grcn: error: {folder / 'broken.png'}: ")
+    assert end == "grcn: error: 1 of 2 sources could not be read; the others are done"
+
+
+def test_defects_are_pointed_out(tmp_path: Path, work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bad = tmp_path / "bad"
+    shutil.copytree(work / "beach", bad)
+    name = (bad / "ImageSets" / "Main" / "test.txt").read_text().split()[0]
+    label = bad / "Annotations" / f"{name}.xml"
+    label.write_text(label.read_text().replace("<xmax>", "<xmax>9", 1))
+    assert main(["evaluate", "run", "--data", str(bad), "--json"]) == 0
+    assert "1 defects in 'test'; `grcn check` lists them" in capsys.readouterr().err
+
+
+def test_download_is_told_what_to_fetch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The words reach `download`, which has tests of its own against a local server."""
+    asked = {}
+
+    def download(name: str, out: str, **options: Any) -> Path:
+        options.pop("progress")("voc2007.tar", 1, 2)
+        asked.update(options, name=name, out=out)
+        return Path(out)
+
+    monkeypatch.setattr("grcn.data.download.download", download)
+    words = "data download voc2007 --out voc --base_url http://localhost:1 --keep_archives"
+    assert output(words, capsys) == "voc: done; next: grcn check voc\n"
+    assert asked == {"name": "voc2007", "out": "voc", "base_url": "http://localhost:1", "keep_archives": True}
+
+
 def test_predicted_labels_train_again(capsys: pytest.CaptureFixture[str]) -> None:
     words = "predict run beach/JPEGImages/000000.jpg beach/JPEGImages/000001.jpg --out labels --score 0 --save voc yolo"
     assert main(words.split()) == 0
