@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -26,7 +27,7 @@ from grcn.config import DetectorConfig, TrainConfig, from_dict, resolve, to_dict
 from grcn.data.dataset import Dataset, list_splits, open_dataset, resolve_split
 from grcn.data.files import split_kind
 from grcn.data.loader import Loader, Stream, TrainingSet, training_loader, worker_deaths
-from grcn.errors import ConfigError, DataError, Interrupted
+from grcn.errors import CheckpointError, ConfigError, DataError, Interrupted
 from grcn.files import atomic_file
 from grcn.model.backbone import build_classifier
 from grcn.model.detector import RCNN, build_detector
@@ -41,6 +42,8 @@ from grcn.training.logs import make_loggers
 from grcn.training.module import Training
 
 Say = Callable[[str], None]
+
+_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 
 
 def train(config: TrainConfig, *, progress: bool = True) -> Path:
@@ -124,6 +127,12 @@ def _train(config: TrainConfig, started: float, lead: bool, progress: bool, say:
             ckpt_path=str(checkpoint) if start else None,
             weights_only=True,
         )
+    except OSError as error:
+        if error.errno not in _DISK_ERRORS:
+            raise
+        raise CheckpointError(
+            f"{out}: cannot be written: {error.strerror}; {_how_to_resume(out)} from the last save"
+        ) from None
     except SystemExit:
         if not module.stop_signal:
             raise

@@ -1,0 +1,193 @@
+"""Training and the fault matrix, with real processes: kills, signals, a full disk, divergence, ranks without objects.
+
+All compare with one run that nothing happened to. What needs no process of its own is in tests/unit/training.
+"""
+
+import csv
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+
+from grcn.config import OptimConfig, ScheduleConfig
+from grcn.errors import CheckpointError, DivergedError
+from grcn.model.weights import load_detector
+from grcn.training import train
+from grcn.training.checkpoint import KEY, load_state
+
+SCRIPT = Path(__file__).parents[1] / "training_script.py"
+LONG = {"iterations": 20, "val_every": 10, "save_every": 2, "workers": 1}
+STATE = "checkpoints/last.ckpt"
+
+
+@pytest.fixture(scope="module")
+def whole(tiny, beach, tmp_path_factory) -> Path:
+    return train(tiny.tiny_config(beach, tmp_path_factory.mktemp("runs") / "whole", **LONG), progress=False)
+
+
+@contextmanager
+def process(data: Path, out: Path, **changes):
+    """A training process; ended by force where the test has not seen its end."""
+    words = [f"{name}={value!r}" for name, value in changes.items()]
+    child = subprocess.Popen(
+        [sys.executable, SCRIPT, data, out, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        yield child
+    finally:
+        child.kill()
+        child.communicate()
+
+
+def end_of(child: subprocess.Popen) -> tuple[int, str]:
+    """Exit code and standard error."""
+    _, errors = child.communicate(timeout=120)
+    return child.returncode, errors
+
+
+def saved_iteration(run: Path) -> int:
+    return int(load_state(run / STATE, mapped=True)["global_step"]) if (run / STATE).exists() else 0
+
+
+def wait_for_save(child: subprocess.Popen, run: Path, iteration: int) -> None:
+    deadline = time.monotonic() + 120
+    while saved_iteration(run) < iteration:
+        assert child.poll() is None, end_of(child)
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def assert_equal_runs(a: Path, b: Path) -> None:
+    """Weights, moving average, optimizer and log, bit for bit."""
+    first, second = load_state(a / STATE), load_state(b / STATE)
+    assert first["global_step"] == second["global_step"]
+    assert first["loops"] == second["loops"]
+    for name, tensor in first["state_dict"].items():
+        assert torch.equal(tensor, second["state_dict"][name]), name
+    for key, slots in first["optimizer_states"][0]["state"].items():
+        assert torch.equal(slots["momentum_buffer"], second["optimizer_states"][0]["state"][key]["momentum_buffer"])
+    logs = []
+    for run in (a, b):
+        with open(run / "metrics.csv", newline="") as file:
+            logs.append([(r["iteration"], r["lr"], r["loss"], r["grad_norm"], r["AP"]) for r in csv.DictReader(file)])
+    assert logs[0] == logs[1]
+    assert (a / "metrics.json").read_text() == (b / "metrics.json").read_text()
+
+
+def test_a_run_that_is_killed_terminated_and_interrupted_ends_as_one_that_was_not(tiny, beach, whole, tmp_path):
+    run = tmp_path / "run"
+    with process(beach, run, **LONG) as child:
+        wait_for_save(child, run, 4)
+        child.kill()
+        assert end_of(child)[0] == -signal.SIGKILL
+    lost = saved_iteration(run)
+    assert lost >= 4
+    for number, name in ((signal.SIGTERM, "SIGTERM"), (signal.SIGINT, "SIGINT")):
+        before = saved_iteration(run)
+        with process(beach, run, **LONG, resume=True) as child:
+            wait_for_save(child, run, before + 1)
+            child.send_signal(number)
+            code, errors = end_of(child)
+        assert code == 128 + number, errors
+        assert f"{name}: saving after this step" in errors
+        assert re.search(
+            r"Interrupted: .*stopped at iteration \d+, saved; `grcn train --config .* --resume true`", errors
+        )
+        assert "Traceback" not in errors
+        assert before < saved_iteration(run) < 20
+        assert load_detector(run / "last.safetensors").extra["iteration"] == saved_iteration(run)
+    train(tiny.tiny_config(beach, run, **LONG | {"resume": True, "workers": 0}), progress=False)
+    assert_equal_runs(whole, run)
+    assert not list(run.rglob("*.partial"))
+
+
+def test_a_disk_that_is_full_during_a_save_costs_at_most_an_interval(tiny, beach, whole, tmp_path):
+    run = tmp_path / "run"
+    with process(beach, run, **LONG) as child:
+        wait_for_save(child, run, 4)
+        resource.prlimit(child.pid, resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
+        code, errors = end_of(child)
+    assert code == CheckpointError.exit_code, errors
+    assert "cannot be written" in errors
+    assert "Traceback" not in errors
+    assert saved_iteration(run) >= 4
+    assert not list(run.rglob("*.partial"))
+    load_detector(run / "last.safetensors")
+    train(tiny.tiny_config(beach, run, **LONG | {"resume": True}), progress=False)
+    assert_equal_runs(whole, run)
+
+
+def test_divergence_stops_before_the_update_and_names_loss_and_images(tiny, beach, tmp_path):
+    optim = OptimConfig(lr=1e25, clip_norm=0.0)
+    schedule = ScheduleConfig(kind="constant", warmup=0)
+    config = tiny.tiny_config(beach, tmp_path / "run", optim=optim, schedule=schedule, save_every=1)
+    with pytest.raises(DivergedError, match=r"iteration 1: loss_\w+ is (nan|inf)") as caught:
+        train(config, progress=False)
+    assert "\n" not in str(caught.value)
+    assert len(set(re.findall(r"[^ ,]+\.jpg", str(caught.value)))) == 2
+    assert saved_iteration(tmp_path / "run") == 1
+    weights = load_state(tmp_path / "run" / STATE)["state_dict"]
+    assert all(tensor.isfinite().all() for name, tensor in weights.items() if "running" not in name)
+
+
+def test_a_hostile_state_is_refused_before_anything_trains(tiny, beach, whole, tmp_path):
+    class Hostile:
+        def __reduce__(self):
+            return Path.touch, (tmp_path / "executed",)
+
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    state = load_state(run / STATE)
+    torch.save({**state, KEY: {**state[KEY], "more": Hostile()}}, run / STATE)
+    with pytest.raises(CheckpointError, match=r"last\.ckpt: refused"):
+        train(tiny.tiny_config(beach, run, **LONG | {"resume": True}), progress=False)
+    assert not (tmp_path / "executed").exists()
+
+
+@pytest.fixture
+def almost_empty(beach, tmp_path) -> Path:
+    """Ten training images of which one has objects: most batches have none, and of two ranks one at least."""
+    data = shutil.copytree(beach, tmp_path / "beach")
+    names = (data / "ImageSets/Main/train.txt").read_text().split()
+    for name in names[1:]:
+        path = data / "Annotations" / f"{name}.xml"
+        path.write_text(re.sub(r"<object>.*?</object>", "", path.read_text(), flags=re.DOTALL))
+    (data / "classes.txt").write_text(
+        "".join(f"{name}\n" for name in ("buoy", "catamaran", "kayak", "parasol", "raft", "towel"))
+    )
+    return data
+
+
+def test_batches_without_objects_train(tiny, almost_empty, tmp_path):
+    run = train(
+        tiny.tiny_config(almost_empty, tmp_path / "run", iterations=6, save_every=0, val_every=0), progress=False
+    )
+    (row,) = [row for row in csv.DictReader((run / "metrics.csv").read_text().splitlines()) if row["loss"]]
+    assert float(row["loss"]) > 0
+    assert all(tensor.isfinite().all() for tensor in load_state(run / STATE)["state_dict"].values())
+
+
+def test_two_ranks_train_with_one_of_them_without_objects_and_stop_together(tiny, almost_empty, tmp_path):
+    """SIGTERM reaches only the first; the run then goes on with one process."""
+    run = tmp_path / "run"
+    changes = {"iterations": 14, "val_every": 4, "save_every": 2, "devices": 2, "workers": 1}
+    with process(almost_empty, run, **changes) as child:
+        wait_for_save(child, run, 4)
+        child.send_signal(signal.SIGTERM)
+        code, errors = end_of(child)
+    assert code == 128 + signal.SIGTERM, errors
+    assert "Traceback" not in errors
+    stopped = saved_iteration(run)
+    assert 4 <= stopped < 14
+    assert load_state(run / STATE, mapped=True)["callbacks"]["Validation"]["last_iteration"] >= 4
+    train(tiny.tiny_config(almost_empty, run, **changes | {"devices": 1, "resume": True}), progress=False)
+    assert saved_iteration(run) == 14
+    assert all(tensor.isfinite().all() for tensor in load_state(run / STATE)["state_dict"].values())
