@@ -79,7 +79,7 @@ def render_scene(
     wanted = [name for name in CLASS_NAMES if kind in ("shore", _GROUND_OF[name]) or _GROUND_OF[name] == "any"]
     count = int(rng.integers(objects[0], objects[1] + 1))
     lengths = np.exp(rng.uniform(math.log(object_size[0]), math.log(object_size[1]), count)).tolist()
-    budget = 0.40 * width * height
+    budget = 0.55 * width * height
     for length in sorted(lengths, reverse=True):  # large ones first, so that small ones are not buried
         name = wanted[rng.integers(len(wanted))]
         if name in ("kayak", "catamaran"):  # slim: at the least length a hull would be thinner than its own edge
@@ -87,7 +87,7 @@ def render_scene(
         budget -= 0.5 * length**2
         if budget < 0 and scene.names:
             break
-        for _ in range(12):
+        for _ in range(25):
             if scene.place(name, _Sprite.draw(rng, name, length), rng):
                 break
     for _ in range(rng.integers(0, 4)):
@@ -265,7 +265,7 @@ class _Sprite:
         first, second = rng.choice(len(_COLORS), 2, replace=False)
         main = np.clip(_COLORS[first] * rng.uniform(0.85, 1.1) + rng.normal(0, 0.03, 3), 0, 1)
         other = _CREAM if rng.random() < 0.7 else _COLORS[second]
-        slim = {"towel": (0.45, 0.65), "raft": (0.45, 0.65), "kayak": (0.15, 0.2), "catamaran": (0.12, 0.16)}
+        slim = {"towel": (0.45, 0.65), "raft": (0.45, 0.65), "kayak": (0.2, 0.27), "catamaran": (0.13, 0.17)}
         unit = _Sprite(
             name=name,
             angle=float(rng.uniform(0, 2 * math.pi)),
