@@ -1,0 +1,164 @@
+"""Trunk and branches: the sizes of their maps, whose weights are whose, and which task teaches which."""
+
+from __future__ import annotations
+
+import contextlib
+from itertools import product
+from typing import get_args
+
+import pytest
+import torch
+from torch import nn
+
+from grcn.config import Backbone, DetectorConfig, Head, Separation, Stride, stage_stride
+from grcn.errors import ConfigError
+from grcn.model.backbone import build_classifier, split_stages
+from grcn.model.detector import RCNN
+from grcn.model.separation import Separation as SeparationModule
+
+from .building import build, objects, random_images, small
+
+
+def possible(backbone: Backbone, head: Head) -> list[DetectorConfig]:
+    """Every combination of separation and strides that can exist."""
+    found = []
+    for separation, cls, loc in product(get_args(Separation), get_args(Stride), get_args(Stride)):
+        with contextlib.suppress(ConfigError):
+            found.append(
+                DetectorConfig(backbone=backbone, separation=separation, cls_stride=cls, loc_stride=loc, head=head)
+            )
+    return found
+
+
+@pytest.mark.parametrize(
+    ("backbone", "head", "count"),
+    # One map for both tasks at each stride (none, roi, conv5: 3 each); any pair of strides after conv3 (9) and conv4 (9,
+    # less 8 beside 32 for ResNet, whose conv4 would have to be at 8, and conv5 halves only once). The conv5 head: 8, 16.
+    [
+        ("resnet18", "light_fc2", 25),
+        ("resnet50", "light_fc2", 25),
+        ("vgg16", "light_fc2", 27),
+        ("resnet18", "conv5", 4),
+    ],
+)
+def test_map_sizes_are_those_that_the_strides_say(backbone: Backbone, head: Head, count: int) -> None:
+    configs = possible(backbone, head)
+    assert len(configs) == count
+    with torch.device("meta"):
+        stages = split_stages(build_classifier(backbone, "group"))
+        for config in configs:
+            module = SeparationModule(config, stages)
+            maps = module(torch.zeros(2, 3, 96, 160))
+            assert module.strides[1:] == (config.cls_stride, config.loc_stride)
+            for features, stride, channels in zip(maps, module.strides, module.channels, strict=True):
+                assert features.shape == (2, channels, 96 // stride, 160 // stride), config
+            if config.separation in ("conv3", "conv4"):
+                own = stage_stride(backbone, int(config.separation[-1]))
+                assert module.strides[0] == min(own, config.cls_stride, config.loc_stride)
+            else:
+                assert maps.trunk is maps.cls is maps.loc
+
+
+def test_dilation_is_a_choice() -> None:
+    for dilation, wanted in ((True, {(1, 1), (2, 2)}), (False, {(1, 1)})):
+        with torch.device("meta"):
+            stages = split_stages(build_classifier("resnet18", "bn"))
+            module = SeparationModule(DetectorConfig(backbone="resnet18", dilation=dilation), stages)
+        assert {m.dilation for m in module.trunk.conv5.modules() if isinstance(m, nn.Conv2d)} == wanted
+
+
+def tensors(module: nn.Module) -> list[torch.Tensor]:
+    return list(module.state_dict().values())
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "vgg16"])
+@pytest.mark.parametrize("separation", ["conv4", "conv3"])
+def test_branches_start_equal_and_share_no_storage(backbone: Backbone, separation: Separation) -> None:
+    torch.manual_seed(0)
+    model = build(small(DetectorConfig(backbone=backbone, separation=separation, cls_stride=16, loc_stride=8)))
+    cls, loc = tensors(model.separation.cls_branch), tensors(model.separation.loc_branch)
+    assert len(cls) == len(loc) >= 6
+    assert all(torch.equal(a, b) for a, b in zip(cls, loc, strict=True))
+    places = [tensor.untyped_storage().data_ptr() for tensor in tensors(model)]
+    assert len(set(places)) == len(places)
+
+
+def test_heads_of_protocol_c4_start_equal_and_share_no_storage() -> None:
+    model = build(small("faster_rcnn_r18_c4", separation="roi"))
+    cls, loc = tensors(model.roi.heads["cls"]), tensors(model.roi.heads["loc"])
+    assert len(cls) == len(loc) >= 20
+    assert all(torch.equal(a, b) for a, b in zip(cls, loc, strict=True))
+    places = [tensor.untyped_storage().data_ptr() for tensor in tensors(model)]
+    assert len(set(places)) == len(places)
+
+
+def taught(model: RCNN, *losses: str) -> set[str]:
+    """Which parts of the model the losses of those names reach."""
+    torch.manual_seed(2)
+    model.train().zero_grad(set_to_none=True)
+    found = model(random_images((64, 64)), [objects(3)])
+    torch.stack([found[name] for name in losses]).sum().backward()
+    parts = {
+        "trunk": model.separation.trunk,
+        "cls branch": model.separation.cls_branch,
+        "loc branch": model.separation.loc_branch,
+        "rpn": model.rpn,
+        **{f"{key} head": head for key, head in model.roi.heads.items()},
+        **{f"{key} reduce": layer for key, layer in model.roi.reduce.items()},
+        "scores": model.roi.scores,
+        "deltas": model.roi.deltas,
+    }
+    reached = set()
+    for name, part in parts.items():
+        gradients = [p.grad for p in part.parameters()]
+        if gradients and all(g is not None and g.abs().sum() > 0 for g in gradients):
+            reached.add(name)
+        else:
+            assert all(g is None or (g == 0).all() for g in gradients), name
+    return reached
+
+
+CLS_OWN, LOC_OWN = {"cls head", "cls reduce", "scores"}, {"loc head", "loc reduce", "deltas"}
+
+
+@pytest.mark.parametrize(
+    ("source", "taught_by_rpn"),
+    [("trunk", {"trunk", "rpn"}), ("cls", {"trunk", "rpn", "cls branch"}), ("loc", {"trunk", "rpn", "loc branch"})],
+)
+def test_each_branch_learns_from_its_own_task_alone(source: str, taught_by_rpn: set[str]) -> None:
+    torch.manual_seed(0)
+    config = small("grcn_r18")
+    model = build(small(config, rpn=type(config.rpn)(**{**vars(config.rpn), "source": source})))
+    assert taught(model, "loss_classifier") == {"trunk", "cls branch"} | CLS_OWN
+    assert taught(model, "loss_box_reg") == {"trunk", "loc branch"} | LOC_OWN
+    assert taught(model, "loss_objectness", "loss_rpn_box_reg") == taught_by_rpn
+
+
+@pytest.mark.parametrize(
+    ("separation", "cls", "loc"),
+    [
+        ("none", {"shared head", "shared reduce", "scores"}, {"shared head", "shared reduce", "deltas"}),
+        ("roi", {"cls head", "shared reduce", "scores"}, {"loc head", "shared reduce", "deltas"}),
+        ("conv5", CLS_OWN, LOC_OWN),
+    ],
+)
+def test_later_separation_shares_more(separation: Separation, cls: set[str], loc: set[str]) -> None:
+    torch.manual_seed(0)
+    model = build(small("faster_rcnn_r18_c5", separation=separation))
+    assert taught(model, "loss_classifier") == {"trunk"} | cls
+    assert taught(model, "loss_box_reg") == {"trunk"} | loc
+    assert taught(model, "loss_objectness", "loss_rpn_box_reg") == {"trunk", "rpn"}
+
+
+@pytest.mark.parametrize("source", ["trunk", "cls", "loc"])
+def test_the_rpn_looks_at_the_map_it_is_told(source: str) -> None:
+    config = small("grcn_r18", separation="conv3")
+    model = build(small(config, rpn=type(config.rpn)(**{**vars(config.rpn), "source": source})))
+    seen = []
+    model.rpn.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    images = random_images((96, 128))
+    with torch.no_grad():
+        model.eval()(images)
+        maps = model.separation(model.batch(images)[0])
+    assert torch.equal(seen[0], getattr(maps, source))
+    assert model.rpn.stride == {"trunk": 8, "cls": 32, "loc": 16}[source]
