@@ -52,8 +52,8 @@ class RCNN(nn.Module):
         self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1), persistent=False)
         for stage in self._frozen():
-            stage.requires_grad_(False)
-        # Convolutions on CPU and tensor cores are faster on channels-last maps; the weights' layout spreads to the maps.
+            stage.requires_grad_(False).eval()
+        # Convolutions on CPU and tensor cores are faster so; the weights' layout spreads to the maps.
         self.to(memory_format=torch.channels_last)
 
     def forward(
@@ -73,11 +73,11 @@ class RCNN(nn.Module):
         Raises:
             DataError: naming the image, and the box, that breaks this contract.
         """
+        batch, sizes = self.batch(images)
         if self.training:
             check_targets(images, targets, self.num_classes)
         else:
             targets = None
-        batch, sizes = self.batch(images)
         maps = self.separation(batch)
         objects = None if targets is None else box_ops.pad([t["boxes"] for t in targets])
         proposals, rpn_losses = self.rpn(getattr(maps, self.config.rpn.source), sizes, objects)
@@ -154,10 +154,12 @@ def build_detector(config: str | DetectorConfig, num_classes: int, weights: str 
 
 
 def check_images(images: list[Tensor]) -> None:
-    """Raises DataError naming the first image that is not [3, H, W] float or uint8."""
+    """Raises DataError naming the first image that is not a tensor [3, H, W] of float or uint8."""
     if len(images) == 0:
         raise DataError("images: empty; a batch holds at least one image")
     for i, image in enumerate(images):
+        if not isinstance(image, Tensor):
+            raise DataError(f"images[{i}]: {type(image).__name__}, expected a tensor [3, H, W]")
         if image.ndim != 3 or image.shape[0] != 3 or 0 in image.shape:
             raise DataError(f"images[{i}]: shape {tuple(image.shape)}, expected [3, H, W]")
         if image.dtype != torch.uint8 and not image.is_floating_point():
@@ -171,6 +173,8 @@ def check_targets(images: list[Tensor], targets: list[dict[str, Tensor]] | None,
     if len(targets) != len(images):
         raise DataError(f"targets: {len(targets)} for {len(images)} images")
     for i, target in enumerate(targets):
+        if missing := {"boxes", "labels"} - target.keys():
+            raise DataError(f"targets[{i}]: lacks {sorted(missing)}")
         boxes, labels = target["boxes"], target["labels"]
         if boxes.ndim != 2 or boxes.shape[1] != 4:
             raise DataError(f"targets[{i}]['boxes']: shape {tuple(boxes.shape)}, expected [N, 4]")
