@@ -32,8 +32,8 @@ def possible(backbone: Backbone, head: Head) -> list[DetectorConfig]:
 
 @pytest.mark.parametrize(
     ("backbone", "head", "count"),
-    # One map for both tasks at each stride (none, roi, conv5: 3 each); any pair of strides after conv3 (9) and conv4 (9,
-    # less 8 beside 32 for ResNet, whose conv4 would have to be at 8, and conv5 halves only once). The conv5 head: 8, 16.
+    # One map for both tasks at each stride (none, roi, conv5: 3 each); any pair of strides after conv3 (9) and conv4
+    # (9, less 8 beside 32 for ResNet, whose conv4 would be at 8, and conv5 halves only once). Head conv5: 8 and 16.
     [
         ("resnet18", "light_fc2", 25),
         ("resnet50", "light_fc2", 25),
