@@ -88,7 +88,7 @@ def augment(
         image, boxes, labels = _crop(image, boxes, labels, windows)
     low, high = config.scale_jitter
     factor = low + (high - low) * jitter
-    old = tuple(image.shape[-2:])
+    old = (image.shape[1], image.shape[2])
     image = resize(image, size.short_side * factor, size.long_side * factor)
     height, width = image.shape[-2:]
     boxes = scale_boxes(boxes, old, (height, width))

@@ -21,6 +21,7 @@ import lightning
 import lightning.pytorch as pl
 import torch
 import torchvision
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
@@ -35,7 +36,7 @@ from grcn.model.detector import RCNN
 from grcn.model.weights import save_detector
 from grcn.training.checkpoint import KEY
 from grcn.training.logs import AP_KEYS
-from grcn.training.module import Training
+from grcn.training.module import LOSSES, Training
 from grcn.types import Detections
 
 LOG_EVERY = 10
@@ -59,15 +60,31 @@ class StepEnd(pl.Callback):
         """After optimizer step number `module.iteration`, from 1."""
 
 
+class Skipped:
+    """Names each image that was skipped, once.
+
+    Args:
+        say: told a line for each; on every rank, since each reads other images.
+    """
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self.say = say
+        self.messages: set[str] = set()
+
+    def note(self, batch: Batch) -> None:
+        for message in {message for origin in batch.origins for message in origin.broken} - self.messages:
+            self.messages.add(message)
+            self.say(f"skipped, {len(self.messages)} so far: {message}")
+
+
 class Journal(StepEnd):
     """Logs the training figures, as means over LOG_EVERY iterations; the unfinished window is part of the state."""
 
-    def __init__(self, images_per_step: int, images: int) -> None:
-        self.images_per_step, self.images = images_per_step, images
+    def __init__(self, images_per_step: int, images: int, skipped: Skipped) -> None:
+        self.images_per_step, self.images, self.skipped = images_per_step, images, skipped
         self.sums: dict[str, float] = {}
         self.count = 0
         self.seconds = self.waited = 0.0
-        self._warned: set[str] = set()
 
     def state_dict(self) -> dict[str, Any]:
         return {"sums": dict(self.sums), "count": self.count, "seconds": self.seconds, "waited": self.waited}
@@ -78,11 +95,7 @@ class Journal(StepEnd):
 
     def on_train_batch_start(self, trainer: pl.Trainer, module: Any, batch: Batch, batch_idx: int) -> None:
         self._started = time.perf_counter()
-        for origin in batch.origins:
-            for message in origin.broken:
-                if message not in self._warned:
-                    self._warned.add(message)
-                    print(f"skipped, {len(self._warned)} so far: {message}", flush=True)
+        self.skipped.note(batch)
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Batch, batch_idx: int) -> None:
         waited = module.trainer.train_dataloader.take_waited()
@@ -117,10 +130,11 @@ class Validation(StepEnd):
         data: the split.
         config: of the run, whose folder `out` gets best.safetensors and metrics.json.
         say: told each result in a line.
+        skipped: told of images that cannot be decoded.
     """
 
-    def __init__(self, data: Dataset, config: TrainConfig, say: Callable[[str], None]) -> None:
-        self.say = say
+    def __init__(self, data: Dataset, config: TrainConfig, say: Callable[[str], None], skipped: Skipped) -> None:
+        self.say, self.skipped = say, skipped
         self.data, self.every, self.patience, self.out = data, config.val_every, config.patience, Path(config.out)
         self.last_iteration = -1
         self.best_ap = -1.0
@@ -171,6 +185,7 @@ class Validation(StepEnd):
         found: dict[int, Detections] = {}
         with trainer.precision_plugin.forward_context():
             for batch in self.loader:
+                self.skipped.note(batch)
                 found |= detect_batch(model, batch, self.data.class_names)
                 if module.stop_signal:
                     break
@@ -292,7 +307,7 @@ class Signals(pl.Callback):
 
 
 class ProgressBar(StepEnd):
-    """A bar with loss, AP and time left on a terminal; elsewhere a line now and then.
+    """A bar with time left, AP and losses (RPN and RoI, each class + box) on a terminal; elsewhere a line now and then.
 
     Args:
         validation: whose last AP is shown.
@@ -307,8 +322,10 @@ class ProgressBar(StepEnd):
     def on_train_start(self, trainer: pl.Trainer, module: Any) -> None:
         self._first, self._began = module.iteration, time.monotonic()
         self._last_line = self._began
-        columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
-        bar = Progress(*columns, speed_estimate_period=300)
+        # Narrow enough for 80 columns; what does not fit is cut from the end, the losses' parts first.
+        columns = (BarColumn(10), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
+        # What is printed meanwhile goes through the console, which would break long paths in two.
+        bar = Progress(*columns, speed_estimate_period=300, console=Console(soft_wrap=True))
         if bar.console.is_terminal:
             self.bar = bar
             self._task = bar.add_task("", total=module.iterations, completed=module.iteration)
@@ -328,11 +345,11 @@ class ProgressBar(StepEnd):
             )
 
     def _describe(self, module: Training) -> str:
-        losses = {name.removeprefix("loss_"): v for name, v in module.step.values.items() if name != "grad_norm"}
-        parts = ", ".join(f"{name} {value:.3f}" for name, value in losses.items())
+        objectness, rpn_box, classifier, box = (module.step.values[name] for name in LOSSES)
         report = self.validation.report if self.validation is not None else {}
-        ap = f"  AP {_figure(report['last']['AP'])}" if report else ""
-        return f"loss {sum(losses.values()):.3f} ({parts}){ap}"
+        ap = f"AP {_figure(report['last']['AP'])}  " if report else ""
+        total = objectness + rpn_box + classifier + box
+        return f"{ap}loss {total:.3f} (rpn {objectness:.2f}+{rpn_box:.2f}, roi {classifier:.2f}+{box:.2f})"
 
     def on_train_end(self, trainer: pl.Trainer, module: Any) -> None:
         self._stop()

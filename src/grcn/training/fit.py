@@ -24,17 +24,17 @@ from lightning.fabric.utilities.warnings import PossibleUserWarning
 from lightning.pytorch.utilities import rank_zero_only
 
 from grcn.config import DetectorConfig, TrainConfig, from_dict, resolve, to_dict
-from grcn.data.dataset import Dataset, list_splits, open_dataset, resolve_split
+from grcn.data.dataset import Dataset, OnError, list_splits, open_dataset, resolve_split
 from grcn.data.files import split_kind
 from grcn.data.loader import Loader, Stream, TrainingSet, training_loader, worker_deaths
-from grcn.errors import CheckpointError, ConfigError, DataError, Interrupted
+from grcn.errors import CheckpointError, ConfigError, DataError, ImageError, Interrupted
 from grcn.files import atomic_file
 from grcn.model.backbone import build_classifier
 from grcn.model.detector import RCNN, build_detector
 from grcn.model.weights import LoadedDetector, load_detector
 from grcn.presets import preset
 from grcn.runtime import tune_cpu
-from grcn.training.callbacks import Journal, ProgressBar, Saving, Signals, Validation, versions
+from grcn.training.callbacks import Journal, ProgressBar, Saving, Signals, Skipped, Validation, versions
 from grcn.training.checkpoint import KEY, AtomicCheckpointIO, check_same, identity, load_state
 from grcn.training.finetune import transfer_weights
 from grcn.training.length import DEFAULT_EPOCHS, from_epochs, measure
@@ -105,9 +105,10 @@ def _train(config: TrainConfig, started: float, lead: bool, progress: bool, say:
         model = _start(config, data, say)
     config = replace(config, model=model.config)
 
-    validation = Validation(val_data, config, say) if val_data is not None else None
+    skipped = Skipped(_print if progress else _say_nothing)
+    validation = Validation(val_data, config, say, skipped) if val_data is not None else None
     saving = Saving(config, data.class_names)
-    callbacks: list[pl.Callback] = [Signals(), Journal(config.batch_size * config.optim.accumulate, len(data))]
+    callbacks: list[pl.Callback] = [Signals(), Journal(config.batch_size * config.optim.accumulate, len(data), skipped)]
     callbacks += [validation] if validation is not None else []
     callbacks += [saving]
     callbacks += [ProgressBar(validation)] if progress and lead else []
@@ -186,6 +187,12 @@ def _settle(config: TrainConfig) -> TrainConfig:
     world = config.devices * config.nodes
     if config.batch_size % world:
         raise ConfigError(f"batch_size {config.batch_size} over {world} devices: needs a multiple of {world}")
+    if "TORCHELASTIC_RUN_ID" in os.environ and (started := os.environ.get("WORLD_SIZE")) != str(world):
+        # Each would take itself for the whole run, and all would write into one folder.
+        raise ConfigError(
+            f"torchrun started {started} processes for {config.devices} devices on {config.nodes} nodes: give devices "
+            "(per node) and nodes as torchrun has them"
+        )
     if config.seed < 0:
         raise ConfigError(f"seed {config.seed}: needs 0 or more")
     return replace(
@@ -198,11 +205,11 @@ def _settle(config: TrainConfig) -> TrainConfig:
 def _open(config: TrainConfig, say: Say) -> tuple[Dataset, Dataset | None]:
     """Training and validation data; None where there is no split to validate on."""
     split = resolve_split(config.data, config.train_split, "train", config.format)
-    data = open_dataset(config.data, split=split, format=config.format)
+    on_error: OnError = "collect" if config.skip_broken else "raise"
+    data = open_dataset(config.data, split=split, format=config.format, on_error=on_error)
     if not any(len(record.target) for record in data.records):
         raise DataError(f"{config.data}: split '{split}' holds no objects to learn from")
-    if data.defects:
-        say(f"{config.data}: {len(data.defects)} defects in split '{split}'; `grcn check` lists them")
+    _say_defects(data, say)
     alone = config.val_split == "auto" and len(list_splits(config.data, config.format)) == 1
     if alone or config.val_split == "none":
         say(f"{config.data}: no split to validate on: no AP, and no best.safetensors")
@@ -215,7 +222,18 @@ def _open(config: TrainConfig, say: Say) -> tuple[Dataset, Dataset | None]:
         say(f"warning: validating on '{split}', the training split: its AP says nothing about other images")
     elif config.val_split == "auto" and split_kind(val_split) == "test":
         say(f"warning: validating on '{val_split}': weights chosen by its AP look better on it than they are")
-    return data, open_dataset(config.data, split=val_split, format=config.format, class_names=data.class_names)
+    names = data.class_names
+    val_data = open_dataset(config.data, split=val_split, format=config.format, class_names=names, on_error=on_error)
+    _say_defects(val_data, say)
+    return data, val_data
+
+
+def _say_defects(data: Dataset, say: Say) -> None:
+    for defect in data.defects:
+        if defect.exit_code == ImageError.exit_code:
+            say(f"{data.root}: {defect.file}: {defect.message}")
+    if data.defects:
+        say(f"{data.root}: {len(data.defects)} defects in split '{data.split}'; `grcn check` lists them")
 
 
 def _as_saved(config: TrainConfig, saved: dict[str, Any], data: Dataset) -> TrainConfig:
@@ -379,9 +397,10 @@ def _say_nothing(text: str) -> None:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keeps lightning's notices to itself: tips, and advice on what is decided here on purpose."""
-    log = logging.getLogger("lightning.pytorch")
-    level = log.level
-    log.setLevel(logging.WARNING)
+    logs = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [log.level for log in logs]
+    for log in logs:
+        log.setLevel(logging.WARNING)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=PossibleUserWarning)
@@ -390,4 +409,5 @@ def _quiet() -> Iterator[None]:
             warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*", category=FutureWarning)
             yield
     finally:
-        log.setLevel(level)
+        for log, level in zip(logs, levels, strict=True):
+            log.setLevel(level)

@@ -10,12 +10,13 @@ import pytest
 import torch
 import yaml
 
-from grcn.config import AugmentConfig, OptimConfig, ScheduleConfig, TrainConfig, from_dict
+from grcn.config import AugmentConfig, OptimConfig, RPNConfig, ScheduleConfig, TrainConfig, from_dict
 from grcn.data.dataset import open_dataset
 from grcn.data.loader import Stream
 from grcn.errors import CheckpointError, ConfigError, DataError, ImageError
 from grcn.model.weights import load_detector
 from grcn.training import train
+from grcn.training.callbacks import ProgressBar
 from grcn.training.checkpoint import load_state
 
 FIGURES = ("iteration", "epoch", "lr", "loss", "grad_norm", "AP", "AP50")  # not the times
@@ -208,6 +209,49 @@ def test_patience_stops_a_run_that_no_longer_gets_better_and_resuming_leaves_it_
         assert load_state(path)["global_step"] == stopped
 
 
+def test_images_that_cannot_be_decoded_are_skipped_when_told_to_and_named(tiny, beach, tmp_path, capsys, monkeypatch):
+    """Also: the bar of a terminal."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    data = shutil.copytree(beach, tmp_path / "beach")
+    broken = [open_dataset(data, split=split).records[0].path for split in ("train", "val")]
+    for path in broken:
+        path.write_bytes(path.read_bytes()[:-600])
+    headless = open_dataset(data).records[1].path
+    headless.write_bytes(b"no image at all")
+    train(config_of(tiny, data, tmp_path / "run", iterations=3, skip_broken=True, resume=True))
+    said = capsys.readouterr().out
+    assert "no saved state; starting from the beginning" in said
+    assert f"skipped, 1 so far: {broken[0]}" in said
+    assert f"skipped, 2 so far: {broken[1]}" in said
+    assert said.count("skipped") == 2
+    assert re.search(rf"{headless.name}: .*left out", said)
+    assert "3/3" in said
+    metrics = json.loads((tmp_path / "run/metrics.json").read_text())
+    assert metrics["last"]["images"] == len(open_dataset(beach, split="val"))
+
+
+def test_a_run_killed_before_its_first_save_keeps_the_length_it_had_found(tiny, beach, whole, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    shutil.copy(whole / "config.yaml", run)
+    train(
+        config_of(tiny, beach, run, iterations=0, minutes=500.0, val_every=0, save_every=0, resume=True), progress=False
+    )
+    assert load_state(run / "checkpoints/last.ckpt")["global_step"] == 8
+
+
+def test_sizes_can_be_fitted_to_the_data(tiny, beach, tmp_path, monkeypatch):
+    """Also: the lines that take the bar's place where there is no terminal, and a length in epochs."""
+    monkeypatch.setattr(ProgressBar, "LINE_EVERY", 0.0)
+    config = config_of(tiny, beach, tmp_path / "run", iterations=0, epochs=0.3, val_split="none", fit="data")
+    config = replace(config, optim=OptimConfig(), model=replace(config.model, rpn=RPNConfig(channels=8)))
+    train(config)
+    written = from_dict(TrainConfig, yaml.safe_load((tmp_path / "run/config.yaml").read_text()))
+    assert written.iterations == 2
+    assert written.model.rpn.anchor_sizes != config.model.rpn.anchor_sizes
+    assert load_detector(tmp_path / "run/last.safetensors").model.config == written.model
+
+
 def test_validating_on_the_training_split_is_said(tiny, beach, tmp_path, capsys):
     config = config_of(tiny, beach, tmp_path / "run", iterations=1, val_split="train", val_every=0)
     train(replace(config, skip_broken=True))
@@ -233,6 +277,13 @@ def test_what_cannot_be_carried_out_is_one_line_and_leaves_nothing(tiny, beach, 
         train(config_of(tiny, beach, tmp_path / "run", **changes), progress=False)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "run").exists()
+
+
+def test_torchrun_with_another_number_of_processes_is_refused(tiny, beach, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="torchrun started 2 processes for 1 devices"):
+        train(config_of(tiny, beach, tmp_path / "run"), progress=False)
 
 
 def test_a_split_without_objects_is_refused(tiny, beach, tmp_path):
