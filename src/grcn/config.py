@@ -7,6 +7,7 @@ What the paper's abstract does not say is our reading and stands here as a field
 from __future__ import annotations
 
 import difflib
+import math
 import types
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -186,6 +187,16 @@ def trunk_stride(config: DetectorConfig) -> int:
 
 def check_detector(config: DetectorConfig) -> None:
     """Raises ConfigError where `config` describes a detector that cannot exist."""
+    for name, hint in get_type_hints(DetectorConfig).items():
+        if get_origin(hint) is Literal:
+            _coerce(hint, getattr(config, name), name)
+    _check_numbers("rpn", config.rpn)
+    _check_numbers("roi", config.roi)
+    if config.rpn.background_iou > config.rpn.foreground_iou:
+        raise ConfigError(
+            f"rpn.background_iou {config.rpn.background_iou} above rpn.foreground_iou {config.rpn.foreground_iou}: "
+            "an anchor would be both"
+        )
     shared = config.separation in ("none", "roi", "conv5")
     if shared and config.cls_stride != config.loc_stride:
         raise ConfigError(
@@ -212,8 +223,6 @@ def check_detector(config: DetectorConfig) -> None:
             f"separation 'conv5' with head '{config.head}': between conv5 and RoI pooling it has no layer to "
             "separate; use separation 'roi', or head 'light_fc2'"
         )
-    if not config.is_resnet and config.norm == "auto" and config.frozen_stages == 5:
-        raise ConfigError("frozen_stages 5 leaves no stage to train; use 0 to 4")
     if config.is_resnet and config.norm == "none":
         raise ConfigError(f"norm 'none' with backbone '{config.backbone}': ResNet has norm layers; use 'frozen_bn'")
     if config.frozen_stages is not None and not 0 <= config.frozen_stages <= 5:
@@ -231,12 +240,25 @@ def check_detector(config: DetectorConfig) -> None:
         raise ConfigError(
             f"input {config.input.short_side}..{config.input.long_side}: needs 32 <= short_side <= long_side"
         )
-    if (
-        not config.rpn.anchor_sizes
-        or not config.rpn.anchor_ratios
-        or min(*config.rpn.anchor_sizes, *config.rpn.anchor_ratios) <= 0
-    ):
-        raise ConfigError("rpn.anchor_sizes and rpn.anchor_ratios: need at least one positive value each")
+
+
+_FRACTIONS = ("foreground_iou", "background_iou", "positive_fraction", "nms", "score_threshold")
+
+
+def _check_numbers(where: str, part: RPNConfig | RoIConfig) -> None:
+    """Raises ConfigError on the first number of `part` that means nothing."""
+    for name, value in vars(part).items():
+        if name in _FRACTIONS:
+            if not 0 <= value <= 1:
+                raise ConfigError(f"{where}.{name} {value}: needs 0 to 1")
+        elif isinstance(value, int):
+            least = 0 if name == "sampling_ratio" else 1
+            if value < least:
+                raise ConfigError(f"{where}.{name} {value}: needs at least {least}")
+        elif name == "min_size" and not value >= 0:
+            raise ConfigError(f"{where}.{name} {value}: needs at least 0")
+        elif isinstance(value, tuple) and not (value and all(0 < v < math.inf for v in value)):
+            raise ConfigError(f"{where}.{name} {list(value)}: needs positive values, at least one")
 
 
 def resolve(config: DetectorConfig, *, pretrained: bool) -> DetectorConfig:
@@ -441,7 +463,10 @@ def _coerce(hint: Any, value: Any, where: str) -> Any:
             raise ConfigError(f"{where}: expected {len(kinds)} values, found {len(value)}")
         return tuple(_coerce(k, v, f"{where}[{i}]") for i, (k, v) in enumerate(zip(kinds, value, strict=True)))
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise ConfigError(f"{where}: the number is too large") from None
     if type(value) is not hint:
         raise ConfigError(f"{where}: expected {getattr(hint, '__name__', hint)}, found {value!r}")
     return value
