@@ -1,0 +1,197 @@
+"""The RoI stage against the same thing done slowly by hand: one image, one RoI, one task at a time."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torchvision.ops import roi_align, roi_pool
+
+from grcn.config import Context, DetectorConfig, RoIConfig
+from grcn.model.detector import RCNN
+from grcn.model.roi import TASKS, AverageHead, FCHead, Predictions, Task
+from grcn.model.rpn import Sizes
+from grcn.model.separation import Maps
+
+from .building import build, random_images, small
+
+SIZES = ((64, 96), (41, 70), (50, 33))
+
+
+def by_hand(model: RCNN, maps: Maps, proposals: list[Tensor], sizes: Sizes) -> Predictions:
+    """What `RoIStage.predict` promises."""
+    answers: dict[Task, list[Tensor]] = {"cls": [], "loc": []}
+    for image, boxes in enumerate(proposals):
+        height, width = sizes[image]
+        for box in boxes:
+            for task, layer in zip(TASKS, (model.roi.scores, model.roi.deltas), strict=True):
+                vector = one_vector(model, maps, image, box, task)
+                context = model.roi.contexts[task]
+                if context == "global":
+                    whole = torch.tensor([0.0, 0.0, width, height])
+                    vector = torch.cat((vector, one_vector(model, maps, image, whole, task)))
+                if context == "attention":
+                    stride = model.roi.strides[task]
+                    cells = getattr(maps, task)[image, :, : -(-height // stride), : -(-width // stride)]  # no padding
+                    attention = model.roi.attention[task]
+                    weights = attention.attention(cells[None])[0, 0].flatten().softmax(dim=0)
+                    pooled = cells.flatten(1) @ weights
+                    vector = torch.cat((vector, torch.relu(attention.transform(pooled))))
+                answers[task].append(layer(vector))
+    return Predictions(
+        torch.stack(answers["cls"]), torch.stack(answers["loc"]).reshape(len(answers["loc"]), model.num_classes, 4)
+    )
+
+
+def one_vector(model: RCNN, maps: Maps, image: int, box: Tensor, task: Task) -> Tensor:
+    separation, roi = model.config.separation, model.config.roi
+    reduce = model.roi.reduce["shared" if separation in ("none", "roi") else task]
+    head = model.roi.heads["shared" if separation == "none" else task]
+    features = reduce(getattr(maps, task)[image : image + 1])
+    size, scale = model.config.roi_size, 1 / model.roi.strides[task]
+    if roi.pooling == "pool":
+        pooled = roi_pool(features, [box[None]], size, scale)
+    else:
+        pooled = roi_align(features, [box[None]], size, scale, roi.sampling_ratio, roi.aligned)
+    vector: Tensor = head(pooled)[0]
+    return vector
+
+
+CONTEXTS: list[tuple[Context, Context]] = [
+    ("none", "none"),
+    ("global", "none"),
+    ("none", "global"),
+    ("global", "global"),
+    ("attention", "none"),
+    ("global", "attention"),
+    ("attention", "attention"),
+]
+KINDS: dict[str, dict[str, Any]] = {
+    "separate branches": {"separation": "conv4", "cls_stride": 32},
+    "earlier separate branches": {"separation": "conv3", "cls_stride": 32, "loc_stride": 8, "dilation": False},
+    "separate reductions": {"separation": "conv5"},
+    "separate heads": {"separation": "roi"},
+    "shared head": {},
+    "shared fc2": {"head": "fc2"},
+    "shared conv5": {"head": "conv5"},
+    "separate conv5": {"head": "conv5", "separation": "roi", "cls_stride": 8, "loc_stride": 8},
+    "separate averages": {"head": "avgpool", "separation": "conv4", "cls_stride": 32},
+}
+
+
+@pytest.fixture(scope="module", params=list(KINDS))
+def kind(request: pytest.FixtureRequest) -> dict[str, Any]:
+    return KINDS[request.param]
+
+
+@pytest.mark.parametrize(("cls", "loc"), CONTEXTS)
+def test_predictions_are_those_done_by_hand(kind: dict[str, Any], cls: Context, loc: Context) -> None:
+    torch.manual_seed(0)
+    model = build(small(DetectorConfig(backbone="resnet18", cls_context=cls, loc_context=loc, **kind))).eval()
+    check(model)
+
+
+@pytest.mark.parametrize(
+    "roi",
+    [
+        RoIConfig(pooling="pool", size=3, fc_channels=8),
+        RoIConfig(aligned=False, size=3, fc_channels=8),
+        RoIConfig(sampling_ratio=0, size=3, fc_channels=8, reduce_channels=4),
+    ],
+)
+def test_pooling_kinds(roi: RoIConfig) -> None:
+    torch.manual_seed(0)
+    check(build(small("grcn_r18", roi=roi)).eval())
+
+
+def test_vgg_head_with_context() -> None:
+    torch.manual_seed(0)
+    check(build(small("grcn_vgg16")).eval())
+
+
+def check(model: RCNN) -> None:
+    for layer in (model.roi.scores, model.roi.deltas):
+        nn.init.normal_(layer.weight, std=0.5)
+    proposals = [
+        torch.tensor([[0.0, 0, 96, 64], [10, 5, 40, 60], [33.3, 2.5, 70.1, 20]]),
+        torch.zeros(0, 4),  # an image in which the RPN saw nothing
+        torch.tensor([[3.0, 3, 30, 44], [0, 0, 33, 50]]),
+    ]
+    with torch.no_grad():
+        batch, sizes = model.batch(random_images(*SIZES))
+        maps = model.separation(batch)
+        found, expected = model.roi.predict(maps, proposals, sizes), by_hand(model, maps, proposals, sizes)
+    assert found.logits.shape == (5, 4)
+    assert found.deltas.shape == (5, 3, 4)
+    assert found.logits.std(dim=0).min() > 1e-3  # RoIs differ
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4 * other.abs().max().item())
+
+
+def test_global_context_sees_the_whole_image_and_nothing_of_the_padding() -> None:
+    """Beside a larger image, an image's own context is that of its own pixels' cells."""
+    torch.manual_seed(0)
+    model = build(small("grcn_r18")).eval()
+    sizes = [(64, 64), (96, 128)]
+    maps = Maps(*[torch.randn(2, 512, -(-96 // s), 128 // s) for s in (16, 32, 16)])
+    proposals = [torch.tensor([[2.0, 2, 10, 10]]), torch.zeros(0, 4)]
+    with torch.no_grad():
+        before = model.roi.predict(maps, proposals, sizes).logits
+        maps.cls[0, :, :, 3:] += 100  # padding, beyond bilinear reach of the image's edge
+        assert torch.equal(model.roi.predict(maps, proposals, sizes).logits, before)
+        maps.cls[0, :, 1, 1] += 1  # the image's far corner, which the RoI itself does not see
+        assert not torch.allclose(model.roi.predict(maps, proposals, sizes).logits, before)
+
+
+def test_fc_head() -> None:
+    torch.manual_seed(0)
+    head = FCHead(2 * 3 * 3, 5, dropout=0.5)
+    features = torch.randn(4, 2, 3, 3)
+    hidden = (features.flatten(1) @ head.fc6.weight.T + head.fc6.bias).clamp(min=0)
+    expected = (hidden @ head.fc7.weight.T + head.fc7.bias).clamp(min=0)
+    torch.testing.assert_close(head.eval()(features), expected)
+    dropped = torch.stack([head.train()(features) for _ in range(400)])
+    assert 0.4 < (dropped[:, expected > 0] == 0).float().mean() < 0.8  # half by its own dropout, more by fc6's
+
+
+@pytest.mark.parametrize(("name", "dropout"), [("grcn_vgg16", 0.5), ("grcn_r18", 0.0)])
+def test_dropout_is_vgg16s(name: str, dropout: float) -> None:
+    with torch.device("meta"):
+        model = build(small(name))
+    assert {head.dropout for head in model.roi.heads.values()} == {dropout}
+
+
+def test_average_head() -> None:
+    features = torch.randn(4, 6, 7, 7)
+    assert torch.allclose(AverageHead(6)(features), features.flatten(2).mean(dim=2))
+
+
+def test_all_negative_and_all_positive_samples() -> None:
+    """The share of positives is capped, and negatives fill up; objects themselves are always candidates."""
+    torch.manual_seed(0)
+    model = build(small("faster_rcnn_r18_c5", roi=RoIConfig(batch_per_image=8, positive_fraction=0.25, fc_channels=8)))
+    box = torch.tensor([[10.0, 10, 40, 40]])
+    target = {"boxes": box, "labels": torch.tensor([2])}
+    far = torch.tensor([[50.0, 50, 60, 60]]).repeat(20, 1)
+    for proposals, positive, count in ((far, 1, 8), (box.repeat(20, 1), 2, 2), (far[:3], 1, 4), (far[:0], 1, 1)):
+        (sampled,), labels, wanted = model.roi.assign([proposals], [target])
+        assert len(sampled) == len(labels) == len(wanted) == count
+        assert (labels == 3).sum() == positive
+        assert (labels == 0).sum() == count - positive
+        assert (wanted == 0).all()
+
+
+def test_detections_of_two_images_do_not_mix() -> None:
+    with torch.device("meta"):
+        config = small("faster_rcnn_r18_c5")
+        model = build(replace(config, roi=replace(config.roi, detections_per_image=1)))
+    boxes = [torch.tensor([[0.0, 0, 10, 10]]), torch.tensor([[5.0, 5, 20, 20], [30, 30, 60, 60]])]
+    logits = torch.tensor([[0.0, 9, 0, 0], [0, 0, 4, 0], [0, 0, 0, 8]])
+    found = model.roi.detect(Predictions(logits, torch.zeros(3, 3, 4)), boxes, [(64, 64), (64, 50)])
+    assert [one["labels"].tolist() for one in found] == [[0], [2]]
+    assert found[0]["boxes"].tolist() == [[0, 0, 10, 10]]
+    assert found[1]["boxes"].tolist() == [[30, 30, 50, 60]]  # cut to its own image
+    assert found[1]["scores"].item() == pytest.approx(torch.softmax(logits[2], 0)[3].item())
