@@ -18,7 +18,7 @@ import torchvision
 from torch import Tensor, nn
 
 from grcn.config import DetectorConfig, from_dict, to_dict
-from grcn.errors import CheckpointError, ConfigError, GrcnError
+from grcn.errors import CheckpointError, ConfigError
 from grcn.files import atomic_file
 from grcn.model.backbone import build_classifier
 
@@ -46,7 +46,7 @@ def load_backbone(network: nn.Module, config: DetectorConfig, weights: str | Pat
     needed = {k: v for k, v in network.state_dict().items() if not _is_answer(k, config)}
     state = {k: v for k, v in state.items() if not _is_answer(k, config) and not k.endswith("num_batches_tracked")}
     missing = [k for k in needed if k not in state and not k.endswith("num_batches_tracked")]
-    unfit = [k for k, v in state.items() if k not in needed or v.shape != needed[k].shape]
+    unfit = [k for k, v in state.items() if k not in needed or not _fits(v, needed[k])]
     if missing or unfit:
         listed = ", ".join([f"-{k}" for k in missing[:3]] + [f"+{k}" for k in unfit[:3]])
         raise CheckpointError(
@@ -54,6 +54,12 @@ def load_backbone(network: nn.Module, config: DetectorConfig, weights: str | Pat
             f"{len(missing)} missing (-), {len(unfit)} that do not fit (+): {listed}"
         )
     network.load_state_dict(state, strict=False)
+
+
+def _fits(value: Tensor, wanted: Tensor) -> bool:
+    """Whether `value` can be copied into `wanted` as it is: same shape, plain (neither sparse nor meta), same kind."""
+    plain = value.layout == torch.strided and not value.is_meta
+    return plain and value.shape == wanted.shape and value.is_floating_point() == wanted.is_floating_point()
 
 
 def _is_answer(key: str, config: DetectorConfig) -> bool:
@@ -80,7 +86,7 @@ def download_state_dict(url: str) -> dict[str, Tensor]:
         return torch.hub.load_state_dict_from_url(url, map_location="cpu", check_hash=True, weights_only=True)
     except Exception as error:  # urllib, hashing and unpickling each raise their own
         raise CheckpointError(
-            f"{url}: {error}; fetch it by hand and pass weights=FILE, or start from weights=random"
+            f"{url}: {_first_line(error)}; fetch it by hand and pass weights=FILE, or start from weights=random"
         ) from None
 
 
@@ -94,9 +100,13 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
         if str(path).endswith(".safetensors"):
             return safetensors.torch.load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # the two readers raise a dozen kinds on hostile input
-        raise CheckpointError(f"{path}: cannot be read as weights: {str(error).splitlines()[0][:200]}") from None
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror or _first_line(error)}") from None
+    except Exception as error:  # the two readers raise a dozen kinds on hostile input; torch's say how to execute it
+        raise CheckpointError(
+            f"{path}: broken, or no file of tensors alone ({type(error).__name__}); nothing in it was executed"
+        ) from None
+    if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
         raise CheckpointError(f"{path}: holds no state dict (names and tensors)")
     return state
 
@@ -148,27 +158,51 @@ def load_detector(path: str | Path) -> LoadedDetector:
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
         tensors = safetensors.torch.load_file(path)
     except Exception as error:  # safetensors raises its own kind, OSError and more
-        raise CheckpointError(f"{path}: cannot be read as safetensors: {str(error).splitlines()[0][:200]}") from None
+        raise CheckpointError(f"{path}: cannot be read as safetensors: {_first_line(error)}") from None
+    config, class_names, name, extra = _read_header(path, metadata)
     try:
-        header = json.loads(metadata["grcn"])
-        if header["format"] != FORMAT:
-            raise CheckpointError(f"{path}: format {header['format']!r}, this version reads {FORMAT!r}")
-        config = from_dict(DetectorConfig, header["config"])
-        class_names = tuple(str(name) for name in header["class_names"])
-        name, extra = str(header["preset"]), dict(header["extra"])
-    except (KeyError, ValueError, TypeError) as error:
-        raise CheckpointError(f"{path}: not a grcn detector: its header lacks or garbles {error}") from None
-    except GrcnError as error:
-        raise CheckpointError(f"{path}: {error}") from None
-    with torch.device("meta"):
-        outline = RCNN(config, len(class_names), build_classifier(config.backbone, config.norm))
-    wanted = {key: tuple(value.shape) for key, value in outline.state_dict().items()}
-    if shapes != wanted:
-        unlike = sorted(k for k in shapes.keys() | wanted.keys() if shapes.get(k) != wanted.get(k))
-        raise CheckpointError(f"{path}: {len(unlike)} tensors do not fit its configuration: {', '.join(unlike[:4])}")
+        with torch.device("meta"):
+            outline = RCNN(config, len(class_names), build_classifier(config.backbone, config.norm))
+    except Exception as error:  # such as sizes beyond what torch can count
+        raise CheckpointError(f"{path}: its configuration cannot be built: {_first_line(error)}") from None
+    wanted = outline.state_dict()
+    unlike = wanted.keys() ^ tensors.keys() | {k for k in wanted.keys() & tensors if not _fits(tensors[k], wanted[k])}
+    if unlike:
+        listed = ", ".join(sorted(unlike)[:4])
+        raise CheckpointError(f"{path}: {len(unlike)} tensors do not fit its configuration: {listed}")
     model = RCNN(config, len(class_names), build_classifier(config.backbone, config.norm))
     model.load_state_dict(tensors)
     return LoadedDetector(model.eval(), class_names, name, extra)
+
+
+def _read_header(
+    path: str | Path, metadata: dict[str, str]
+) -> tuple[DetectorConfig, tuple[str, ...], str, dict[str, Any]]:
+    """Configuration, class names, preset and extra of a detector's file."""
+    try:
+        header = json.loads(metadata["grcn"])
+        version, names, preset, extra = (header[key] for key in ("format", "class_names", "preset", "extra"))
+        plain = header["config"]
+    except (KeyError, ValueError, TypeError, RecursionError) as error:
+        raise CheckpointError(
+            f"{path}: not a grcn detector: its header lacks or garbles {_first_line(error)}"
+        ) from None
+    if version != FORMAT:
+        raise CheckpointError(f"{path}: format {version!r}, this version reads {FORMAT!r}")
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in [*names, preset]):
+        raise CheckpointError(f"{path}: not a grcn detector: preset or class names in its header are no text")
+    if not isinstance(extra, dict):
+        raise CheckpointError(f"{path}: not a grcn detector: 'extra' in its header holds no keys and values")
+    try:
+        config = from_dict(DetectorConfig, plain)
+    except ConfigError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    if config.norm == "auto":
+        raise CheckpointError(f"{path}: norm 'auto' in its header; a saved detector's is settled")
+    return config, tuple(names), preset, extra
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
