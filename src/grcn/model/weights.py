@@ -191,8 +191,8 @@ def _read_header(
         ) from None
     if version != FORMAT:
         raise CheckpointError(f"{path}: format {version!r}, this version reads {FORMAT!r}")
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in [*names, preset]):
-        raise CheckpointError(f"{path}: not a grcn detector: preset or class names in its header are no text")
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in [*names, preset]):
+        raise CheckpointError(f"{path}: not a grcn detector: preset or class names in its header are no text or none")
     if not isinstance(extra, dict):
         raise CheckpointError(f"{path}: not a grcn detector: 'extra' in its header holds no keys and values")
     try:
