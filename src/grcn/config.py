@@ -251,7 +251,7 @@ def _check_numbers(where: str, part: RPNConfig | RoIConfig) -> None:
         if name in _FRACTIONS:
             if not 0 <= value <= 1:
                 raise ConfigError(f"{where}.{name} {value}: needs 0 to 1")
-        elif isinstance(value, int):
+        elif type(value) is int:
             least = 0 if name == "sampling_ratio" else 1
             if value < least:
                 raise ConfigError(f"{where}.{name} {value}: needs at least {least}")
