@@ -304,7 +304,8 @@ class OptimConfig:
 
     Args:
         name: `sgd` (with momentum) or `adamw`.
-        lr: learning rate at a total batch of 16 images; scaled linearly to the batch in use.
+        lr: learning rate at a total batch of 16 images, scaled linearly to the batch in use; null: 0.02 for sgd, 0.001
+            for adamw.
         momentum: of SGD.
         weight_decay: as usual; norm layers and biases are not decayed.
         clip_norm: largest gradient norm; 0: no clipping.
@@ -313,12 +314,17 @@ class OptimConfig:
     """
 
     name: Literal["sgd", "adamw"] = "sgd"
-    lr: float = 0.02
+    lr: float | None = None
     momentum: float = 0.9
     weight_decay: float = 1e-4
     clip_norm: float = 10.0
     accumulate: int = 1
     ema: float = 0.0
+
+    @property
+    def base_lr(self) -> float:
+        """The learning rate at a total batch of 16 images."""
+        return self.lr if self.lr is not None else {"sgd": 0.02, "adamw": 0.001}[self.name]
 
 
 @dataclass(frozen=True)
@@ -327,7 +333,7 @@ class ScheduleConfig:
 
     Args:
         kind: `step`: times `gamma` at each milestone; `cosine`: to zero; `constant`.
-        warmup: iterations of linear warm-up from a thousandth.
+        warmup: iterations of linear warm-up from a thousandth; at most a tenth of the run.
         milestones: fractions of the run.
         gamma: the factor at a milestone.
     """
@@ -348,17 +354,17 @@ class TrainConfig:
         out: the run folder; empty: `runs/PRESET-DATA`.
         format: how `data` is annotated.
         train_split: name of the split to train on; `auto`: by its usual name.
-        val_split: name of the split to validate on; `auto`: by its usual name.
+        val_split: name of the split to validate on; `auto`: by its usual name; `none`: no validation.
         weights: `imagenet`, `random`, a backbone state-dict file, or an own detector to fine-tune from.
         fit: `data`: take input size, anchors and strides from the data set (`grcn check` shows them).
         iterations: length of the run in optimizer steps; this, `epochs` or `minutes`.
-        epochs: length of the run in passes over the data.
+        epochs: length of the run in passes over the data; 24 where no length is given.
         minutes: length of the run in time, turned into iterations by timing the first steps on this machine.
         batch_size: images per step over all devices.
         workers: loader processes per device.
         seed: of weights, order, sampling and augmentation.
         val_every: iterations between validations; 0: only at the end.
-        save_every: iterations between saves of the training state; 0: at each validation.
+        save_every: iterations between saves of the training state; 0: at each validation, or ten times in the run.
         patience: stop after this many validations without a better AP; 0: never.
         precision: `fp32`, or `bf16` for autocast.
         accelerator: as lightning's Trainer: auto, cpu, gpu, ...

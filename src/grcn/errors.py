@@ -46,7 +46,7 @@ class DivergedError(GrcnError):
     exit_code = 7
 
 
-class Interrupted(GrcnError):
+class Interrupted(GrcnError):  # noqa: N818 - a stop that was asked for is no error
     """Training was asked to stop by a signal, and did, with its state saved.
 
     Args:

@@ -122,19 +122,30 @@ class Detector:
         with _evaluating(self.model):
             outputs = self.model([image.to(self.device) for image in resized])
         return [
-            self._detections(output, image, small)
+            to_detections(output, _size(small), _size(image), self.class_names)
             for output, image, small in zip(outputs, images, resized, strict=True)
         ]
 
-    def _detections(self, output: dict[str, Tensor], image: Tensor, resized: Tensor) -> Detections:
-        """The model's output, in `resized`'s pixels, as detections in `image`'s."""
-        height, width = image.shape[-2:]
-        old = (resized.shape[-2], resized.shape[-1])
-        boxes = scale_boxes(output["boxes"].float().cpu(), old, (height, width)).clamp(min=0)  # [N, 4]
-        boxes = boxes.minimum(boxes.new_tensor([width, height] * 2))
-        return Detections(
-            boxes.numpy(), output["scores"].float().cpu().numpy(), output["labels"].cpu().numpy(), self.class_names
-        )
+
+def to_detections(
+    output: dict[str, Tensor], seen: tuple[int, int], own: tuple[int, int], class_names: tuple[str, ...]
+) -> Detections:
+    """What the model found in one image, as `Detections` in the image's own pixels, inside the image.
+
+    Args:
+        output: `boxes`, `scores` and `labels` in the pixels of the image as the model saw it.
+        seen: height and width of that; own: of the image itself.
+    """
+    height, width = own
+    boxes = scale_boxes(output["boxes"].float().cpu(), seen, own).clamp(min=0)  # [N, 4]
+    boxes = boxes.minimum(boxes.new_tensor([width, height] * 2))
+    return Detections(
+        boxes.numpy(), output["scores"].float().cpu().numpy(), output["labels"].cpu().numpy(), class_names
+    )
+
+
+def _size(image: Tensor) -> tuple[int, int]:
+    return image.shape[-2], image.shape[-1]
 
 
 def _device(name: str | torch.device) -> torch.device:

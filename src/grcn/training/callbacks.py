@@ -23,15 +23,14 @@ import torch
 import torchvision
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import Tensor
 
 import grcn
 from grcn.config import TrainConfig, to_dict
-from grcn.data.loader import Batch, Origin, ValidationSet, validation_loader
+from grcn.data.loader import Batch, ValidationSet, validation_loader
 from grcn.data.records import Dataset
-from grcn.data.transforms import scale_boxes
 from grcn.evaluation import evaluate
 from grcn.files import atomic_file
+from grcn.inference import to_detections
 from grcn.model.detector import RCNN
 from grcn.model.weights import save_detector
 from grcn.training.checkpoint import KEY
@@ -234,21 +233,12 @@ def detect_batch(model: RCNN, batch: Batch, class_names: tuple[str, ...]) -> dic
     """Detections by index of the image, in its own pixels; `model` is in evaluation mode."""
     device = next(model.parameters()).device
     outputs = model([image.to(device, non_blocking=True) for image in batch.images])
-    return {
-        origin.number: _to_detections(image, output, origin, class_names)
-        for image, output, origin in zip(batch.images, outputs, batch.origins, strict=True)
-    }
-
-
-def _to_detections(
-    image: Tensor, output: dict[str, Tensor], origin: Origin, class_names: tuple[str, ...]
-) -> Detections:
-    keep = 0 if origin.broken else len(output["boxes"])  # a black image stands for one that could not be decoded
-    boxes = scale_boxes(output["boxes"][:keep].float().cpu(), (image.shape[1], image.shape[2]), origin.size)
-    height, width = origin.size
-    boxes = boxes.clamp(min=0).minimum(boxes.new_tensor([width, height, width, height]))
-    scores, labels = output["scores"][:keep].float().cpu(), output["labels"][:keep].cpu()
-    return Detections(boxes.numpy(), scores.numpy(), labels.numpy(), class_names)
+    found = {}
+    for image, output, origin in zip(batch.images, outputs, batch.origins, strict=True):
+        if origin.broken:  # a black image stands for one that could not be decoded
+            output = {name: value[:0] for name, value in output.items()}
+        found[origin.number] = to_detections(output, (image.shape[1], image.shape[2]), origin.size, class_names)
+    return found
 
 
 class Saving(StepEnd):

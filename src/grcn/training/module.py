@@ -92,7 +92,7 @@ class Training(pl.LightningModule):
         self.ema = EMA(model, config.optim.ema) if config.optim.ema else None
         self.config = config
         self.iterations = config.iterations
-        self.base_lr = config.optim.lr * config.batch_size * config.optim.accumulate / LR_BATCH
+        self.base_lr = config.optim.base_lr * config.batch_size * config.optim.accumulate / LR_BATCH
         self.step = Step()
         self.stop_signal = 0
         self.stopping = 0
