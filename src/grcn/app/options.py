@@ -90,13 +90,13 @@ class Parser(jsonargparse.ArgumentParser):
         if found := re.search(r"Option '(.*)' is not accepted", message):
             return f"unknown key '{found[1]}'{self._nearest(found[1])}"
         message = re.sub(r"^Parser key \"([^\"]*)\": ", r"\1: ", message)
+        message = re.sub(r"Expected an? (?:<class '(\w+)'>|typing\.)", lambda m: f"expected {m[1] or ''}", message)
         # A field that may be null: `expected float or null, found fast`
         message = re.sub(
             r"Does not validate against any of the Union.*? - expected (.*?) - expected NoneType.*? Given value: (.*)",
             r"expected \1 or null, found \2",
             message,
         )
-        message = re.sub(r"Expected an? (?:<class '(\w+)'>|typing\.)", lambda m: f"expected {m[1] or ''}", message)
         return re.sub(r"\. Got value: ", ", found ", message)
 
     def _nearest(self, unknown: str) -> str:
