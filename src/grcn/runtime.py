@@ -28,3 +28,11 @@ def tune_cpu() -> bool:
     settings = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, -1), (_M_TOP_PAD, 64 << 20))
     done = [mallopt(name, value) for name, value in settings]
     return all(done)
+
+
+def multiplies_bf16() -> bool:
+    """Whether this processor multiplies bfloat16 itself; one that has to emulate it is faster in float32."""
+    import torch
+
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "arm_bf16", "bf16"))

@@ -4,8 +4,11 @@ import os
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from grcn.runtime import multiplies_bf16
 
 # Takes and frees 64 MB ten times, after a first time, and prints how many pages that faulted in.
 SCRIPT = """
@@ -39,3 +42,8 @@ def test_large_blocks_are_reused_once_tuned():
 
 def test_the_users_own_malloc_settings_are_left_alone():
     assert run("print(tune_cpu())", MALLOC_ARENA_MAX="2")[0] == "False"
+
+
+@pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="asks Linux what the processor can do")
+def test_bf16_is_native_or_not() -> None:
+    assert multiplies_bf16() is any(f in Path("/proc/cpuinfo").read_text() for f in ("avx512_bf16", "amx_bf16", "bf16"))

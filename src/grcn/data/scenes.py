@@ -333,9 +333,9 @@ class _Sprite:
             theta, radius = np.arctan2(v, u), np.hypot(u, v)
             band = np.sin(4 * (theta + self.phase)) * radius
             light = 1 + 0.16 * np.cos(theta + self.angle - sun) * np.minimum(radius * 3, 1)
-            top = np.clip((0.1 - radius) * self.scale, 0, 1)
+            top = np.clip((0.15 - radius) * self.scale, 0, 1)
         elif self.name in ("towel", "raft"):
-            band = np.sin(9 * u + self.phase) + 0.15
+            band = np.sin(15 * u + self.phase) + 0.15
             light = 1 + 0.04 * self.grain(u, v, 5.0)
             top = np.zeros_like(band)
         else:
