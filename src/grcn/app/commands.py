@@ -254,7 +254,7 @@ def data_generate(words: Sequence[str]) -> int:
         "grcn data generate beach --images 400 --seed 0",
     )
     parser.add_argument("out", type=str, metavar="OUT", help="folder to make")
-    parser.add_argument("--images", type=int, default=400, help="60%% train, 15%% val, 25%% test")
+    parser.add_argument("--images", type=int, default=300, help="60% train, 15% val, 25% test")
     parser.add_argument("--seed", type=int, default=0, help="of everything that is drawn")
     parser.add_argument("--size", nargs=2, type=int, default=[640, 480], metavar=("WIDTH", "HEIGHT"), help="in pixels")
     options = parser.read(words)
