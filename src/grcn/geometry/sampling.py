@@ -9,9 +9,8 @@ from torch import Tensor
 
 
 class Samples(NamedTuple):
-    """Indices [B, K] int64 into an image's boxes; real [B, K] bool, False where there were fewer; positive [B, K] bool.
-
-    A sample that is not real may still be called positive: it takes both to be one.
+    """Indices [B, K] int64 into an image's boxes; real [B, K] bool, False where there were fewer; positive [B, K] bool,
+    True for those real ones that are.
     """
 
     indices: Tensor

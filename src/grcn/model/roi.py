@@ -231,7 +231,7 @@ class RoIStage(nn.Module):
             own = objects.gather(1, index.clamp(min=0)[..., None].expand(-1, -1, 4))
             # Background is matched with itself, whose deltas are zero; padding with a unit box, so that all is finite.
             boxes_or_unit = torch.where(samples.real[..., None], boxes, boxes.new_tensor([0, 0, 1, 1]))
-            own = torch.where((samples.positive & samples.real)[..., None], own, boxes_or_unit)
+            own = torch.where(samples.positive[..., None], own, boxes_or_unit)
             wanted = box_ops.encode(own, boxes_or_unit, roi.box_weights)
         sampled = [b[r] for b, r in zip(boxes, samples.real, strict=True)]
         return sampled, labels.gather(1, samples.indices)[samples.real], wanted[samples.real]

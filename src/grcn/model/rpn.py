@@ -89,7 +89,7 @@ class RPN(nn.Module):
         return rpn_losses(
             logits.gather(1, index),
             deltas.gather(1, index[..., None].expand(-1, -1, 4)),
-            samples.positive & samples.real,
+            samples.positive,
             wanted,
             samples.real,
         )

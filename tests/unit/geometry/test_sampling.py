@@ -32,6 +32,7 @@ def test_counts_and_kinds(images: list[list[int]], count: int, fraction: float, 
         assert (kinds == 0).sum() == min(count - most, negatives)
         assert (kinds >= 0).all()
         assert torch.equal(samples.positive[image, samples.real[image]], kinds > 0)
+        assert not samples.positive[image, ~samples.real[image]].any()
 
 
 def test_every_box_is_as_likely_as_every_other() -> None:
