@@ -56,7 +56,8 @@ def set_stride(backbone: Backbone, stage: nn.Sequential, number: int, before: in
     """Makes stage conv`number` turn a map of stride `before` into one of stride `after`, in place.
 
     Dilation by (the backbone's own stride / the stride in use) keeps each convolution looking at the same input
-    pixels, so that a reduced stage computes what the original does, only more densely.
+    pixels, so that a reduced stage computes what the original does, only more densely. A reduced stage of VGG16 also
+    loses its pooling layer, so it takes single cells where the original takes the largest of four.
 
     Args:
         before, after: input pixels per cell; `after` is `before` or twice that.
