@@ -264,6 +264,7 @@ def test_output_into_a_closed_pipe_is_no_error() -> None:
 def test_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(demo_module, "IMAGES", 8)
     monkeypatch.setattr(demo_module, "SIZE", (96, 72))
+    monkeypatch.setattr(demo_module, "OBJECT_SIZE", (16.0, 50.0))
     monkeypatch.setattr(demo_module, "PICTURES", 1)
     full_size = demo_module.demo_config
 
