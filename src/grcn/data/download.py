@@ -329,6 +329,7 @@ def extract(archive: Archive, file: Path, out: Path, progress: Progress | None =
         else:
             with tarfile.open(file, "r:") as tar:
                 _unpack(archive, file, out, list(_tar_entries(tar, file)), progress)
+    # zipfile raises NotImplementedError on compression it does not know, RuntimeError on encrypted entries.
     except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         raise DataError(f"{file}: damaged archive: {error}; delete it and call again") from None
 
