@@ -12,13 +12,14 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import batched_nms, remove_small_boxes, roi_align, roi_pool
+from torchvision.ops import batched_nms, remove_small_boxes, roi_pool
 
 from grcn.config import DetectorConfig
 from grcn.geometry import boxes as box_ops
 from grcn.geometry.matching import BACKGROUND, match
 from grcn.geometry.sampling import sample
 from grcn.model.losses import roi_losses
+from grcn.model.pooling import roi_align
 from grcn.model.rpn import Sizes
 from grcn.model.separation import Maps
 
@@ -199,10 +200,7 @@ class RoIStage(nn.Module):
         if roi.pooling == "pool":
             pooled: Tensor = roi_pool(features, rois.to(features.dtype), size, 1 / stride)
             return pooled
-        aligned: Tensor = roi_align(
-            features, rois.to(features.dtype), size, 1 / stride, roi.sampling_ratio, roi.aligned
-        )
-        return aligned
+        return roi_align(features, rois, size, 1 / stride, roi.sampling_ratio, aligned=roi.aligned)
 
     @torch.no_grad()
     def assign(self, proposals: list[Tensor], targets: list[dict[str, Tensor]]) -> tuple[list[Tensor], Tensor, Tensor]:

@@ -1,0 +1,80 @@
+"""RoIAlign (He et al. 2017, section 3), with a path for CPUs on which it is a sum of weighted cells.
+
+RoIAlign is linear in the map and each of its samples is bilinear, so a cell of a RoI's features is a weighted sum of
+the map's cells, with weights that depend on the RoI alone: `embedding_bag`, which reads whole cells (all channels at
+once, where the map is channels-last) and runs on all threads, forward and backward. torchvision's CPU kernel goes
+channel by channel on one thread (docs/performance.md has the times).
+"""
+
+from __future__ import annotations
+
+import torch
+import torchvision
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def roi_align(features: Tensor, rois: Tensor, size: int, scale: float, sampling_ratio: int, *, aligned: bool) -> Tensor:
+    """The features of each RoI: torchvision.ops.roi_align, to rounding.
+
+    Args:
+        features: map [B, C, H, W].
+        rois: [R, 5], index of the image, then the box in input pixels.
+        size: S, cells per side; scale: cells of the map per input pixel.
+        sampling_ratio: samples per cell and axis; 0: as many as the cell has cells of the map.
+        aligned: with the half-pixel correction.
+
+    Returns:
+        [R, C, S, S] of the map's type (summed in float32 under autocast); channels-last on the CPU.
+    """
+    if features.device.type != "cpu" or sampling_ratio == 0 or not len(rois) or torch.compiler.is_compiling():
+        aligned_features: Tensor = torchvision.ops.roi_align(
+            features, rois.to(features.dtype), size, scale, sampling_ratio, aligned
+        )
+        return aligned_features
+    channels, height, width = features.shape[1:]
+    cells = features.permute(0, 2, 3, 1).reshape(-1, channels)  # [B * H * W, C], a view where channels-last
+    if torch.is_autocast_enabled("cpu"):
+        cells = cells.float()
+    index, weight = _samples(rois, height, width, size, scale, sampling_ratio, aligned)
+    sums = F.embedding_bag(index, cells, per_sample_weights=weight.to(cells.dtype), mode="sum")  # [R * S * S, C]
+    return sums.to(features.dtype).view(-1, size, size, channels).permute(0, 3, 1, 2)
+
+
+@torch.no_grad()
+def _samples(
+    rois: Tensor, height: int, width: int, size: int, scale: float, sampling_ratio: int, aligned: bool
+) -> tuple[Tensor, Tensor]:
+    """The map's cells that each cell of a RoI sums: their indices and weights, [R * S * S, (2 * sampling_ratio)^2]."""
+    corners = rois[:, 1:] * scale - (0.5 if aligned else 0.0)
+    start, sides = corners[:, :2], corners[:, 2:] - corners[:, :2]  # [R, 2] as x, y
+    if not aligned:
+        sides = sides.clamp(min=1)
+    x, x_weight = _axis(start[:, 0], sides[:, 0] / size, size, sampling_ratio, width)
+    y, y_weight = _axis(start[:, 1], sides[:, 1] / size, size, sampling_ratio, height)
+    first = rois[:, 0].long() * (height * width)
+    rows = first[:, None, None] + y * width  # [R, S, 2 * ratio]
+    index = rows[:, :, None, :, None] + x[:, None, :, None, :]  # [R, S, S, 2 * ratio, 2 * ratio]
+    weight = y_weight[:, :, None, :, None] * x_weight[:, None, :, None, :]
+    cells = len(rois) * size * size
+    return index.reshape(cells, -1), weight.reshape(cells, -1)
+
+
+def _axis(start: Tensor, step: Tensor, size: int, ratio: int, cells: int) -> tuple[Tensor, Tensor]:
+    """Along one axis: the two cells beside each sample and their weights, [R, S, 2 * ratio] each.
+
+    A sample more than one cell outside the map counts as zero, one nearer takes the value at the border.
+
+    Args:
+        start, step: [R] where the RoI begins and the size of its cells, in cells of the map.
+        cells: of the map along this axis.
+    """
+    offset = (torch.arange(size * ratio, dtype=start.dtype, device=start.device) + 0.5) / ratio  # in cells of the RoI
+    at = start[:, None] + offset * step[:, None]  # [R, S * ratio]
+    inside = (at >= -1) & (at <= cells)
+    at = at.clamp(0, cells - 1)
+    low = at.floor()
+    high = (low + 1).clamp(max=cells - 1)
+    weight = torch.stack((1 - (at - low), at - low), dim=-1) * (inside / ratio)[..., None]
+    index = torch.stack((low, high), dim=-1).long()
+    return index.view(len(start), size, -1), weight.view(len(start), size, -1)
