@@ -219,7 +219,7 @@ def _ours(config: DetectorConfig, theirs: FasterRCNN, conv5: str) -> RCNN:
         roi=replace(config.roi, batch_per_image=EVERYTHING),
     )
     model = RCNN(resolve(config, pretrained=True), len(CLASSES), build_classifier("resnet50", "frozen_bn"))
-    named = {our_name(key, conv5): without_background(key, value) for key, value in theirs.state_dict().items()}
+    named = {our_name(key, conv5): our_value(key, value) for key, value in theirs.state_dict().items()}
     model.load_state_dict(named)
     # Ours computes so too. The order of floating-point sums is no difference between the two detectors.
     theirs.to(memory_format=torch.channels_last)
@@ -248,6 +248,9 @@ def our_name(key: str, conv5: str) -> str:
     return f"separation.trunk.conv2.{int(block) + 1}.{rest}"
 
 
-def without_background(key: str, value: Tensor) -> Tensor:
-    """torchvision regresses a box for the background too, in the first four rows; we do not."""
-    return value[4:] if key.startswith("roi_heads.box_predictor.bbox_pred.") else value
+def our_value(key: str, value: Tensor) -> Tensor:
+    """torchvision's parameter `key` as ours: it regresses a box for the background too, in the first four rows, and
+    its fc6 is a matrix where ours is a convolution over a RoI's 7x7 cells."""
+    if key.startswith("roi_heads.box_predictor.bbox_pred."):
+        return value[4:]
+    return value.unflatten(1, (-1, 7, 7)) if key == "roi_heads.box_head.fc6.weight" else value

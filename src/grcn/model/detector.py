@@ -122,10 +122,11 @@ def _head(config: DetectorConfig, network: ResNet | VGG, stages: list[nn.Sequent
     if config.head == "avgpool":
         return AverageHead(channels)
     width = config.roi.reduce_channels if config.head == "light_fc2" else channels
-    head = FCHead(width * config.roi_size**2, config.fc_channels, dropout=0.5 if config.head == "vgg_fc" else 0.0)
+    head = FCHead(width, config.roi_size, config.fc_channels, dropout=0.5 if config.head == "vgg_fc" else 0.0)
     if isinstance(network, VGG) and config.head == "vgg_fc" and config.fc_channels == 4096:
         for layer, source in ((head.fc6, network.classifier[0]), (head.fc7, network.classifier[3])):
-            layer.load_state_dict(source.state_dict())
+            weight, bias = source.parameters()
+            layer.load_state_dict({"weight": weight.reshape(layer.weight.shape), "bias": bias})
     return head
 
 

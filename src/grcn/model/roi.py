@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torchvision.ops import batched_nms, remove_small_boxes, roi_pool
 
 from grcn.config import DetectorConfig
@@ -40,21 +41,36 @@ class ConvHead(nn.Module):
 
 
 class FCHead(nn.Module):
-    """Two fully connected layers; dropout as in VGG16's fc6 and fc7."""
+    """Two fully connected layers; dropout as in VGG16's fc6 and fc7.
 
-    def __init__(self, inputs: int, channels: int, dropout: float = 0.0) -> None:
+    fc6 is held as what it also is, a convolution over the whole RoI: so its weight lies in memory as RoI features do.
+
+    Args:
+        inputs: channels of the RoI features; size: their cells per side; channels: of both layers.
+    """
+
+    def __init__(self, inputs: int, size: int, channels: int, dropout: float = 0.0) -> None:
         super().__init__()
-        self.fc6, self.fc7 = nn.Linear(inputs, channels), nn.Linear(channels, channels)
+        self.fc6, self.fc7 = nn.Conv2d(inputs, channels, size), nn.Linear(channels, channels)
         self.dropout, self.channels = dropout, channels
         for layer in (self.fc6, self.fc7):
             nn.init.kaiming_uniform_(layer.weight, a=1)
-            nn.init.zeros_(layer.bias)
+            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
 
     def forward(self, features: Tensor) -> Tensor:
-        vectors = features.flatten(1)
-        for layer in (self.fc6, self.fc7):
-            vectors = nn.functional.dropout(torch.relu(layer(vectors)), self.dropout, self.training)
-        return vectors
+        # In float32 on a CPU oneDNN's convolution takes half the time of MKL's matrix product, which is what torch
+        # makes of a linear layer there; for gradients, in bfloat16 and on a GPU the product is as fast or faster.
+        if torch.is_grad_enabled() or features.is_cuda or features.dtype != torch.float32:
+            hidden = F.linear(_by_cell(features), _by_cell(self.fc6.weight), self.fc6.bias)
+        else:
+            hidden = self.fc6(features).flatten(1)
+        hidden = F.dropout(torch.relu(hidden), self.dropout, self.training)
+        return F.dropout(torch.relu(self.fc7(hidden)), self.dropout, self.training)
+
+
+def _by_cell(maps: Tensor) -> Tensor:
+    """[N, C, S, S] to [N, S * S * C], without a copy where the memory is channels-last."""
+    return maps.permute(0, 2, 3, 1).flatten(1)
 
 
 class AverageHead(nn.Module):

@@ -148,11 +148,14 @@ def test_global_context_sees_the_whole_image_and_nothing_of_the_padding() -> Non
 
 def test_fc_head() -> None:
     torch.manual_seed(0)
-    head = FCHead(2 * 3 * 3, 5, dropout=0.5)
+    head = FCHead(2, 3, 5, dropout=0.5)
     features = torch.randn(4, 2, 3, 3)
-    hidden = (features.flatten(1) @ head.fc6.weight.T + head.fc6.bias).clamp(min=0)
+    hidden = (features.flatten(1) @ head.fc6.weight.flatten(1).T + head.fc6.bias).clamp(min=0)
     expected = (hidden @ head.fc7.weight.T + head.fc7.bias).clamp(min=0)
     torch.testing.assert_close(head.eval()(features), expected)
+    with torch.no_grad():  # another path
+        torch.testing.assert_close(head.eval()(features), expected)
+        torch.testing.assert_close(head(features.to(memory_format=torch.channels_last)), expected)
     dropped = torch.stack([head.train()(features) for _ in range(400)])
     assert 0.4 < (dropped[:, expected > 0] == 0).float().mean() < 0.8  # half by its own dropout, more by fc6's
 
