@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.ops import box_iou
 
+from calibrate import enliven
 from grcn.data.dataset import open_dataset, resolve_split
 from grcn.data.image import read_image
 from grcn.inference import Detector
@@ -38,39 +39,6 @@ def crops(data: str, count: int) -> list[Tensor]:
         top, left = max(0, full_height - height) // 2, max(0, full_width - width) // 2
         images.append(photo[:, top : top + height, left : left + width])
     return images
-
-
-def spread(model: RCNN, images: list[Tensor]) -> RCNN:
-    """Batch-norm statistics of `images`, and answer layers centred and scaled on them."""
-
-    def scale(std: float) -> Any:
-        def hook(layer: Any, _: Any, output: Tensor) -> Tensor:
-            shape = [-1 if d == 1 else 1 for d in range(output.ndim)]
-            mean = output.mean(dim=[d for d in range(output.ndim) if d != 1])
-            factor = std / (output - mean.reshape(shape)).std()
-            layer.bias.copy_((layer.bias - mean) * factor)
-            layer.weight.mul_(factor)
-            return (output - mean.reshape(shape)) * factor
-
-        return hook
-
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.momentum = None
-    nothing = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
-    with torch.no_grad():
-        model.train()(images, [nothing] * len(images))
-        answers = (
-            (model.rpn.objectness, 2.0),
-            (model.rpn.deltas, 0.2),
-            (model.roi.scores, 2.0),
-            (model.roi.deltas, 1.0),
-        )
-        handles = [layer.register_forward_hook(scale(std)) for layer, std in answers]
-        model.eval()(images)
-    for handle in handles:
-        handle.remove()
-    return model
 
 
 def compare(alone: dict[str, Tensor], together: dict[str, Tensor]) -> tuple[Tensor, Tensor, int]:
@@ -113,7 +81,9 @@ def measure(source: str, images: list[Tensor]) -> dict[str, Any]:
     """The figures of one detector."""
     torch.manual_seed(0)
     if source in PRESETS:
-        model = spread(build_detector(source, 3, weights=None), images[: len(SIZES)])
+        nothing = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
+        model = build_detector(source, 3, weights=None)
+        enliven(model, images[: len(SIZES)], [nothing] * len(SIZES), stds=(2.0, 0.2, 2.0, 1.0))
     else:
         model = Detector.load(source, device="cpu").model.eval()
     with torch.no_grad():

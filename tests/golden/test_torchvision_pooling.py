@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grcn.model.pooling import roi_align
+from grcn.model.pooling import roi_align, roi_pool
 
 
 def random_rois(count: int, images: int, height: int, width: int, scale: float) -> torch.Tensor:
@@ -54,14 +55,18 @@ def test_no_rois():
     assert pooled.shape == (0, 3, 7, 7)
 
 
-def test_autocast_sums_in_float32():
-    features = torch.randn(1, 4, 6, 6).bfloat16()
-    rois = torch.tensor([[0.0, 10, 10, 70, 50]])
-    with torch.autocast("cpu", torch.bfloat16):
-        pooled = roi_align(features, rois, 7, 1 / 16, 2, aligned=True)
-    exact = torchvision.ops.roi_align(features.float(), rois, 7, 1 / 16, 2, True)
+@pytest.mark.parametrize("ratio", [0, 2])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_boxes_keep_their_precision_on_a_map_of_lower_precision(ratio, autocast):
+    features = torch.randn(1, 4, 40, 40).bfloat16()
+    rois = torch.tensor([[0.0, 301.3, 409.7, 402.9, 599.1]])  # bfloat16 has 302, 410, 402, 600
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        pooled = roi_align(features, rois, 7, 1 / 16, ratio, aligned=True)
+        most = roi_pool(features, rois, 7, 1 / 16)
+    exact = torchvision.ops.roi_align(features.float(), rois, 7, 1 / 16, ratio, True)
+    assert torch.equal(most, torchvision.ops.roi_pool(features.float(), rois, 7, 1 / 16).bfloat16())
     assert pooled.dtype == torch.bfloat16
-    assert torch.equal(pooled, exact.bfloat16())
+    torch.testing.assert_close(pooled, exact.bfloat16(), atol=0, rtol=1 / 128)  # one step of bfloat16
 
 
 def test_the_same_over_any_number_of_threads():

@@ -19,26 +19,35 @@ def roi_align(features: Tensor, rois: Tensor, size: int, scale: float, sampling_
 
     Args:
         features: map [B, C, H, W].
-        rois: [R, 5], index of the image, then the box in input pixels.
+        rois: [R, 5] float32, index of the image, then the box in input pixels.
         size: S, cells per side; scale: cells of the map per input pixel.
         sampling_ratio: samples per cell and axis; 0: as many as the cell has cells of the map.
         aligned: with the half-pixel correction.
 
     Returns:
-        [R, C, S, S] of the map's type (summed in float32 under autocast); channels-last on the CPU.
+        [R, C, S, S] of the map's type, summed in float32 at least; channels-last on the CPU.
     """
-    if features.device.type != "cpu" or sampling_ratio == 0 or not len(rois) or torch.compiler.is_compiling():
-        aligned_features: Tensor = torchvision.ops.roi_align(
-            features, rois.to(features.dtype), size, scale, sampling_ratio, aligned
-        )
-        return aligned_features
-    channels, height, width = features.shape[1:]
-    cells = features.permute(0, 2, 3, 1).reshape(-1, channels)  # [B * H * W, C], a view where channels-last
-    if torch.is_autocast_enabled("cpu"):
-        cells = cells.float()
+    maps = _as_precise(features, rois)
+    if maps.device.type != "cpu" or sampling_ratio == 0 or not len(rois) or torch.compiler.is_compiling():
+        pooled: Tensor = torchvision.ops.roi_align(maps, rois.to(maps.dtype), size, scale, sampling_ratio, aligned)
+        return pooled.to(features.dtype)
+    channels, height, width = maps.shape[1:]
+    cells = maps.permute(0, 2, 3, 1).reshape(-1, channels)  # [B * H * W, C], a view where channels-last
     index, weight = _samples(rois, height, width, size, scale, sampling_ratio, aligned)
     sums = F.embedding_bag(index, cells, per_sample_weights=weight.to(cells.dtype), mode="sum")  # [R * S * S, C]
     return sums.to(features.dtype).view(-1, size, size, channels).permute(0, 3, 1, 2)
+
+
+def roi_pool(features: Tensor, rois: Tensor, size: int, scale: float) -> Tensor:
+    """RoIPool (Girshick 2015, section 2.1), torchvision's; arguments and answer as `roi_align`'s."""
+    maps = _as_precise(features, rois)
+    pooled: Tensor = torchvision.ops.roi_pool(maps, rois.to(maps.dtype), size, scale)
+    return pooled.to(features.dtype)
+
+
+def _as_precise(features: Tensor, rois: Tensor) -> Tensor:
+    """The map in a type in which boxes keep their precision: in bfloat16 one would be off by up to 2 pixels at 500."""
+    return features.to(torch.promote_types(features.dtype, rois.dtype))
 
 
 @torch.no_grad()

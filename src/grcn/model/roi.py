@@ -13,14 +13,14 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.ops import batched_nms, remove_small_boxes, roi_pool
+from torchvision.ops import batched_nms, remove_small_boxes
 
 from grcn.config import DetectorConfig
 from grcn.geometry import boxes as box_ops
 from grcn.geometry.matching import BACKGROUND, match
 from grcn.geometry.sampling import sample
 from grcn.model.losses import roi_losses
-from grcn.model.pooling import roi_align
+from grcn.model.pooling import roi_align, roi_pool
 from grcn.model.rpn import Sizes
 from grcn.model.separation import Maps
 
@@ -214,8 +214,7 @@ class RoIStage(nn.Module):
     def _pool(self, features: Tensor, rois: Tensor, stride: int) -> Tensor:
         size, roi = self.config.roi_size, self.config.roi
         if roi.pooling == "pool":
-            pooled: Tensor = roi_pool(features, rois.to(features.dtype), size, 1 / stride)
-            return pooled
+            return roi_pool(features, rois, size, 1 / stride)
         return roi_align(features, rois, size, 1 / stride, roi.sampling_ratio, aligned=roi.aligned)
 
     @torch.no_grad()

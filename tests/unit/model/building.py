@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from calibrate import enliven
 from grcn.config import DetectorConfig, resolve
 from grcn.model.backbone import build_classifier
 from grcn.model.detector import RCNN
@@ -70,36 +70,6 @@ def total(losses: dict[str, Tensor]) -> Tensor:
     return torch.stack(list(losses.values())).sum()
 
 
-def enliven(model: RCNN, images: list[Tensor]) -> None:
-    """Batch-norm statistics of `images` and answers that spread, so that detections are many and differ."""
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.momentum = None
-    with torch.no_grad():
-        model.train()
-        model(images, [objects(2, model.num_classes) for _ in images])
-        answers: list[tuple[nn.Module, float]] = [
-            (model.rpn.objectness, 1.5),
-            (model.rpn.deltas, 0.1),
-            (model.roi.scores, 1.5),
-            (model.roi.deltas, 0.5),
-        ]
-        handles = [layer.register_forward_hook(_spreading_hook(spread)) for layer, spread in answers]
-        model.eval()(images)
-    for handle in handles:
-        handle.remove()
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.momentum = 0.0  # what follows leaves the statistics as they are, so tests may run in any order
-
-
-def _spreading_hook(spread: float) -> Callable[[Any, Any, Tensor], Tensor]:
-    def hook(layer: Any, _: Any, output: Tensor) -> Tensor:
-        shape = [-1 if d == 1 else 1 for d in range(output.ndim)]
-        mean = output.mean(dim=[d for d in range(output.ndim) if d != 1])
-        factor = spread / (output - mean.reshape(shape)).std()
-        layer.bias.copy_((layer.bias - mean) * factor)
-        layer.weight.mul_(factor)
-        return (output - mean.reshape(shape)) * factor
-
-    return hook
+def enlivened(model: RCNN, images: list[Tensor]) -> RCNN:
+    """`model` with batch-norm statistics of `images` and answers that spread: detections are many and differ."""
+    return enliven(model, images, [objects(2, model.num_classes) for _ in images])

@@ -16,7 +16,7 @@ from grcn.config import Backbone, Context, DetectorConfig, Head, Norm, RPNConfig
 from grcn.errors import ConfigError, DataError
 from grcn.model.detector import RCNN, build_detector
 
-from .building import build, enliven, objects, random_images, small, total
+from .building import build, enlivened, objects, random_images, small, total
 
 FAMILIES = ["faster_rcnn_r18_c4", "faster_rcnn_r18_c5", "grcn_r18", "grcn_vgg16"]
 
@@ -26,7 +26,7 @@ def model() -> RCNN:
     """A small G-RCN with lively answers."""
     torch.manual_seed(0)
     model = build(small("grcn_r18"))
-    enliven(model, random_images((96, 128), (96, 128)))
+    enlivened(model, random_images((96, 128), (96, 128)))
     return model
 
 
@@ -130,7 +130,7 @@ def test_few_and_many_classes(name: str, num_classes: int) -> None:
     torch.manual_seed(0)
     model = build(small(name, roi=replace(small(name).roi, score_threshold=1e-3)), num_classes)
     images = random_images((64, 96), (80, 64))
-    enliven(model, images)
+    enlivened(model, images)
     losses = model.train()(images, [objects(3, num_classes), objects(2, num_classes)])
     assert total(losses).isfinite()
     labels = torch.cat([found["labels"] for found in detect(model, images)])

@@ -8,7 +8,7 @@ import torch
 from grcn.model.detector import RCNN
 from grcn.presets import PRESETS
 
-from .building import build, enliven, objects, random_images, small, total
+from .building import build, enlivened, objects, random_images, small, total
 
 LOSSES = {"loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg"}
 
@@ -18,7 +18,7 @@ def model(request: pytest.FixtureRequest) -> RCNN:
     """The preset with random weights, trainable norm and lively answers."""
     torch.manual_seed(0)
     model = build(small(request.param))
-    enliven(model, random_images((96, 128), (96, 128)))
+    enlivened(model, random_images((96, 128), (96, 128)))
     return model
 
 

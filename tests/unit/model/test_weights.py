@@ -28,7 +28,7 @@ from grcn.model.detector import RCNN, build_detector
 from grcn.model.weights import download_state_dict, imagenet_url, load_detector, read_state_dict, save_detector
 from grcn.presets import PRESETS
 
-from .building import build, enliven, random_images, small
+from .building import build, enlivened, random_images, small
 
 NAMES = ("RBC", "WBC", "Zellplättchen")
 VGG = DetectorConfig(backbone="vgg16", head="fc2")
@@ -58,7 +58,7 @@ def test_there_and_back(config: DetectorConfig, pretrained: bool, tmp_path: Path
     torch.manual_seed(0)
     model = build(config, pretrained=pretrained)
     images = random_images((64, 96))
-    enliven(model, images)
+    enlivened(model, images)
     extra = {"metrics": {"AP50": 0.5}, "note": "ü"}
     save_detector(tmp_path / "d.safetensors", model, class_names=NAMES, preset="own", extra=extra)
     loaded = load_detector(tmp_path / "d.safetensors")

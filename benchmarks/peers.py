@@ -1,19 +1,14 @@
 """torchvision's Faster R-CNN assembled as two of our baselines are, and the way of its weights into ours.
 
-The weights are random, but calibrated: batch-norm statistics are those of a photo, and the four answer layers are
-scaled until their outputs spread. So detections are many and their scores differ, as with trained weights.
+The weights are random, but calibrated on a photo (calibrate.py). Tests hold ours to the assembled ones' detections and
+losses; benchmarks to their time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
-from xml.etree import ElementTree
 
-import numpy as np
-import PIL.Image
 import torch
 from torch import Tensor, nn
 from torchvision.models import resnet50
@@ -22,38 +17,21 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign, roi_align
 
+from calibrate import STDS, spread
 from grcn.config import DetectorConfig, RoIConfig, resolve
 from grcn.model.backbone import build_classifier
 from grcn.model.detector import RCNN
 from grcn.presets import preset
 
-CLASSES = ("RBC", "WBC", "Platelets")
-EVERYTHING = 10**6  # samples per image: more than there are, so that nothing is left to chance
-PROPOSALS = 32  # per image; each costs a pass through conv5 in protocol C4
-FC_CHANNELS = 128
 
+@dataclass(frozen=True)
+class Scale:
+    """How large an assembly is: classes, proposals per image, channels of fc6 and fc7, samples per loss."""
 
-class Sample(NamedTuple):
-    """A photo [3, H, W] in 0..1 and its objects: boxes [N, 4], labels [N]."""
-
-    image: Tensor
-    target: dict[str, Tensor]
-
-
-def photo(data: Path, number: int, crop: tuple[int, int, int, int] = (0, 0, 640, 480)) -> Sample:
-    """A blood-cell photo, cut to `crop` (x1, y1, x2, y2), with the objects that lie wholly inside."""
-    x1, y1, x2, y2 = crop
-    name = f"BloodImage_{number:05d}"
-    with PIL.Image.open(data / "bccd" / "JPEGImages" / f"{name}.jpg") as file:
-        pixels = np.asarray(file.convert("RGB"))[y1:y2, x1:x2]
-    boxes, labels = [], []
-    for item in ElementTree.parse(data / "bccd" / "Annotations" / f"{name}.xml").iter("object"):
-        left, top, right, bottom = (float(item.findtext(f"bndbox/{k}", "")) for k in ("xmin", "ymin", "xmax", "ymax"))
-        if x1 < left < right <= x2 and y1 < top < bottom <= y2:
-            boxes.append([left - 1 - x1, top - 1 - y1, right - x1, bottom - y1])
-            labels.append(CLASSES.index(item.findtext("name", "")))
-    image = torch.from_numpy(pixels.copy()).permute(2, 0, 1) / 255
-    return Sample(image, {"boxes": torch.tensor(boxes).reshape(-1, 4), "labels": torch.tensor(labels)})
+    classes: int = 20
+    proposals: int = 300
+    fc_channels: int = 1024
+    samples: int = 512
 
 
 class _Body(nn.Module):
@@ -93,53 +71,53 @@ class Pair(NamedTuple):
     torchvision: FasterRCNN
 
 
-def c4_pair(sample: Sample) -> Pair:
+def c4_pair(image: Tensor, scale: Scale) -> Pair:
     """Protocol C4: layer4 as the box head, on 14x14 of layer3; RoIAlign with the half-pixel correction."""
-    network = _calibrated_resnet50(sample.image, dilated=False)
+    network = _calibrated_resnet50(image, dilated=False)
     body = [network.conv1, network.bn1, network.relu, network.maxpool, network.layer1, network.layer2, network.layer3]
     theirs = FasterRCNN(
         _Body(body, 1024),
         box_roi_pool=_AlignedPool(),
         box_head=_Conv5Head(network.layer4),
-        box_predictor=FastRCNNPredictor(2048, len(CLASSES) + 1),
-        **_arguments(),
+        box_predictor=FastRCNNPredictor(2048, scale.classes + 1),
+        **_arguments(scale),
     )
-    _spread_answers(theirs, sample)
-    return Pair(_ours(preset("faster_rcnn_r50_c4"), theirs, conv5="roi.heads.shared.conv5."), theirs)
+    spread_answers(theirs, image)
+    return Pair(_ours(preset("faster_rcnn_r50_c4"), theirs, scale, conv5="roi.heads.shared.conv5."), theirs)
 
 
-def c5_pair(sample: Sample) -> Pair:
+def c5_pair(image: Tensor, scale: Scale) -> Pair:
     """Dilated conv5 at stride 16 in the extractor, two fully connected layers; RoIAlign without the correction."""
-    network = _calibrated_resnet50(sample.image, dilated=True)
+    network = _calibrated_resnet50(image, dilated=True)
     body = [network.conv1, network.bn1, network.relu, network.maxpool]
     theirs = FasterRCNN(
         _Body([*body, network.layer1, network.layer2, network.layer3, network.layer4], 2048),
         box_roi_pool=MultiScaleRoIAlign(["0"], 7, 2),
-        box_head=TwoMLPHead(2048 * 7 * 7, FC_CHANNELS),
-        box_predictor=FastRCNNPredictor(FC_CHANNELS, len(CLASSES) + 1),
-        **_arguments(),
+        box_head=TwoMLPHead(2048 * 7 * 7, scale.fc_channels),
+        box_predictor=FastRCNNPredictor(scale.fc_channels, scale.classes + 1),
+        **_arguments(scale),
     )
-    _spread_answers(theirs, sample)
+    spread_answers(theirs, image)
     config = preset("faster_rcnn_r50_c5")
     config = replace(
         config,
         head="fc2",
         rpn=replace(config.rpn, channels=None),
-        roi=RoIConfig(aligned=False, fc_channels=FC_CHANNELS),
+        roi=RoIConfig(aligned=False, fc_channels=scale.fc_channels),
     )
-    return Pair(_ours(config, theirs, conv5="separation.trunk.conv5."), theirs)
+    return Pair(_ours(config, theirs, scale, conv5="separation.trunk.conv5."), theirs)
 
 
-def _arguments() -> dict[str, Any]:
-    """What both assemblies have in common: anchors as ours, everything sampled, few proposals."""
+def _arguments(scale: Scale) -> dict[str, Any]:
+    """What both assemblies have in common."""
     return {
         "rpn_anchor_generator": AnchorGenerator(((32.0, 64.0, 128.0, 256.0, 512.0),), ((0.5, 1.0, 2.0),)),
-        "rpn_batch_size_per_image": EVERYTHING,
-        "box_batch_size_per_image": EVERYTHING,
+        "rpn_batch_size_per_image": scale.samples,
+        "box_batch_size_per_image": scale.samples,
         "rpn_pre_nms_top_n_train": 1000,
         "rpn_pre_nms_top_n_test": 1000,
-        "rpn_post_nms_top_n_train": PROPOSALS,
-        "rpn_post_nms_top_n_test": PROPOSALS,
+        "rpn_post_nms_top_n_train": scale.proposals,
+        "rpn_post_nms_top_n_test": scale.proposals,
     }
 
 
@@ -167,33 +145,12 @@ def _normalise(image: Tensor) -> Tensor:
     ]
 
 
-def _spread_answers(model: FasterRCNN, sample: Sample) -> None:
-    """Centres and scales each answer layer's output channels on `sample`, in one pass."""
-    layers: list[tuple[nn.Module, float]] = [
-        (model.rpn.head.cls_logits, 1.5),
-        (model.rpn.head.bbox_pred, 0.1),
-        (model.roi_heads.box_predictor.cls_score, 1.5),
-        (model.roi_heads.box_predictor.bbox_pred, 0.5),
-    ]
-    handles = [layer.register_forward_hook(_scaling_hook(spread)) for layer, spread in layers]
-    no_resize(model, [sample.image])
-    with torch.no_grad():
-        model.eval()([sample.image])
-    for handle in handles:
-        handle.remove()
-
-
-def _scaling_hook(spread: float) -> Callable[[nn.Module, Any, Tensor], Tensor]:
-    def hook(layer: nn.Module, _: Any, output: Tensor) -> Tensor:
-        dims = [d for d in range(output.ndim) if d != 1]
-        shape = [-1 if d == 1 else 1 for d in range(output.ndim)]
-        mean = output.mean(dim=dims)
-        factor = spread / (output - mean.reshape(shape)).std()
-        layer.bias.copy_((layer.bias - mean) * factor)
-        layer.weight.mul_(factor)
-        return (output - mean.reshape(shape)) * factor
-
-    return hook
+def spread_answers(model: FasterRCNN, image: Tensor) -> None:
+    """Answers of torchvision's detector that spread on `image`."""
+    rpn, box = model.rpn.head, model.roi_heads.box_predictor
+    no_resize(model, [image])
+    model.eval()
+    spread([rpn.cls_logits, rpn.bbox_pred, box.cls_score, box.bbox_pred], STDS, lambda: model([image]))
 
 
 def no_resize(model: FasterRCNN, images: list[Tensor]) -> None:
@@ -203,7 +160,7 @@ def no_resize(model: FasterRCNN, images: list[Tensor]) -> None:
     model.transform.min_size, model.transform.max_size = (max(min(i.shape[1:]) for i in images),), longer.pop()
 
 
-def _ours(config: DetectorConfig, theirs: FasterRCNN, conv5: str) -> RCNN:
+def _ours(config: DetectorConfig, theirs: FasterRCNN, scale: Scale, conv5: str) -> RCNN:
     """Our detector with torchvision's weights."""
     config = replace(
         config,
@@ -211,18 +168,16 @@ def _ours(config: DetectorConfig, theirs: FasterRCNN, conv5: str) -> RCNN:
         frozen_stages=0,
         rpn=replace(
             config.rpn,
-            batch_per_image=EVERYTHING,
+            batch_per_image=scale.samples,
             pre_nms_train=1000,
-            post_nms_train=PROPOSALS,
-            post_nms_test=PROPOSALS,
+            post_nms_train=scale.proposals,
+            post_nms_test=scale.proposals,
         ),
-        roi=replace(config.roi, batch_per_image=EVERYTHING),
+        roi=replace(config.roi, batch_per_image=scale.samples),
     )
-    model = RCNN(resolve(config, pretrained=True), len(CLASSES), build_classifier("resnet50", "frozen_bn"))
+    model = RCNN(resolve(config, pretrained=True), scale.classes, build_classifier("resnet50", "frozen_bn"))
     named = {our_name(key, conv5): our_value(key, value) for key, value in theirs.state_dict().items()}
     model.load_state_dict(named)
-    # Ours computes so too. The order of floating-point sums is no difference between the two detectors.
-    theirs.to(memory_format=torch.channels_last)
     return model
 
 
