@@ -330,6 +330,13 @@ def _add_format_option(parser: Parser) -> None:
 
 def _add_device_options(parser: Parser, batches: bool = True) -> None:
     parser.add_argument("--device", type=str, default="auto", help="cpu, cuda, cuda:1, ...")
+    parser.add_argument(
+        "--optimize",
+        choices=("fold", "bf16", "none"),
+        default="fold",
+        help="fold: batch norm inside the convolutions, the same detections in less time; bf16: weights in bfloat16 as "
+        "well, slightly other detections; none: the network as trained",
+    )
     if batches:
         parser.add_argument("--batch_size", type=int, default=1, help="images at a time")
 
@@ -339,7 +346,9 @@ def _load_detector(options: Any) -> Detector:
     from grcn.runtime import tune_cpu
 
     tune_cpu()
-    return Detector.load(options.run, device=options.device)
+    detector = Detector.load(options.run, device=options.device, optimize=options.optimize)
+    _say(f"{options.run}: {detector.preset or 'detector'} on {detector.device}, optimize {options.optimize}")
+    return detector
 
 
 def _tell_defects(dataset: Dataset) -> None:

@@ -12,6 +12,11 @@ from torch import Tensor
 MAX_LOG_RATIO = math.log(1000.0 / 16)
 
 
+def precise(values: Tensor) -> Tensor:
+    """`values` in float32, or as they are in float64: what boxes, scores and losses are computed in."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
 def area(boxes: Tensor) -> Tensor:
     """Areas in square pixels: boxes [..., 4] -> [...]."""
     return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])

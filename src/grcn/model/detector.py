@@ -78,7 +78,7 @@ class RCNN(nn.Module):
             check_targets(images, targets, self.num_classes)
         else:
             targets = None
-        maps = self.separation(batch)
+        maps = self.separation(batch.to(self.rpn.conv.weight.dtype))
         objects = None if targets is None else box_ops.pad([t["boxes"] for t in targets])
         proposals, rpn_losses = self.rpn(getattr(maps, self.config.rpn.source), sizes, objects)
         detections, roi_losses = self.roi(maps, proposals, sizes, targets)

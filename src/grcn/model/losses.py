@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from grcn.geometry.boxes import precise
+
 # Where smooth L1 turns from square to line, in deltas; 1/9 as in Detectron and torchvision.
 BETA = 1 / 9
 
@@ -21,9 +23,10 @@ def rpn_losses(logits: Tensor, deltas: Tensor, objectness: Tensor, wanted: Tenso
     Returns:
         loss_objectness, the mean over the real samples; loss_rpn_box_reg, the positives' sum over the same count.
     """
+    logits, deltas = precise(logits), precise(deltas)
     count = real.sum().clamp(min=1)
-    entropy = F.binary_cross_entropy_with_logits(logits.float(), objectness.float(), reduction="none")
-    distance = F.smooth_l1_loss(deltas.float(), wanted, beta=BETA, reduction="none").sum(dim=-1)
+    entropy = F.binary_cross_entropy_with_logits(logits, objectness.to(logits.dtype), reduction="none")
+    distance = F.smooth_l1_loss(deltas, wanted, beta=BETA, reduction="none").sum(dim=-1)
     return {
         "loss_objectness": torch.where(real, entropy, 0.0).sum() / count,
         "loss_rpn_box_reg": torch.where(objectness, distance, 0.0).sum() / count,
@@ -41,8 +44,8 @@ def roi_losses(logits: Tensor, deltas: Tensor, labels: Tensor, wanted: Tensor) -
         loss_classifier, the mean over RoIs; loss_box_reg, the positives' sum over the number of all RoIs.
     """
     count = max(len(labels), 1)  # a batch without a single RoI has a loss of zero, not NaN
-    entropy = F.cross_entropy(logits.float(), labels, reduction="sum")
-    own = deltas[torch.arange(len(labels), device=labels.device), (labels - 1).clamp(min=0)].float()  # [R, 4]
+    entropy = F.cross_entropy(precise(logits), labels, reduction="sum")
+    own = precise(deltas[torch.arange(len(labels), device=labels.device), (labels - 1).clamp(min=0)])  # [R, 4]
     distance = F.smooth_l1_loss(own, wanted, beta=BETA, reduction="none").sum(dim=-1)
     return {
         "loss_classifier": entropy / count,

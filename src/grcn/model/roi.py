@@ -257,8 +257,8 @@ class RoIStage(nn.Module):
         """
         roi = self.config.roi
         counts = [len(p) for p in proposals]
-        scores = predictions.logits.float().softmax(dim=1)[:, 1:]  # [R, C]
-        boxes = box_ops.decode(predictions.deltas.float(), torch.cat(proposals)[:, None], roi.box_weights)
+        scores = box_ops.precise(predictions.logits).softmax(dim=1)[:, 1:]  # [R, C]
+        boxes = box_ops.decode(box_ops.precise(predictions.deltas), torch.cat(proposals)[:, None], roi.box_weights)
         detections = []
         for image_boxes, image_scores, size in zip(
             torch.split(boxes, counts), torch.split(scores, counts), sizes, strict=True

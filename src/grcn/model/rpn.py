@@ -57,7 +57,7 @@ class RPN(nn.Module):
         logits = self.objectness(hidden).permute(0, 2, 3, 1).flatten(1)  # [B, A]
         deltas = self.deltas(hidden).permute(0, 2, 3, 1).reshape(len(logits), -1, 4)  # [B, A, 4]
         anchors = grid_anchors(self.cells, (features.shape[2], features.shape[3]), self.stride)  # [A, 4]
-        proposals = self._propose(logits.detach().float(), deltas.detach().float(), anchors, sizes)
+        proposals = self._propose(box_ops.precise(logits.detach()), box_ops.precise(deltas.detach()), anchors, sizes)
         losses = {} if objects is None else self._losses(logits, deltas, anchors, *objects)
         return proposals, losses
 
