@@ -17,7 +17,7 @@ from grcn.data.image import read_image
 from grcn.data.transforms import resize, scale_boxes
 from grcn.errors import CheckpointError, ConfigError, ImageError
 from grcn.model.detector import RCNN, build_detector
-from grcn.model.optimize import Optimization, optimize
+from grcn.model.optimize import Optimization, optimized
 from grcn.model.weights import load_detector
 from grcn.presets import PRESETS
 from grcn.types import Detections
@@ -60,7 +60,7 @@ class Detector:
                 grcn, or a preset's name: then the backbone has its ImageNet weights and the rest is untrained.
             device: as torch names it; `auto`: the first CUDA device where there is one, else the CPU.
             class_names: of a preset's detector; a trained one has its own.
-            optimize: how the network is made faster (`grcn.model.optimize.optimize`): `fold`, which leaves the
+            optimize: how the network is made faster (`grcn.model.optimize.optimized`): `fold`, which leaves the
                 detections the same; `bf16`, which changes them a little; `none`: as it was trained.
 
         Raises:
@@ -69,15 +69,17 @@ class Detector:
                 or optimization.
         """
         target = _device(device)
+        if optimize not in get_args(Optimization):
+            raise ConfigError(f"optimize '{optimize}': use one of {', '.join(get_args(Optimization))}")
         if str(source) in PRESETS and not Path(source).exists():
             if not class_names:
                 raise ConfigError(f"preset '{source}' is untrained and has no classes yet; give class_names")
             model = build_detector(str(source), len(class_names))
-            return cls(_optimized(model, optimize).to(target), class_names, str(source))
+            return cls(optimized(model, optimize).to(target), class_names, str(source))
         if class_names is not None:
             raise ConfigError(f"{source}: has its own class names; leave class_names out")
         loaded = load_detector(_weights_file(Path(source)))
-        return cls(_optimized(loaded.model, optimize).to(target), loaded.class_names, loaded.preset)
+        return cls(optimized(loaded.model, optimize).to(target), loaded.class_names, loaded.preset)
 
     @property
     def config(self) -> DetectorConfig:
@@ -167,12 +169,6 @@ def _device(name: str | torch.device) -> torch.device:
     except (RuntimeError, AssertionError) as error:  # torch built without CUDA raises AssertionError
         raise ConfigError(f"device '{name}': {str(error).splitlines()[0]}") from None
     return device
-
-
-def _optimized(model: RCNN, how: Optimization) -> RCNN:
-    if how not in get_args(Optimization):
-        raise ConfigError(f"optimize '{how}': use one of {', '.join(get_args(Optimization))}")
-    return optimize(model, how)
 
 
 def _weights_file(source: Path) -> Path:

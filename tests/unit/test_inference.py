@@ -234,11 +234,16 @@ def run(detector: Detector, tmp_path: Path) -> Path:
 
 
 def test_load_takes_a_run_folder_or_a_file(detector: Detector, run: Path, picture: np.ndarray) -> None:
-    from_last = Detector.load(run)
+    from_last = Detector.load(run, optimize="none")
     assert (from_last.class_names, from_last.preset, from_last.config) == (NAMES, "grcn_r18", detector.config)
     assert not from_last.model.training
     assert_same(from_last.predict(picture), detector.predict(picture))
-    assert_same(Detector.load(str(run / "last.safetensors")).predict(picture), detector.predict(picture))
+    assert_same(
+        Detector.load(str(run / "last.safetensors"), optimize="none").predict(picture), detector.predict(picture)
+    )
+    folded, expected = Detector.load(run).predict(picture), detector.predict(picture)
+    np.testing.assert_allclose(folded.boxes, expected.boxes, atol=1e-2)
+    np.testing.assert_allclose(folded.scores, expected.scores, atol=1e-4)
 
     save_detector(run / "best.safetensors", detector.model, class_names=("x", "y", "z"), preset="p", extra={})
     assert Detector.load(run, device="cpu").class_names == ("x", "y", "z")
@@ -257,6 +262,8 @@ def test_load_says_what_is_missing(tmp_path: Path, run: Path) -> None:
         with pytest.raises(ConfigError, match=f"device '{device}'") as error:
             Detector.load(run, device=device)
         assert "\n" not in str(error.value)
+    with pytest.raises(ConfigError, match="optimize 'fast': use one of none, fold, bf16"):
+        Detector.load(run, optimize="fast")
 
 
 def test_load_of_a_preset_starts_from_imagenet(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -270,7 +277,7 @@ def test_load_of_a_preset_starts_from_imagenet(monkeypatch: pytest.MonkeyPatch, 
     url = torchvision.models.ResNet18_Weights.IMAGENET1K_V1.url
     torch.save(network.state_dict(), cache / url.rsplit("/", 1)[1])
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    detector = Detector.load("grcn_r18", class_names=NAMES)
+    detector = Detector.load("grcn_r18", class_names=NAMES, optimize="none")
     assert (detector.class_names, detector.preset) == (NAMES, "grcn_r18")
     weights = dict(detector.model.named_parameters())["separation.loc_branch.conv5.0.conv1.weight"]
     torch.testing.assert_close(weights, network.layer4[0].conv1.weight)

@@ -15,7 +15,7 @@ from grcn.model.detector import RCNN
 Optimization = Literal["none", "fold", "bf16"]
 
 
-def optimize(model: RCNN, how: Optimization) -> RCNN:
+def optimized(model: RCNN, how: Optimization) -> RCNN:
     """A copy of `model` for prediction alone: it can be neither trained nor saved.
 
     Args:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
-from grcn.model.optimize import optimize
+from grcn.model.optimize import optimized
 from grcn.presets import PRESETS
 
 from .building import build, enlivened, random_images, small
@@ -24,7 +24,7 @@ def test_folding_leaves_the_detections(name: str, pretrained: bool) -> None:
             module.weight.data.uniform_(0.9, 1.1)
             module.bias.data.uniform_(-0.1, 0.1)
     model.double()  # so that nothing but the folding can make a difference
-    folded = optimize(model, "fold")
+    folded = optimized(model, "fold")
     assert not [m for m in folded.modules() if isinstance(m, nn.BatchNorm2d | FrozenBatchNorm2d)]
     with torch.no_grad():
         for ours, expected in zip(folded(images), model(images), strict=True):
@@ -36,7 +36,7 @@ def test_folding_leaves_the_detections(name: str, pretrained: bool) -> None:
 
 def test_group_norm_is_left() -> None:
     model = build(small("grcn_r18", norm="group"))
-    assert sum(isinstance(m, nn.GroupNorm) for m in optimize(model, "fold").modules()) == sum(
+    assert sum(isinstance(m, nn.GroupNorm) for m in optimized(model, "fold").modules()) == sum(
         isinstance(m, nn.GroupNorm) for m in model.modules()
     )
 
@@ -45,7 +45,7 @@ def test_bfloat16_is_near_and_keeps_anchors_and_statistics() -> None:
     torch.manual_seed(0)
     images = random_images((96, 128))
     model = enlivened(build(small("grcn_r18")), images)
-    half = optimize(model, "bf16")
+    half = optimized(model, "bf16")
     assert {p.dtype for p in half.parameters()} == {torch.bfloat16}
     assert {b.dtype for b in half.buffers() if b.is_floating_point()} == {torch.float32}
     assert torch.equal(half.rpn.cells, model.rpn.cells)
@@ -62,13 +62,13 @@ def test_bfloat16_is_near_and_keeps_anchors_and_statistics() -> None:
 def test_the_model_itself_is_left_alone(how: str) -> None:
     model = build(small("grcn_r18")).train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    optimized = optimize(model, how)
+    fast = optimized(model, how)
     assert model.training
-    assert not optimized.training
+    assert not fast.training
     assert all(p.requires_grad for p in model.parameters())
     assert before.keys() == model.state_dict().keys()
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    assert optimize(model, "none") is model
+    assert optimized(model, "none") is model
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -77,4 +77,4 @@ def test_every_norm_layer_of_every_preset_is_folded(name: str) -> None:
         model = build(small(name), pretrained=False)
         norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
         assert norms
-        assert not [m for m in optimize(model, "fold").modules() if isinstance(m, nn.BatchNorm2d)]
+        assert not [m for m in optimized(model, "fold").modules() if isinstance(m, nn.BatchNorm2d)]
