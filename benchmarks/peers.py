@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torchvision.models import resnet50
-from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection import FasterRCNN, fasterrcnn_resnet50_fpn
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign, roi_align
@@ -108,6 +108,18 @@ def c5_pair(image: Tensor, scale: Scale) -> Pair:
     return Pair(_ours(config, theirs, scale, conv5="separation.trunk.conv5."), theirs)
 
 
+def fpn(image: Tensor, classes: int) -> FasterRCNN:
+    """torchvision's fasterrcnn_resnet50_fpn, calibrated on a photo, at its own settings."""
+    model: FasterRCNN = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=classes + 1)
+    for norm in (m for m in model.modules() if isinstance(m, nn.BatchNorm2d)):
+        norm.momentum = None
+    with torch.no_grad():
+        model.backbone.train()(_normalise(image)[None])
+    freeze_norm(model)
+    spread_answers(model, image)
+    return model
+
+
 def _arguments(scale: Scale) -> dict[str, Any]:
     """What both assemblies have in common."""
     return {
@@ -130,13 +142,18 @@ def _calibrated_resnet50(image: Tensor, *, dilated: bool) -> nn.Module:
     )
     with torch.no_grad():
         network.train()(_normalise(image)[None])
+    freeze_norm(network)
+    return network
+
+
+def freeze_norm(network: nn.Module) -> None:
+    """Puts torchvision's frozen batch norm, which its pretrained detectors have, in the place of each batch norm."""
     for module in list(network.modules()):
         for name, norm in list(module.named_children()):
             if isinstance(norm, nn.BatchNorm2d):
                 frozen = FrozenBatchNorm2d(norm.num_features)
                 frozen.load_state_dict(norm.state_dict())
                 setattr(module, name, frozen)
-    return network
 
 
 def _normalise(image: Tensor) -> Tensor:

@@ -1,0 +1,48 @@
+"""What every record of a benchmark holds beside its figures: the command, versions and the machine."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+
+
+def write(path: Path, rows: Sequence[dict[str, Any]], **more: Any) -> None:
+    """Writes `rows` as JSON with all that a reader needs to judge or repeat them."""
+    root = Path(__file__).parents[1]
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=root)
+    record = {
+        "command": "python benchmarks/" + " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "commit": commit.stdout.strip(),
+        "versions": {"torch": torch.__version__, "torchvision": torchvision.__version__},
+        "machine": {"processor": processor(), "threads": torch.get_num_threads(), "system": platform.system()},
+        **more,
+        "rows": list(rows),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(record, indent=1) + "\n")
+
+
+def processor() -> str:
+    """The processor's name as Linux gives it, else what Python knows."""
+    info = Path("/proc/cpuinfo")
+    names = [line for line in info.read_text().splitlines() if "model name" in line] if info.exists() else []
+    return names[0].split(":")[1].strip() if names else platform.processor()
+
+
+def table(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> str:
+    """`rows` as a Markdown table of `columns`."""
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    lines += ["| " + " | ".join(_cell(row[column]) for column in columns) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
