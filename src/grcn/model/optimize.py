@@ -8,8 +8,8 @@ from typing import Literal
 import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
-from torchvision.ops import FrozenBatchNorm2d
 
+from grcn.model.backbone import norm_pairs
 from grcn.model.detector import RCNN
 
 Optimization = Literal["none", "fold", "bf16"]
@@ -36,19 +36,19 @@ def optimized(model: RCNN, how: Optimization) -> RCNN:
 
 def _fold_norm(model: nn.Module) -> None:
     """Multiplies each batch norm into the convolution before it, in place. Group norm stays: it is not linear."""
-    for parent in list(model.modules()):
-        before: nn.Module | None = None
-        # The order of children is that of computation in ResNet's blocks and in sequences.
-        for name, child in list(parent.named_children()):
-            if isinstance(child, nn.BatchNorm2d | FrozenBatchNorm2d) and isinstance(before, nn.Conv2d):
-                before.weight, before.bias = fuse_conv_bn_weights(
-                    before.weight,
-                    before.bias,
-                    child.running_mean,  # type: ignore[arg-type]
-                    child.running_var,  # type: ignore[arg-type]
-                    child.eps,
-                    child.weight,
-                    child.bias,
-                )
-                setattr(parent, name, nn.Identity())
-            before = child
+    for parent, first, second in norm_pairs(model):
+        conv, norm = getattr(parent, first), getattr(parent, second)
+        folded = nn.Conv2d(
+            conv.in_channels,
+            conv.out_channels,
+            conv.kernel_size,
+            conv.stride,
+            conv.padding,
+            conv.dilation,
+            device="meta",
+        )
+        folded.weight, folded.bias = fuse_conv_bn_weights(
+            conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+        )
+        setattr(parent, first, folded)
+        setattr(parent, second, nn.Identity())

@@ -8,6 +8,8 @@ channel by channel on one thread (docs/performance.md has the times).
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torchvision
 from torch import Tensor
@@ -34,8 +36,38 @@ def roi_align(features: Tensor, rois: Tensor, size: int, scale: float, sampling_
     channels, height, width = maps.shape[1:]
     cells = maps.permute(0, 2, 3, 1).reshape(-1, channels)  # [B * H * W, C], a view where channels-last
     index, weight = _samples(rois, height, width, size, scale, sampling_ratio, aligned)
-    sums = F.embedding_bag(index, cells, per_sample_weights=weight.to(cells.dtype), mode="sum")  # [R * S * S, C]
+    sums: Tensor = _WeightedSums.apply(cells, index, weight.to(cells.dtype))  # [R * S * S, C]
     return sums.to(features.dtype).view(-1, size, size, channels).permute(0, 3, 1, 2)
+
+
+class _WeightedSums(torch.autograd.Function):
+    """Sums of weighted rows, and gradients to the rows: `embedding_bag` both ways.
+
+    Its own gradient is for tables of which a batch reads little: it costs twice the time, and so does its forward pass
+    where a gradient is wanted.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, index: Tensor, weight: Tensor) -> Tensor:
+        """Rows [N, C], index and weight [M, T] to sums [M, C]."""
+        ctx.save_for_backward(index, weight)
+        ctx.count = len(rows)
+        return F.embedding_bag(index, rows, per_sample_weights=weight, mode="sum")
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        """Each row's gradient sums those of all sums that it is in, in their order: the same over any threads."""
+        index, weight = ctx.saved_tensors
+        row, order = index.flatten().sort(stable=True)
+        starts = torch.searchsorted(row, torch.arange(ctx.count, device=row.device))
+        sums = F.embedding_bag(
+            order.div(index.shape[1], rounding_mode="floor"),
+            gradient.contiguous(),
+            starts,
+            per_sample_weights=weight.flatten()[order],
+            mode="sum",
+        )
+        return sums, None, None
 
 
 def roi_pool(features: Tensor, rois: Tensor, size: int, scale: float) -> Tensor:

@@ -6,11 +6,12 @@ from copy import deepcopy
 
 import pytest
 import torch
+import torchvision
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
 from grcn.config import Backbone, Norm, stage_stride
-from grcn.model.backbone import build_classifier, out_channels, set_stride, split_stages
+from grcn.model.backbone import FoldedConv2d, FoldedNorm, build_classifier, out_channels, set_stride, split_stages
 
 NORM: dict[Backbone, Norm] = {"resnet18": "bn", "resnet50": "bn", "vgg16": "none"}
 
@@ -112,14 +113,12 @@ def test_the_backbones_own_stride_changes_nothing(stages: tuple[Backbone, list[n
         assert str(stage) == str(parts[number - 1])
 
 
-@pytest.mark.parametrize(
-    ("norm", "kind"), [("frozen_bn", FrozenBatchNorm2d), ("bn", nn.BatchNorm2d), ("group", nn.GroupNorm)]
-)
+@pytest.mark.parametrize(("norm", "kind"), [("frozen_bn", FoldedNorm), ("bn", nn.BatchNorm2d), ("group", nn.GroupNorm)])
 @pytest.mark.parametrize("backbone", ["resnet18", "resnet50", "vgg16"])
 def test_norm_kinds(backbone: Backbone, norm: Norm, kind: type[nn.Module]) -> None:
     with torch.device("meta"):
         network = build_classifier(backbone, norm)
-    kinds = {type(m) for m in network.modules()} & {FrozenBatchNorm2d, nn.BatchNorm2d, nn.GroupNorm}
+    kinds = {type(m) for m in network.modules()} & {FoldedNorm, nn.BatchNorm2d, nn.GroupNorm}
     assert kinds == {kind}
     assert all(m.num_groups == 32 for m in network.modules() if isinstance(m, nn.GroupNorm))
 
@@ -129,3 +128,36 @@ def test_vgg_without_norm_is_the_published_network() -> None:
         network = build_classifier("vgg16", "none")
     assert not [m for m in network.modules() if isinstance(m, FrozenBatchNorm2d | nn.BatchNorm2d | nn.GroupNorm)]
     assert len([m for m in network.features if isinstance(m, nn.Conv2d)]) == 13
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "resnet50", "vgg16"])
+def test_frozen_norm_inside_the_convolutions_is_torchvisions(backbone: Backbone) -> None:
+    torch.manual_seed(0)
+    ours = build_classifier(backbone, "frozen_bn")
+    if backbone == "vgg16":
+        theirs = torchvision.models.vgg16_bn(weights=None)
+        for i, layer in enumerate(theirs.features):
+            if isinstance(layer, nn.BatchNorm2d):
+                theirs.features[i] = FrozenBatchNorm2d(layer.num_features)
+    else:
+        theirs = getattr(torchvision.models, backbone)(weights=None, norm_layer=FrozenBatchNorm2d)
+    for name, buffer in theirs.named_buffers():
+        buffer.uniform_(0.5, 1.5) if "var" in name or "weight" in name else buffer.normal_(std=0.1)
+    assert ours.load_state_dict(theirs.state_dict())
+    copied = deepcopy(ours)
+    for network in (ours, theirs, copied):
+        network.double()
+    for stage in split_stages(copied):
+        for conv in (m for m in stage.modules() if isinstance(m, FoldedConv2d)):
+            assert any(conv.norm is norm for norm in stage.modules())  # its own copy, not the original's
+    image = torch.randn(1, 3, 64, 64, dtype=torch.float64)
+    outputs, gradients = [], []
+    for network in (ours, theirs, copied):
+        maps = chain(split_stages(network), image)
+        outputs.append(maps[-1])
+        convs = [m.weight for m in network.modules() if isinstance(m, nn.Conv2d)]
+        gradients.append(torch.autograd.grad(maps[-1].square().mean(), convs))
+    for k in (0, 2):
+        torch.testing.assert_close(outputs[k], outputs[1])
+        for mine, other in zip(gradients[k], gradients[1], strict=True):
+            torch.testing.assert_close(mine, other)
