@@ -8,11 +8,12 @@ Shape letters: B images, P proposals of an image, K samples of an image, R RoIs 
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.grad import conv2d_input
 from torchvision.ops import batched_nms, remove_small_boxes
 
 from grcn.config import DetectorConfig
@@ -58,14 +59,40 @@ class FCHead(nn.Module):
             nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
 
     def forward(self, features: Tensor) -> Tensor:
-        # In float32 on a CPU oneDNN's convolution takes half the time of MKL's matrix product, which is what torch
-        # makes of a linear layer there; for gradients, in bfloat16 and on a GPU the product is as fast or faster.
-        if torch.is_grad_enabled() or features.is_cuda or features.dtype != torch.float32:
+        # In float32 on a CPU oneDNN's convolutions take half the time of MKL's matrix products, which are what torch
+        # makes of a linear layer there; in bfloat16 and on a GPU the products are as fast or faster.
+        if features.is_cuda or features.dtype != torch.float32:
             hidden = F.linear(_by_cell(features), _by_cell(self.fc6.weight), self.fc6.bias)
+        elif torch.is_grad_enabled():
+            hidden = _WholeRoI.apply(features, self.fc6.weight, self.fc6.bias)
         else:
             hidden = self.fc6(features).flatten(1)
         hidden = F.dropout(torch.relu(hidden), self.dropout, self.training)
         return F.dropout(torch.relu(self.fc7(hidden)), self.dropout, self.training)
+
+
+class _WholeRoI(torch.autograd.Function):
+    """A convolution over whole RoIs, with its weight's gradient as one more convolution: torch's own copies features
+    and weight to another layout and back, which costs as much as the sums."""
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """Features [R, C, S, S], weight [F, C, S, S] and bias [F] to [R, F]."""
+        ctx.save_for_backward(features, weight)
+        return F.conv2d(features, weight, bias).flatten(1)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        features, weight = ctx.saved_tensors
+        rois, channels, size, _ = features.shape
+        to_features: Tensor = conv2d_input(  # type: ignore[no-untyped-call]
+            features.shape, weight, gradient[:, :, None, None]
+        )
+        # Each RoI is a channel and each of its numbers a pixel; the gradient says how much of each RoI to sum.
+        pixels = _by_cell(features).reshape(1, rois, size * size, channels)
+        sums = F.conv2d(pixels, gradient.t()[:, :, None, None])  # [1, F, S * S, C]
+        to_weight = sums.view(-1, size, size, channels).permute(0, 3, 1, 2)
+        return to_features, to_weight, gradient.sum(dim=0)
 
 
 def _by_cell(maps: Tensor) -> Tensor:
@@ -174,41 +201,35 @@ class RoIStage(nn.Module):
     def predict(self, maps: Maps, proposals: list[Tensor], sizes: Sizes) -> Predictions:
         """Class logits and box deltas of every proposal, image by image."""
         count = sum(len(p) for p in proposals)
-        vectors = self._vectors(maps, proposals, sizes)
+        reduced = {key: layer(getattr(maps, _task_of(key))) for key, layer in self.reduce.items()}
+        keys = {task: task if task in self.heads else "shared" for task in TASKS}
+        vectors = self._vectors(reduced, proposals, set(keys.values()))  # [R, F] each
+        readers = {keys[task] for task in TASKS if self.contexts[task] == "global"}
+        whole = [proposals[0].new_tensor([[0, 0, width, height]]) for height, width in sizes] if readers else []
+        # By themselves: in one batch with the RoIs, whose number is round, they cost as much again as all of those.
+        contexts = self._vectors(reduced, whole, readers)  # [B, F] each
         answers = {}
-        for task, layer in (("cls", self.scores), ("loc", self.deltas)):
-            features = vectors[task if task in self.heads else "shared"]  # [R, F], or [R + B, F] with the whole images
-            if self.contexts[task] != "none":  # type: ignore[index]
-                if self.contexts[task] == "global":  # type: ignore[index]
-                    context = features[count:]
+        for task, layer in zip(TASKS, (self.scores, self.deltas), strict=True):
+            features = vectors[keys[task]]
+            if self.contexts[task] != "none":
+                if self.contexts[task] == "global":
+                    context = contexts[keys[task]]
                 else:
-                    context = self.attention[task](getattr(maps, task), sizes, self.strides[task])  # type: ignore[index]
+                    context = self.attention[task](getattr(maps, task), sizes, self.strides[task])
                 context = context.repeat_interleave(_counts(proposals, context.device), dim=0, output_size=count)
-                features = torch.cat((features[:count], context.to(features.dtype)), dim=1)
-            answers[task] = layer(features[:count])
+                features = torch.cat((features, context.to(features.dtype)), dim=1)
+            answers[task] = layer(features)
         return Predictions(answers["cls"], answers["loc"].reshape(count, self.num_classes, 4))
 
-    def _vectors(self, maps: Maps, proposals: list[Tensor], sizes: Sizes) -> dict[str, Tensor]:
-        """The vector of each RoI, [R, F], from each head; with those of the B whole images after them where a task
-        reads global context from that head."""
-        global_heads = {t if t in self.heads else "shared" for t in TASKS if self.contexts[t] == "global"}
-        count = sum(len(p) for p in proposals)
-        rois = _rois(proposals)
-        if global_heads:
-            whole = [rois.new_tensor([[0, 0, w, h]]) for h, w in sizes]
-            rois_and_images = torch.cat((rois, _rois(whole)))
+    def _vectors(self, reduced: dict[str, Tensor], boxes: list[Tensor], keys: set[str]) -> dict[str, Tensor]:
+        """The vector of each box, [R, F], from each of the heads `keys`; boxes are per image, as proposals are."""
         pooled: dict[str, Tensor] = {}
         vectors: dict[str, Tensor] = {}
-        for key, head in self.heads.items():
-            source = key if key in self.reduce else "shared"
+        for key in sorted(keys):
+            source = key if key in reduced else "shared"
             if source not in pooled:
-                task: Task = "loc" if source == "loc" else "cls"
-                wide = key in global_heads or (source == "shared" and global_heads)
-                pooled[source] = self._pool(
-                    self.reduce[source](getattr(maps, task)), rois_and_images if wide else rois, self.strides[task]
-                )
-            features = pooled[source]
-            vectors[key] = head(features if key in global_heads else features[:count])
+                pooled[source] = self._pool(reduced[source], _rois(boxes), self.strides[_task_of(source)])
+            vectors[key] = self.heads[key](pooled[source])
         return vectors
 
     def _pool(self, features: Tensor, rois: Tensor, stride: int) -> Tensor:
@@ -280,6 +301,11 @@ def pooled_keys(config: DetectorConfig) -> tuple[str, ...]:
 def head_keys(config: DetectorConfig) -> tuple[str, ...]:
     """Whose heads there are: one for both tasks, or one each."""
     return ("shared",) if config.separation == "none" else TASKS
+
+
+def _task_of(key: str) -> Task:
+    """Whose map it is that features are pooled from under this key."""
+    return "loc" if key == "loc" else "cls"
 
 
 def _rois(boxes: list[Tensor]) -> Tensor:

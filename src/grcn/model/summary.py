@@ -6,6 +6,7 @@ and NMS are not counted.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -99,11 +100,13 @@ def summarize(
     padded = [-(-side // MULTIPLE) * MULTIPLE for side in size]
     with torch.device("meta"), torch.no_grad():
         model = RCNN(config, num_classes, build_classifier(config.backbone, config.norm)).eval()
-        outputs: dict[nn.Module, Tensor] = {}
+        # Of each use: a head that reads global context sees the RoIs, then the whole image.
+        outputs: dict[nn.Module, list[Tensor]] = defaultdict(list)
         for module in model.modules():
-            module.register_forward_hook(lambda module, _, output: outputs.update({module: output}))
+            module.register_forward_hook(lambda module, _, output: outputs[module].append(output))
         maps = model.separation(torch.empty(1, 3, *padded))
-        hidden = outputs[model.rpn] = model.rpn.conv(getattr(maps, config.rpn.source))
+        hidden = model.rpn.conv(getattr(maps, config.rpn.source))
+        outputs[model.rpn].append(hidden)
         model.rpn.objectness(hidden)
         model.rpn.deltas(hidden)
         model.roi.predict(maps, [torch.empty(proposals, 4)], [size])
@@ -113,12 +116,12 @@ def summarize(
     return DetectorSummary(config, num_classes, size, proposals, model.separation.strides, tuple(stages))
 
 
-def _stages(model: RCNN, outputs: dict[nn.Module, Tensor], height: int) -> Iterator[StageSummary]:
+def _stages(model: RCNN, outputs: dict[nn.Module, list[Tensor]], height: int) -> Iterator[StageSummary]:
     """Each stage in the order of computation, by what its modules gave out for an image padded to `height`."""
     config = model.config
 
     def stage(task: str, name: str, reads: str, module: nn.Module, *, of_map: bool = False) -> StageSummary:
-        shape = outputs[module].shape
+        shape = outputs[module][0].shape
         return StageSummary(
             task,
             name,
@@ -127,7 +130,7 @@ def _stages(model: RCNN, outputs: dict[nn.Module, Tensor], height: int) -> Itera
             shape[1],
             (shape[2], shape[3]) if len(shape) == 4 else None,
             sum(p.numel() for p in module.parameters()),
-            sum(_macs(layer, outputs[layer]) for layer in module.modules() if layer in outputs),
+            sum(_macs(layer, output) for layer in module.modules() for output in outputs.get(layer, ())),
         )
 
     reads, ends = "image", dict[str, str]()

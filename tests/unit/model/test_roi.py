@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import replace
 from typing import Any
 
@@ -149,13 +150,24 @@ def test_global_context_sees_the_whole_image_and_nothing_of_the_padding() -> Non
 def test_fc_head() -> None:
     torch.manual_seed(0)
     head = FCHead(2, 3, 5, dropout=0.5)
-    features = torch.randn(4, 2, 3, 3)
+    features = torch.randn(4, 2, 3, 3, requires_grad=True)
     hidden = (features.flatten(1) @ head.fc6.weight.flatten(1).T + head.fc6.bias).clamp(min=0)
     expected = (hidden @ head.fc7.weight.T + head.fc7.bias).clamp(min=0)
-    torch.testing.assert_close(head.eval()(features), expected)
-    with torch.no_grad():  # another path
-        torch.testing.assert_close(head.eval()(features), expected)
-        torch.testing.assert_close(head(features.to(memory_format=torch.channels_last)), expected)
+    inputs = (features, *head.parameters())
+    wanted = torch.autograd.grad(expected.square().sum(), inputs)
+    precise = deepcopy(head).double()  # takes the way of a matrix product
+    ways = {
+        "contiguous": head.eval()(features),
+        "channels-last": head(features.to(memory_format=torch.channels_last)),
+        "float64": precise.eval()(features.double()).float(),
+    }
+    for name, found in ways.items():
+        torch.testing.assert_close(found, expected)
+        owned = (features, *(precise if name == "float64" else head).parameters())
+        for mine, other in zip(torch.autograd.grad(found.square().sum(), owned), wanted, strict=True):
+            torch.testing.assert_close(mine, other, check_dtype=False)
+    with torch.no_grad():
+        torch.testing.assert_close(head(features), expected)
     dropped = torch.stack([head.train()(features) for _ in range(400)])
     assert 0.4 < (dropped[:, expected > 0] == 0).float().mean() < 0.8  # half by its own dropout, more by fc6's
 
