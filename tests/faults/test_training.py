@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -191,3 +192,21 @@ def test_two_ranks_train_with_one_of_them_without_objects_and_stop_together(tiny
     train(tiny.tiny_config(almost_empty, run, **changes | {"devices": 1, "resume": True}), progress=False)
     assert saved_iteration(run) == 14
     assert all(tensor.isfinite().all() for tensor in load_state(run / STATE)["state_dict"].values())
+
+
+def test_two_ranks_equal_one_process(tiny, beach, tmp_path):
+    """With a norm that does not look at the batch: batch norm's statistics are of a rank's own images."""
+    model = replace(tiny.tiny_model(), norm="group")
+    changes = {"iterations": 4, "val_every": 4, "save_every": 2, "batch_size": 4, "model": model}
+    one = train(tiny.tiny_config(beach, tmp_path / "one", **changes), progress=False)
+    with process(beach, tmp_path / "two", **changes, devices=2) as child:
+        assert end_of(child) == (0, "")
+    runs = [one, tmp_path / "two"]
+    rows = []
+    for run in runs:
+        with open(run / "metrics.csv", newline="") as file:
+            rows.append([float(r["loss"]) for r in csv.DictReader(file) if r["loss"]])
+    assert rows[0] == pytest.approx(rows[1], rel=1e-4)
+    first, second = (load_state(run / STATE)["state_dict"] for run in runs)
+    for name, tensor in first.items():
+        torch.testing.assert_close(tensor, second[name], rtol=1e-3, atol=1e-5, msg=name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -18,18 +19,25 @@ class Samples(NamedTuple):
     positive: Tensor
 
 
-def sample(labels: Tensor, count: int, positive_fraction: float) -> Samples:
+def sample(
+    labels: Tensor, count: int, positive_fraction: float, generators: Sequence[torch.Generator] | None = None
+) -> Samples:
     """Draws `count` boxes an image at random, at most a fraction of them positive (Girshick 2015, section 2.3).
 
     Negatives fill what positives leave. The whole batch is drawn at once, without waiting for the device.
 
     Args:
         labels: [B, N] int: positive above 0, background at 0, ignored below 0.
+        generators: one an image, on the labels' device: what is drawn in an image then does not depend on the others;
+            None: torch's own generator.
 
     Returns:
         Samples with K <= positive_fraction * count + count; exactly the `real` ones count.
     """
-    keys = torch.rand(labels.shape, device=labels.device)
+    if generators is None:
+        keys = torch.rand(labels.shape, device=labels.device)
+    else:
+        keys = torch.stack([torch.rand(labels.shape[1], generator=g, device=labels.device) for g in generators])
     most_positive = int(count * positive_fraction)
     positive_key, positive_index = keys.masked_fill(labels <= 0, -1.0).topk(min(most_positive, labels.shape[1]))
     positive_real = positive_key >= 0

@@ -6,6 +6,7 @@ training and prediction alike) and that class ids are 0..C-1.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
 
@@ -57,7 +58,10 @@ class RCNN(nn.Module):
         self.to(memory_format=torch.channels_last)
 
     def forward(
-        self, images: list[Tensor], targets: list[dict[str, Tensor]] | None = None
+        self,
+        images: list[Tensor],
+        targets: list[dict[str, Tensor]] | None = None,
+        seeds: Sequence[int] | None = None,
     ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
         """Losses in training mode, detections otherwise.
 
@@ -65,6 +69,8 @@ class RCNN(nn.Module):
             images: CHW each, RGB, float in 0..1 or uint8, of any sizes.
             targets: in training, per image `boxes` [G, 4] float xyxy in that image's pixels and `labels` [G] int64,
                 class ids 0..C-1; G may be 0.
+            seeds: in training, one per image: which anchors and proposals of an image enter its losses is then a
+                function of its own seed; None: torch's generator draws for the batch.
 
         Returns:
             In training: loss_objectness, loss_rpn_box_reg, loss_classifier, loss_box_reg, scalars.
@@ -80,8 +86,9 @@ class RCNN(nn.Module):
             targets = None
         maps = self.separation(batch.to(self.rpn.conv.weight.dtype))
         objects = None if targets is None else box_ops.pad([t["boxes"] for t in targets])
-        proposals, rpn_losses = self.rpn(getattr(maps, self.config.rpn.source), sizes, objects)
-        detections, roi_losses = self.roi(maps, proposals, sizes, targets)
+        generators = None if seeds is None else [torch.Generator(batch.device).manual_seed(s) for s in seeds]
+        proposals, rpn_losses = self.rpn(getattr(maps, self.config.rpn.source), sizes, objects, generators)
+        detections, roi_losses = self.roi(maps, proposals, sizes, targets, generators)
         result: dict[str, Tensor] | list[dict[str, Tensor]] = detections if targets is None else rpn_losses | roi_losses
         return result
 

@@ -12,6 +12,19 @@ from grcn.geometry.boxes import precise
 BETA = 1 / 9
 
 
+def _over_ranks(count: Tensor) -> Tensor:
+    """The mean of a count over the ranks of a distributed run, the count itself elsewhere.
+
+    Gradients are averaged over ranks; with every rank's losses divided by this, the average is the gradient of one
+    process that has all images (as DETR, Carion et al. 2020, counts its boxes). All ranks must come here.
+    """
+    count = count.float()
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(count)
+        count = count / torch.distributed.get_world_size()
+    return count
+
+
 def rpn_losses(logits: Tensor, deltas: Tensor, objectness: Tensor, wanted: Tensor, real: Tensor) -> dict[str, Tensor]:
     """Losses of the sampled anchors.
 
@@ -24,7 +37,7 @@ def rpn_losses(logits: Tensor, deltas: Tensor, objectness: Tensor, wanted: Tenso
         loss_objectness, the mean over the real samples; loss_rpn_box_reg, the positives' sum over the same count.
     """
     logits, deltas = precise(logits), precise(deltas)
-    count = real.sum().clamp(min=1)
+    count = _over_ranks(real.sum()).clamp(min=1)
     entropy = F.binary_cross_entropy_with_logits(logits, objectness.to(logits.dtype), reduction="none")
     distance = F.smooth_l1_loss(deltas, wanted, beta=BETA, reduction="none").sum(dim=-1)
     return {
@@ -43,7 +56,7 @@ def roi_losses(logits: Tensor, deltas: Tensor, labels: Tensor, wanted: Tensor) -
     Returns:
         loss_classifier, the mean over RoIs; loss_box_reg, the positives' sum over the number of all RoIs.
     """
-    count = max(len(labels), 1)  # a batch without a single RoI has a loss of zero, not NaN
+    count = _over_ranks(torch.tensor(len(labels), device=labels.device)).clamp(min=1)  # without any: zero, not NaN
     entropy = F.cross_entropy(precise(logits), labels, reduction="sum")
     own = precise(deltas[torch.arange(len(labels), device=labels.device), (labels - 1).clamp(min=0)])  # [R, 4]
     distance = F.smooth_l1_loss(own, wanted, beta=BETA, reduction="none").sum(dim=-1)

@@ -22,7 +22,7 @@ from grcn.geometry.matching import BACKGROUND, match
 from grcn.geometry.sampling import sample
 from grcn.model.losses import roi_losses
 from grcn.model.pooling import roi_align, roi_pool
-from grcn.model.rpn import Sizes
+from grcn.model.rpn import Generators, Sizes
 from grcn.model.separation import Maps
 
 Task = Literal["cls", "loc"]
@@ -186,16 +186,22 @@ class RoIStage(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(
-        self, maps: Maps, proposals: list[Tensor], sizes: Sizes, targets: list[dict[str, Tensor]] | None
+        self,
+        maps: Maps,
+        proposals: list[Tensor],
+        sizes: Sizes,
+        targets: list[dict[str, Tensor]] | None,
+        generators: Generators = None,
     ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
         """Detections of each image outside training, losses in training; the other is empty.
 
         Args:
             proposals: [P_i, 4] per image; targets: boxes and labels per image, None outside training.
+            generators: of what is sampled in each image (`geometry.sampling.sample`).
         """
         if targets is None:
             return self.detect(self.predict(maps, proposals, sizes), proposals, sizes), {}
-        proposals, labels, wanted = self.assign(proposals, targets)
+        proposals, labels, wanted = self.assign(proposals, targets, generators)
         return [], roi_losses(*self.predict(maps, proposals, sizes), labels, wanted)
 
     def predict(self, maps: Maps, proposals: list[Tensor], sizes: Sizes) -> Predictions:
@@ -239,7 +245,9 @@ class RoIStage(nn.Module):
         return roi_align(features, rois, size, 1 / stride, roi.sampling_ratio, aligned=roi.aligned)
 
     @torch.no_grad()
-    def assign(self, proposals: list[Tensor], targets: list[dict[str, Tensor]]) -> tuple[list[Tensor], Tensor, Tensor]:
+    def assign(
+        self, proposals: list[Tensor], targets: list[dict[str, Tensor]], generators: Generators = None
+    ) -> tuple[list[Tensor], Tensor, Tensor]:
         """Training samples: the objects join the proposals, then a share of positives is drawn.
 
         Returns:
@@ -257,7 +265,7 @@ class RoIStage(nn.Module):
         labels = torch.zeros_like(matched)
         if objects.shape[1]:
             labels = torch.where(matched == BACKGROUND, 0, names.gather(1, matched.clamp(min=0)) + 1)
-        samples = sample(labels.masked_fill(~present, -1), roi.batch_per_image, roi.positive_fraction)
+        samples = sample(labels.masked_fill(~present, -1), roi.batch_per_image, roi.positive_fraction, generators)
         boxes = candidates.gather(1, samples.indices[..., None].expand(-1, -1, 4))  # [B, K, 4]
         wanted = torch.zeros_like(boxes)
         if objects.shape[1]:

@@ -5,6 +5,8 @@ Shape letters: B images, C channels, A anchors of an image, K samples of an imag
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torchvision.ops import nms, remove_small_boxes
@@ -17,6 +19,7 @@ from grcn.geometry.sampling import sample
 from grcn.model.losses import rpn_losses
 
 Sizes = list[tuple[int, int]]  # (height, width) of each image of a batch, without padding
+Generators = Sequence[torch.Generator] | None  # one an image, for what training samples in it
 
 
 class RPN(nn.Module):
@@ -42,13 +45,18 @@ class RPN(nn.Module):
         self.register_buffer("cells", cell_anchors(config.anchor_sizes, config.anchor_ratios), persistent=False)
 
     def forward(
-        self, features: Tensor, sizes: Sizes, objects: tuple[Tensor, Tensor] | None
+        self,
+        features: Tensor,
+        sizes: Sizes,
+        objects: tuple[Tensor, Tensor] | None,
+        generators: Generators = None,
     ) -> tuple[list[Tensor], dict[str, Tensor]]:
         """Proposals of each image, best first, and the losses where there are objects to learn from.
 
         Args:
             features: [B, C, H, W].
             objects: boxes [B, G, 4] and the mask of real ones [B, G]; None outside training.
+            generators: of what is sampled in each image (`geometry.sampling.sample`).
 
         Returns:
             [P_i, 4] boxes per image, detached; losses (empty outside training).
@@ -58,7 +66,7 @@ class RPN(nn.Module):
         deltas = self.deltas(hidden).permute(0, 2, 3, 1).reshape(len(logits), -1, 4)  # [B, A, 4]
         anchors = grid_anchors(self.cells, (features.shape[2], features.shape[3]), self.stride)  # [A, 4]
         proposals = self._propose(box_ops.precise(logits.detach()), box_ops.precise(deltas.detach()), anchors, sizes)
-        losses = {} if objects is None else self._losses(logits, deltas, anchors, *objects)
+        losses = {} if objects is None else self._losses(logits, deltas, anchors, *objects, generators)
         return proposals, losses
 
     def _propose(self, logits: Tensor, deltas: Tensor, anchors: Tensor, sizes: Sizes) -> list[Tensor]:
@@ -75,7 +83,13 @@ class RPN(nn.Module):
         return proposals
 
     def _losses(
-        self, logits: Tensor, deltas: Tensor, anchors: Tensor, objects: Tensor, real: Tensor
+        self,
+        logits: Tensor,
+        deltas: Tensor,
+        anchors: Tensor,
+        objects: Tensor,
+        real: Tensor,
+        generators: Generators,
     ) -> dict[str, Tensor]:
         c = self.config
         with torch.no_grad():
@@ -83,7 +97,7 @@ class RPN(nn.Module):
                 objects, real, anchors, foreground=c.foreground_iou, background=c.background_iou, keep_best=True
             )  # [B, A]
             labels = (matched >= 0).long() - (matched < BACKGROUND).long()  # 1 object, 0 background, -1 ignored
-            samples = sample(labels, c.batch_per_image, c.positive_fraction)
+            samples = sample(labels, c.batch_per_image, c.positive_fraction, generators)
             wanted = _targets(objects, matched.gather(1, samples.indices), anchors[samples.indices])
         index = samples.indices
         return rpn_losses(

@@ -16,7 +16,7 @@ from grcn.data.loader import Stream, TrainingSet, ValidationSet, training_loader
 from grcn.data.records import Dataset
 from grcn.model.detector import RCNN
 from grcn.training.callbacks import detect_batch
-from grcn.training.module import clip_gradients, make_optimizer, seed_step
+from grcn.training.module import clip_gradients, make_optimizer
 
 DEFAULT_EPOCHS = 24.0
 """Length of a run that is given none: about detectron2's "2x" schedule on COCO."""
@@ -79,7 +79,7 @@ def _step_seconds(model: RCNN, config: TrainConfig, data: Dataset, device: torch
     )
     seconds, began = [], time.perf_counter()
     for k, batch in enumerate(loader):
-        seed_step(config.seed, k, 0)
+        torch.manual_seed(k)
         images = [image.to(device) for image in batch.images]
         targets = [{name: value.to(device) for name, value in target.items()} for target in batch.targets]
         with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):

@@ -1,7 +1,8 @@
 """What one optimizer step does: the LightningModule around the detector.
 
-Everything random in a step (sampling of anchors and proposals, dropout) is seeded by (seed, batch, rank) when it
-starts. So a checkpoint needs no generator's state, and a resumed run repeats what an uninterrupted one does.
+Everything random in a step is seeded when it starts: the sampling of anchors and proposals in an image by (seed, batch,
+place of the image in it), whatever the rank that has it; dropout by (seed, batch, rank). So a checkpoint needs no
+generator's state, and a resumed run repeats what an uninterrupted one does.
 """
 
 from __future__ import annotations
@@ -115,7 +116,7 @@ class Training(pl.LightningModule):
         return make_optimizer(self.model, self.config.optim, self.base_lr)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        seed_step(self.config.seed, batch_idx, self.global_rank)
+        torch.manual_seed(step_seed(self.config.seed, batch_idx, self.global_rank))
         if self.step.complete or not self.step.losses:
             self.step = Step()
             self.lr = self.base_lr * lr_factor(self.iteration, self.iterations, self.config.schedule)
@@ -123,7 +124,10 @@ class Training(pl.LightningModule):
                 group["lr"] = self.lr
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        losses = self.model(batch.images, batch.targets)
+        # The loader gives rank r of W the places r, r + W, ... of the batch.
+        places = range(self.global_rank, len(batch.images) * self.trainer.world_size, self.trainer.world_size)
+        seeds = [step_seed(self.config.seed, batch_idx, place) for place in places]
+        losses = self.model(batch.images, batch.targets, seeds)
         self.step.losses.append(torch.stack([losses[name].detach().float() for name in LOSSES]))
         self.step.files.append([origin.file for origin in batch.origins])
         return torch.stack([losses[name] for name in LOSSES]).sum()
@@ -184,9 +188,9 @@ class Training(pl.LightningModule):
             self.ema.update(self.model, self.iteration + 1)  # lightning counts this step when the hook returns
 
 
-def seed_step(seed: int, batch: int, rank: int) -> None:
-    """Seeds torch for one batch of one rank."""
-    torch.manual_seed(int(np.random.SeedSequence((seed, batch, rank)).generate_state(1, np.uint64)[0]))
+def step_seed(seed: int, batch: int, place: int) -> int:
+    """The seed of one image, or one rank, of one batch of a run."""
+    return int(np.random.SeedSequence((seed, batch, place)).generate_state(1, np.uint64)[0])
 
 
 def make_optimizer(model: nn.Module, config: OptimConfig, lr: float) -> Optimizer:

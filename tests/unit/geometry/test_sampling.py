@@ -43,3 +43,16 @@ def test_every_box_is_as_likely_as_every_other() -> None:
     assert (drawn[:10] - 4 / 10).abs().max() < 0.05
     assert (drawn[10:30] - 4 / 20).abs().max() < 0.05
     assert (drawn[30:] == 0).all()
+
+
+def test_with_generators_an_images_samples_do_not_depend_on_the_others():
+    labels = torch.randint(-1, 2, (3, 50))
+
+    def draw(rows: list[int]) -> list[torch.Tensor]:
+        samples = sample(labels[rows], 8, 0.5, [torch.Generator().manual_seed(row) for row in rows])
+        return [index[real] for index, real in zip(samples.indices, samples.real, strict=True)]
+
+    together = draw([0, 1, 2])
+    for row in range(3):
+        assert torch.equal(draw([row])[0], together[row])
+    assert torch.equal(draw([2, 0])[1], together[0])
