@@ -1,16 +1,16 @@
-"""Ten optimizer steps of each detector on real photos: seconds per step and peak memory.
+"""Ten optimizer steps of each detector on real photos, and prediction: seconds and peak memory.
 
     python benchmarks/steps.py DATA [--presets NAME ...] [--batch 2] [--out FILE.json]
 
-Each detector runs in a process of its own, from random weights, at the photos' own size, with the loader, the losses
-and the optimizer of training; the peak is that process's resident memory, torch's own included.
+From random weights, at the photos' own size. Training has the loader, the losses and the optimizer of `grcn train`,
+in float32; then three steps with `checkpoint_activations`; then prediction, one photo at a time. Each is measured in a
+process of its own, whose resident memory is the peak, torch's own included (some 0.5 GB).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import platform
 import resource
 import statistics
 import subprocess
@@ -18,7 +18,11 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from grcn.data.dataset import Dataset
+    from grcn.model.detector import RCNN
 
 SIZES = ("r18", "r34", "r50", "r101")
 PRESETS = [name for s in SIZES for name in (f"faster_rcnn_{s}_c4", f"faster_rcnn_{s}_c5", f"grcn_{s}")]
@@ -26,27 +30,19 @@ PRESETS += ["faster_rcnn_vgg16", "grcn_vgg16"]
 STEPS = 10
 
 
-def measure(data: str, preset_name: str, batch_size: int) -> dict[str, Any]:
-    """The figures of one detector, in this process."""
+def train(data: str, preset_name: str, batch_size: int, steps: int, checkpoint: bool) -> dict[str, Any]:
+    """The figures of some training steps, in this process."""
     import torch
 
-    from grcn.config import AugmentConfig, InputConfig, OptimConfig
-    from grcn.data.dataset import open_dataset, resolve_split
+    from grcn.config import AugmentConfig, OptimConfig
     from grcn.data.loader import Stream, TrainingSet, training_loader
-    from grcn.model.detector import build_detector
-    from grcn.presets import preset
-    from grcn.runtime import tune_cpu
     from grcn.training.module import clip_gradients, make_optimizer
 
-    tune_cpu()
-    dataset = open_dataset(data, split=resolve_split(data, "auto", "train"))
-    sides = sorted((dataset[0].height, dataset[0].width))
-    config = replace(preset(preset_name), input=InputConfig(*sides))
-    torch.manual_seed(0)
-    model = build_detector(config, len(dataset.class_names), weights=None).train()
+    model, dataset = build(data, preset_name)
+    model.train().separation.checkpoint = checkpoint
     optimizer = make_optimizer(model, OptimConfig(), lr=0.001)
-    samples = TrainingSet(dataset, config.input, AugmentConfig(), seed=0)
-    loader = training_loader(samples, Stream(len(dataset), batch_size, STEPS, 0), workers=0)
+    samples = TrainingSet(dataset, model.config.input, AugmentConfig(), seed=0)
+    loader = training_loader(samples, Stream(len(dataset), batch_size, steps, 0), workers=0)
     seconds, losses = [], []
     began = time.perf_counter()
     for k, batch in enumerate(loader):
@@ -60,15 +56,53 @@ def measure(data: str, preset_name: str, batch_size: int) -> dict[str, Any]:
         seconds.append(time.perf_counter() - began)
         began = time.perf_counter()
     return {
-        "preset": preset_name,
-        "batch": batch_size,
-        "input": f"{sides[1]}x{sides[0]}",
-        "parameters_M": round(sum(p.numel() for p in model.parameters()) / 1e6, 1),
-        "seconds_per_step": round(statistics.median(seconds[2:]), 2),
-        "peak_GB": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2, 2),
+        "seconds": round(statistics.median(seconds[1:]), 2),
+        "peak_GB": peak(),
         "first_loss": round(losses[0], 3),
         "last_loss": round(losses[-1], 3),
+        "parameters_M": round(sum(p.numel() for p in model.parameters()) / 1e6, 1),
     }
+
+
+def predict(data: str, preset_name: str) -> dict[str, Any]:
+    """The figures of prediction, in this process."""
+    import torch
+
+    from grcn.data.image import read_image
+    from grcn.inference import Detector
+    from grcn.model.optimize import optimized
+
+    model, dataset = build(data, preset_name)
+    detector = Detector(optimized(model, "fold"), dataset.class_names)
+    seconds = []
+    with torch.inference_mode():
+        for k in range(5):
+            picture = read_image(dataset[k].path)
+            began = time.perf_counter()
+            detector.predict(picture)
+            seconds.append(time.perf_counter() - began)
+    return {"seconds": round(statistics.median(seconds[1:]), 3), "peak_GB": peak()}
+
+
+def build(data: str, preset_name: str) -> tuple[RCNN, Dataset]:
+    """A detector with random weights for the photos' own size, and the photos of the training split."""
+    import torch
+
+    from grcn.config import InputConfig
+    from grcn.data.dataset import open_dataset, resolve_split
+    from grcn.model.detector import build_detector
+    from grcn.presets import preset
+    from grcn.runtime import tune_cpu
+
+    tune_cpu()
+    dataset = open_dataset(data, split=resolve_split(data, "auto", "train"))
+    config = replace(preset(preset_name), input=InputConfig(*sorted((dataset[0].height, dataset[0].width))))
+    torch.manual_seed(0)
+    return build_detector(config, len(dataset.class_names), weights=None), dataset
+
+
+def peak() -> float:
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2, 2)
 
 
 def main() -> None:
@@ -77,39 +111,39 @@ def main() -> None:
     parser.add_argument("--presets", nargs="+", default=PRESETS)
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--one", help=argparse.SUPPRESS)
+    parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
-        print(json.dumps(measure(options.data, options.one, options.batch)))
+        name, what = options.one
+        jobs = {
+            "train": lambda: train(options.data, name, options.batch, STEPS, checkpoint=False),
+            "checkpointed": lambda: train(options.data, name, options.batch, 3, checkpoint=True),
+            "predict": lambda: predict(options.data, name),
+        }
+        print(json.dumps(jobs[what]()))
         return
     rows = []
-    print("| preset | parameters, M | s / step | peak, GB | loss, first to tenth |\n|---|---|---|---|---|")
     for name in options.presets:
-        command = [sys.executable, __file__, options.data, "--batch", str(options.batch), "--one", name]
-        answer = subprocess.run(command, capture_output=True, text=True, check=False)
-        if answer.returncode:
-            sys.exit(f"{name}: exit code {answer.returncode}\n{answer.stderr}")
-        row = json.loads(answer.stdout.splitlines()[-1])
+        row: dict[str, Any] = {"preset": name}
+        for what in ("train", "checkpointed", "predict"):
+            command = [sys.executable, __file__, options.data, "--batch", str(options.batch), "--one", name, what]
+            answer = subprocess.run(command, capture_output=True, text=True, check=False)
+            if answer.returncode:
+                sys.exit(f"{name}: exit code {answer.returncode}\n{answer.stderr}")
+            row[what] = json.loads(answer.stdout.splitlines()[-1])
         rows.append(row)
-        print(
-            f"| {name} | {row['parameters_M']} | {row['seconds_per_step']} | {row['peak_GB']} | "
-            f"{row['first_loss']} to {row['last_loss']} |",
-            flush=True,
-        )
-    if options.out:
-        import torch
-        import torchvision
+        print(json.dumps(row), flush=True)
+        if options.out:  # after each, since all of them take long
+            import record
 
-        versions = {"torch": torch.__version__, "torchvision": torchvision.__version__}
-        machine = {"processor": processor(), "threads": torch.get_num_threads(), "system": platform.platform()}
-        options.out.write_text(json.dumps({"versions": versions, "machine": machine, "rows": rows}, indent=2) + "\n")
-
-
-def processor() -> str:
-    """The processor's name as Linux gives it, else what Python knows."""
-    info = Path("/proc/cpuinfo")
-    names = [line for line in info.read_text().splitlines() if "model name" in line] if info.exists() else []
-    return names[0].split(":")[1].strip() if names else platform.processor()
+            record.write(options.out, rows, batch=options.batch)
+    print("| preset | parameters, M | step, s | peak, GB | checkpointed: s | GB | prediction: s | GB | loss |")
+    print("|" + "---|" * 9)
+    for row in rows:
+        step, less, found = row["train"], row["checkpointed"], row["predict"]
+        cells = [row["preset"], step["parameters_M"], step["seconds"], step["peak_GB"], less["seconds"]]
+        cells += [less["peak_GB"], found["seconds"], found["peak_GB"], f"{step['first_loss']} to {step['last_loss']}"]
+        print("| " + " | ".join(map(str, cells)) + " |")
 
 
 if __name__ == "__main__":

@@ -367,6 +367,8 @@ class TrainConfig:
         save_every: iterations between saves of the training state; 0: at each validation, or ten times in the run.
         patience: stop after this many validations without a better AP; 0: never.
         precision: `fp32`, or `bf16` for autocast.
+        checkpoint_activations: compute feature maps again in the backward pass instead of keeping them: less memory, a
+            third more time, the same result.
         accelerator: as lightning's Trainer: auto, cpu, gpu, ...
         devices: devices per node.
         nodes: machines.
@@ -394,6 +396,7 @@ class TrainConfig:
     save_every: int = 0
     patience: int = 0
     precision: Literal["fp32", "bf16"] = "fp32"
+    checkpoint_activations: bool = False
     accelerator: str = "auto"
     devices: int = 1
     nodes: int = 1

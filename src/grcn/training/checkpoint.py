@@ -22,7 +22,7 @@ KEY = "grcn"
 
 # What may differ between a run and its continuation: none of it changes a weight, up to rounding over other devices.
 FREE = {"data", "out", "format", "val_split", "weights", "fit", "epochs", "minutes", "workers", "val_every"}
-FREE |= {"save_every", "patience", "accelerator", "devices", "nodes", "loggers", "resume"}
+FREE |= {"save_every", "patience", "accelerator", "devices", "nodes", "loggers", "resume", "checkpoint_activations"}
 
 
 class AtomicCheckpointIO(CheckpointIO):

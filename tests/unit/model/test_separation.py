@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from copy import deepcopy
 from itertools import product
 from typing import get_args
 
@@ -16,7 +17,7 @@ from grcn.model.backbone import build_classifier, split_stages
 from grcn.model.detector import RCNN
 from grcn.model.separation import Separation as SeparationModule
 
-from .building import build, objects, random_images, small
+from .building import build, objects, random_images, small, total
 
 
 def possible(backbone: Backbone, head: Head) -> list[DetectorConfig]:
@@ -162,3 +163,37 @@ def test_the_rpn_looks_at_the_map_it_is_told(source: str) -> None:
         maps = model.separation(model.batch(images)[0])
     assert torch.equal(seen[0], getattr(maps, source))
     assert model.rpn.stride == {"trunk": 8, "cls": 32, "loc": 16}[source]
+
+
+@pytest.mark.parametrize("name", ["grcn_r18", "faster_rcnn_r50_c5", "grcn_vgg16"])
+def test_checkpointing_changes_memory_and_nothing_else(name: str) -> None:
+    torch.manual_seed(0)
+    images, targets = random_images((96, 128), (96, 128)), [objects(2), objects(3)]
+    model = build(small(name)).double().train()
+    if name == "grcn_vgg16":  # whose dropout is the one thing random beside the samples
+        for head in model.roi.heads.values():
+            head.dropout = 0.0
+    images = [image.double() for image in images]
+    results = []
+    for checkpoint in (False, True):
+        other = deepcopy(model)
+        other.separation.checkpoint = checkpoint
+        kept: dict[int, int] = {}
+
+        def keep(tensor: torch.Tensor, kept: dict[int, int] = kept) -> torch.Tensor:
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            losses = other(images, targets, seeds=[1, 2])
+        weights = sum(p.nbytes for p in other.parameters())
+        total(losses).backward()
+        results.append((losses, dict(other.named_parameters()), other.state_dict(), sum(kept.values()) - weights))
+    (losses, parameters, state, kept_bytes), (losses2, parameters2, state2, kept_bytes2) = results
+    for key, loss in losses.items():
+        assert torch.equal(loss, losses2[key])
+    for key, parameter in parameters.items():
+        torch.testing.assert_close(parameter.grad, parameters2[key].grad)
+    for key, value in state.items():
+        assert torch.equal(value, state2[key]), key  # batch norm has counted each batch once
+    assert kept_bytes2 < kept_bytes / 2
