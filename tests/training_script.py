@@ -3,6 +3,7 @@
 python training_script.py DATA OUT [field=python expression ...]
 """
 
+import csv
 import signal
 import sys
 from dataclasses import replace
@@ -47,6 +48,27 @@ def tiny_config(data: Path, out: Path, **changes: object) -> TrainConfig:
         schedule=ScheduleConfig(warmup=2),
     )
     return replace(config, **changes)
+
+
+def assert_equal_runs(a: Path, b: Path) -> None:
+    """Weights, moving average, optimizer and log, bit for bit."""
+    import torch
+
+    from grcn.training.checkpoint import load_state
+
+    first, second = load_state(a / "checkpoints" / "last.ckpt"), load_state(b / "checkpoints" / "last.ckpt")
+    assert first["global_step"] == second["global_step"]
+    assert first["loops"] == second["loops"]
+    for name, tensor in first["state_dict"].items():
+        assert torch.equal(tensor, second["state_dict"][name]), name
+    for key, slots in first["optimizer_states"][0]["state"].items():
+        assert torch.equal(slots["momentum_buffer"], second["optimizer_states"][0]["state"][key]["momentum_buffer"])
+    logs = []
+    for run in (a, b):
+        with open(run / "metrics.csv", newline="") as file:
+            logs.append([(r["iteration"], r["lr"], r["loss"], r["grad_norm"], r["AP"]) for r in csv.DictReader(file)])
+    assert logs[0] == logs[1]
+    assert (a / "metrics.json").read_text() == (b / "metrics.json").read_text()
 
 
 if __name__ == "__main__":

@@ -4,10 +4,13 @@ All compare with one run that nothing happened to. What needs no process of its 
 """
 
 import csv
+import json
+import random
 import re
 import resource
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -66,23 +69,6 @@ def wait_for_save(child: subprocess.Popen, run: Path, iteration: int) -> None:
         time.sleep(0.1)
 
 
-def assert_equal_runs(a: Path, b: Path) -> None:
-    """Weights, moving average, optimizer and log, bit for bit."""
-    first, second = load_state(a / STATE), load_state(b / STATE)
-    assert first["global_step"] == second["global_step"]
-    assert first["loops"] == second["loops"]
-    for name, tensor in first["state_dict"].items():
-        assert torch.equal(tensor, second["state_dict"][name]), name
-    for key, slots in first["optimizer_states"][0]["state"].items():
-        assert torch.equal(slots["momentum_buffer"], second["optimizer_states"][0]["state"][key]["momentum_buffer"])
-    logs = []
-    for run in (a, b):
-        with open(run / "metrics.csv", newline="") as file:
-            logs.append([(r["iteration"], r["lr"], r["loss"], r["grad_norm"], r["AP"]) for r in csv.DictReader(file)])
-    assert logs[0] == logs[1]
-    assert (a / "metrics.json").read_text() == (b / "metrics.json").read_text()
-
-
 def test_a_run_that_is_killed_terminated_and_interrupted_ends_as_one_that_was_not(tiny, beach, whole, tmp_path):
     run = tmp_path / "run"
     with process(beach, run, **LONG) as child:
@@ -106,7 +92,7 @@ def test_a_run_that_is_killed_terminated_and_interrupted_ends_as_one_that_was_no
         assert before < saved_iteration(run) < 20
         assert load_detector(run / "last.safetensors").extra["iteration"] == saved_iteration(run)
     train(tiny.tiny_config(beach, run, **LONG | {"resume": True, "workers": 0}), progress=False)
-    assert_equal_runs(whole, run)
+    tiny.assert_equal_runs(whole, run)
     assert not list(run.rglob("*.partial"))
 
 
@@ -123,7 +109,7 @@ def test_a_disk_that_is_full_during_a_save_costs_at_most_an_interval(tiny, beach
     assert not list(run.rglob("*.partial"))
     load_detector(run / "last.safetensors")
     train(tiny.tiny_config(beach, run, **LONG | {"resume": True}), progress=False)
-    assert_equal_runs(whole, run)
+    tiny.assert_equal_runs(whole, run)
 
 
 def test_divergence_stops_before_the_update_and_names_loss_and_images(tiny, beach, tmp_path):
@@ -194,19 +180,64 @@ def test_two_ranks_train_with_one_of_them_without_objects_and_stop_together(tiny
     assert all(tensor.isfinite().all() for tensor in load_state(run / STATE)["state_dict"].values())
 
 
-def test_two_ranks_equal_one_process(tiny, beach, tmp_path):
-    """With a norm that does not look at the batch: batch norm's statistics are of a rank's own images."""
+@pytest.fixture(scope="module")
+def in_one(tiny, beach, tmp_path_factory) -> tuple[Path, dict]:
+    """A run in one process, and its settings: with a norm that does not look at the batch, since a rank's batch norm
+    sees its own images only."""
     model = replace(tiny.tiny_model(), norm="group")
-    changes = {"iterations": 4, "val_every": 4, "save_every": 2, "batch_size": 4, "model": model}
-    one = train(tiny.tiny_config(beach, tmp_path / "one", **changes), progress=False)
-    with process(beach, tmp_path / "two", **changes, devices=2) as child:
-        assert end_of(child) == (0, "")
-    runs = [one, tmp_path / "two"]
+    changes = {"iterations": 10, "val_every": 10, "save_every": 2, "batch_size": 4, "model": model}
+    return train(tiny.tiny_config(beach, tmp_path_factory.mktemp("one") / "run", **changes), progress=False), changes
+
+
+def assert_near(run: Path, other: Path) -> None:
     rows = []
-    for run in runs:
-        with open(run / "metrics.csv", newline="") as file:
+    for out in (run, other):
+        with open(out / "metrics.csv", newline="") as file:
             rows.append([float(r["loss"]) for r in csv.DictReader(file) if r["loss"]])
     assert rows[0] == pytest.approx(rows[1], rel=1e-4)
-    first, second = (load_state(run / STATE)["state_dict"] for run in runs)
+    first, second = (load_state(out / STATE)["state_dict"] for out in (run, other))
     for name, tensor in first.items():
         torch.testing.assert_close(tensor, second[name], rtol=1e-3, atol=1e-5, msg=name)
+
+
+def test_two_ranks_and_then_one_equal_one_process(tiny, beach, in_one, tmp_path):
+    whole, changes = in_one
+    run = tmp_path / "run"
+    with process(beach, run, **changes, devices=2) as child:
+        wait_for_save(child, run, 2)
+        child.send_signal(signal.SIGTERM)
+        code, errors = end_of(child)
+    assert code == 128 + signal.SIGTERM, errors
+    assert 2 <= saved_iteration(run) < 10
+    train(tiny.tiny_config(beach, run, **changes, resume=True), progress=False)
+    assert_near(whole, run)
+
+
+def test_two_nodes_under_torchrun_equal_one_process(beach, in_one, tmp_path):
+    """Two launchers, each with one process, that find each other by a port; as docs/training.md has it."""
+    whole, changes = in_one
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = [f"{name}={value!r}" for name, value in (changes | {"devices": 1, "nodes": 2}).items()]
+    run = tmp_path / "run"
+    nodes = []
+    try:
+        for rank in range(2):
+            launcher = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1"]
+            launcher += [f"--node-rank={rank}", "--master-addr=127.0.0.1", f"--master-port={port}"]
+            nodes.append(subprocess.Popen([*launcher, SCRIPT, beach, run, *words], stderr=subprocess.PIPE, text=True))
+        ends = [end_of(node) for node in nodes]
+    finally:
+        for node in nodes:
+            node.kill()
+    assert [code for code, _ in ends] == [0, 0], ends
+    assert_near(whole, run)
+
+
+@pytest.mark.slow
+def test_thirty_kills_at_random_moments_lose_nothing_but_time():
+    words = [sys.executable, SCRIPT.with_name("kill_script.py"), "--kills", "30", "--seed", str(random.randrange(1000))]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=1500)
+    assert done.returncode == 0, (words[-1], done.stderr)
+    assert json.loads(done.stdout)["kills"] >= 20
