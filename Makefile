@@ -3,7 +3,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help demo test test-slow check lint types format install clean
+DATA ?= ../shared/data/bccd
+
+.PHONY: help demo test test-slow bench check lint types format install clean
 
 help:  ## what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -22,6 +24,13 @@ test: $(INSTALLED)  ## the whole test suite, with coverage
 
 test-slow: $(INSTALLED)  ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow
+
+bench: $(INSTALLED)  ## the benchmarks beside their peers, an hour on two idle cores; DATA is a folder of photos such as bccd
+	$(BIN)/python benchmarks/inference.py --out docs/results/bench/inference.json
+	$(BIN)/python benchmarks/training.py --out docs/results/bench/training.json
+	$(BIN)/python benchmarks/evaluation.py --out docs/results/bench/evaluation.json
+	$(BIN)/python benchmarks/loader.py $(DATA) --out docs/results/bench/loader.json
+	$(BIN)/python benchmarks/steps.py $(DATA) --out docs/results/bench/steps.json
 
 check: lint types test  ## everything that CI runs
 

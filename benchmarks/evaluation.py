@@ -2,8 +2,8 @@
 
     python benchmarks/evaluation.py [--images 5000] [--rounds 7] [--out FILE.json]
 
-Ours begins with `Detections` and `Target` in memory, theirs with COCO's dictionaries in memory; both end with AP at each
-IoU and class. VOC AP is at ten IoUs, by area and by 11 points.
+Ours begins with `Detections` and `Target` in memory, theirs with COCO's dictionaries; both end with AP at each IoU and
+class. VOC AP is at ten IoUs, by area and by 11 points.
 """
 
 from __future__ import annotations
