@@ -61,7 +61,7 @@ class FCHead(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         # In float32 on a CPU oneDNN's convolutions take half the time of MKL's matrix products, which are what torch
         # makes of a linear layer there; in bfloat16 and on a GPU the products are as fast or faster.
-        if features.is_cuda or features.dtype != torch.float32:
+        if features.is_cuda or features.dtype != torch.float32 or not len(features):
             hidden = F.linear(_by_cell(features), _by_cell(self.fc6.weight), self.fc6.bias)
         elif torch.is_grad_enabled():
             hidden = _WholeRoI.apply(features, self.fc6.weight, self.fc6.bias)
