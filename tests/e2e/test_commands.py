@@ -129,11 +129,20 @@ def test_predict_names_what_it_leaves_out(tmp_path: Path, capsys: pytest.Capture
     assert main(["predict", "run", str(folder), "--out", str(tmp_path / "out"), "--score", "1"]) == 4
     out, err = capsys.readouterr()
     assert out == f"{tmp_path / 'out'}: nothing in 1 images\n"
-    left_out, broken, end = err.splitlines()
+    left_out, loaded, broken, end = err.splitlines()
+    assert loaded == "grcn: run: grcn_r18 on cpu, optimize fold"
     assert left_out.startswith("grcn: 4 files are neither image nor video and are left out: ")
     assert left_out.endswith("c.md, ...")
     assert broken.startswith(f"grcn: error: {folder / 'broken.png'}: ")
     assert end == "grcn: error: 1 of 2 sources could not be read; the others are done"
+
+
+def test_predicting_in_bfloat16_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    picture = "beach/JPEGImages/000000.jpg"
+    assert main(["predict", "run", picture, "--out", str(tmp_path), "--score", "0", "--optimize", "bf16"]) == 0
+    assert capsys.readouterr().err == "grcn: run: grcn_r18 on cpu, optimize bf16\n"
+    assert read(tmp_path / "results.json")
+    assert main(["predict", "run", picture, "--out", str(tmp_path), "--optimize", "fastest"]) == 2
 
 
 def test_defects_are_pointed_out(tmp_path: Path, work: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -214,11 +223,12 @@ def test_a_real_process_with_broken_sources(work: Path) -> None:
     )
     lines = done.stderr.decode().splitlines()
     assert done.returncode == 4, lines
-    assert [line.split(":")[:3] for line in lines[:2]] == [
+    assert lines[0] == "grcn: run: grcn_r18 on cpu, optimize fold"
+    assert [line.split(":")[:3] for line in lines[1:3]] == [
         ["grcn", " error", " broken.mp4"],
         ["grcn", " error", " broken.jpg"],
     ]
-    assert lines[2:] == ["grcn: error: 2 of 3 sources could not be read; the others are done"]
+    assert lines[3:] == ["grcn: error: 2 of 3 sources could not be read; the others are done"]
     assert read("piped/images.json")["images"][0]["file_name"] == "-"
     assert Path("piped/drawn/stdin.jpg").is_file()
 
