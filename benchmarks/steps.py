@@ -39,7 +39,7 @@ def train(data: str, preset_name: str, batch_size: int, steps: int, checkpoint: 
     from grcn.training.module import clip_gradients, make_optimizer
 
     model, dataset = build(data, preset_name)
-    model.train().separation.checkpoint = checkpoint
+    model.train().checkpoint_activations(checkpoint)
     optimizer = make_optimizer(model, OptimConfig(), lr=0.001)
     samples = TrainingSet(dataset, model.config.input, AugmentConfig(), seed=0)
     loader = training_loader(samples, Stream(len(dataset), batch_size, steps, 0), workers=0)
@@ -52,7 +52,7 @@ def train(data: str, preset_name: str, batch_size: int, steps: int, checkpoint: 
         clip_gradients(model, 10.0)
         optimizer.step()
         optimizer.zero_grad()
-        losses.append(float(loss))
+        losses.append(loss.item())
         seconds.append(time.perf_counter() - began)
         began = time.perf_counter()
     return {

@@ -103,6 +103,12 @@ class RCNN(nn.Module):
             batch[i, :, :h, :w] = (image - self.mean) / self.std
         return batch, sizes
 
+    def checkpoint_activations(self, on: bool) -> None:
+        """Whether training keeps only what enters each block (`Separation.checkpoint`): less memory, more time."""
+        for module in self.modules():
+            if isinstance(module, Separation | ConvHead):
+                module.checkpoint = on
+
     def train(self, mode: bool = True) -> RCNN:
         """Sets the mode; batch norm of frozen stages stays in evaluation mode."""
         super().train(mode)

@@ -23,7 +23,7 @@ from grcn.geometry.sampling import sample
 from grcn.model.losses import roi_losses
 from grcn.model.pooling import roi_align, roi_pool
 from grcn.model.rpn import Generators, Sizes
-from grcn.model.separation import Maps
+from grcn.model.separation import Maps, run
 
 Task = Literal["cls", "loc"]
 TASKS: tuple[Task, Task] = ("cls", "loc")
@@ -35,10 +35,10 @@ class ConvHead(nn.Module):
     def __init__(self, conv5: nn.Module, channels: int) -> None:
         super().__init__()
         self.conv5, self.channels = conv5, channels
+        self.checkpoint = False  # as `Separation.checkpoint`
 
     def forward(self, features: Tensor) -> Tensor:
-        vectors: Tensor = self.conv5(features).mean(dim=(2, 3))
-        return vectors
+        return run([self.conv5], features, self.checkpoint).mean(dim=(2, 3))
 
 
 class FCHead(nn.Module):

@@ -12,7 +12,7 @@ feature extractor of Faster R-CNN.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import deepcopy
 from functools import partial
@@ -59,18 +59,16 @@ class Separation(nn.Module):
 
     def forward(self, images: Tensor) -> Maps:
         """Images [B, 3, H, W], H and W multiples of 32, to maps of H / stride by W / stride cells."""
-        run = _checkpointed if self.checkpoint and torch.is_grad_enabled() else _plain
-        trunk = run(self.trunk, images)
-        return Maps(trunk, run(self.cls_branch, trunk), run(self.loc_branch, trunk))
+        trunk = run(self.trunk, images, self.checkpoint)
+        return Maps(trunk, run(self.cls_branch, trunk, self.checkpoint), run(self.loc_branch, trunk, self.checkpoint))
 
 
-def _plain(chain: nn.Sequential, x: Tensor) -> Tensor:
-    result: Tensor = chain(x)
-    return result
-
-
-def _checkpointed(chain: nn.Sequential, x: Tensor) -> Tensor:
-    for stage in chain:
+def run(stages: Iterable[nn.Module], x: Tensor, checkpointed: bool) -> Tensor:
+    """`x` through stages one after the other; `checkpointed`: as `Separation.checkpoint` has it."""
+    for stage in stages:
+        if not (checkpointed and torch.is_grad_enabled()):
+            x = stage(x)
+            continue
         # Blocks of a ResNet; the stages of VGG16 and the stem have single layers inside, and are taken whole.
         is_blocks = any(isinstance(part, BasicBlock | Bottleneck) for part in stage.children())
         for part in list(stage.children()) if is_blocks else [stage]:

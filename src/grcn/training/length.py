@@ -50,7 +50,7 @@ def measure(model: RCNN, config: TrainConfig, data: Dataset, val_data: Dataset |
     With several devices the exchange of gradients is not in it.
     """
     model = deepcopy(model).to(device).train()
-    model.separation.checkpoint = config.checkpoint_activations
+    model.checkpoint_activations(config.checkpoint_activations)
     share = max(1, config.batch_size // (config.devices * config.nodes))
     validation = 0.0
     if val_data is not None:

@@ -91,7 +91,7 @@ class Training(pl.LightningModule):
         super().__init__()
         self.model = model
         self.ema = EMA(model, config.optim.ema) if config.optim.ema else None
-        model.separation.checkpoint = config.checkpoint_activations
+        model.checkpoint_activations(config.checkpoint_activations)
         self.config = config
         self.iterations = config.iterations
         self.base_lr = config.optim.base_lr * config.batch_size * config.optim.accumulate / LR_BATCH

@@ -165,7 +165,7 @@ def test_the_rpn_looks_at_the_map_it_is_told(source: str) -> None:
     assert model.rpn.stride == {"trunk": 8, "cls": 32, "loc": 16}[source]
 
 
-@pytest.mark.parametrize("name", ["grcn_r18", "faster_rcnn_r50_c5", "grcn_vgg16"])
+@pytest.mark.parametrize("name", ["grcn_r18", "faster_rcnn_r50_c5", "faster_rcnn_r50_c4", "grcn_vgg16"])
 def test_checkpointing_changes_memory_and_nothing_else(name: str) -> None:
     torch.manual_seed(0)
     images, targets = random_images((96, 128), (96, 128)), [objects(2), objects(3)]
@@ -177,7 +177,7 @@ def test_checkpointing_changes_memory_and_nothing_else(name: str) -> None:
     results = []
     for checkpoint in (False, True):
         other = deepcopy(model)
-        other.separation.checkpoint = checkpoint
+        other.checkpoint_activations(checkpoint)
         kept: dict[int, int] = {}
 
         def keep(tensor: torch.Tensor, kept: dict[int, int] = kept) -> torch.Tensor:
