@@ -20,7 +20,7 @@ def optimized(model: RCNN, how: Optimization) -> RCNN:
 
     Args:
         how: `fold`: batch norm, which is linear in prediction, is multiplied into the convolutions; the detections are
-            the same up to rounding (a thousandth of a pixel). `bf16`: folded, and weights and maps in bfloat16: half
+            the same up to rounding (0.002 pixels seen). `bf16`: folded, and weights and maps in bfloat16: half
             the time and memory where the processor multiplies it, with detections that differ a little. `none`: `model`
             itself.
     """
