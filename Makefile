@@ -14,6 +14,7 @@ install: $(INSTALLED)  ## create .venv and install grcn with its development too
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps tidecv==1.0.1
 	touch $@
 
 demo: $(INSTALLED)  ## train, evaluate and draw on the embedded set: the main job from start to end

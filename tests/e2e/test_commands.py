@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -117,6 +118,46 @@ def test_evaluate_and_predict_agree(capsys: pytest.CaptureFixture[str]) -> None:
     assert from_report["AP"] == pytest.approx(metrics["AP"], abs=1e-6)
     table = output("evaluate run --data beach", capsys)
     assert "kayak" in table
+
+
+def test_gap_of_a_run_and_of_its_results(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The run, its results with the data set's ids, and those of predict with a key of their own: all the same."""
+    assert main(["evaluate", "run", "--data", "beach", "--out", "gap/report"]) == 0
+    assert main(["predict", "run", "beach/JPEGImages", "--out", "gap/found", "--score", "0"]) == 0
+    sources = "run gap/report/results.json gap/found/results.json"
+    content = json.loads(output(f"gap {sources} --data beach --out gap/out --resamples 5 --json", capsys))
+    assert read("gap/out/gap.json") == content
+    first, *others = content["detectors"]
+    assert [first["name"], *(d["name"] for d in others)] == ["run", *sources.split()[1:]]
+    metrics = read("gap/report/metrics.json")
+    for key in ("AP", "AP50", "AP70", "AP75"):
+        assert first[key]["none"] == pytest.approx(metrics[key], abs=1e-6)
+    for other in others:
+        assert other["loses"]["AP"] == pytest.approx(first["loses"]["AP"], abs=1e-6)
+        assert other["difference_to_first"]["AP"] == pytest.approx([0, 0], abs=1e-6)
+    page = Path("gap/out/gap.html").read_text()
+    assert page.count("<svg") == page.count("</svg>") == 5
+    assert "http://www.w3.org/2000/svg" in page
+    assert not re.search(r"<(script|link|img)\b", page)  # nothing from elsewhere
+    table = output("gap run --data beach --resamples 0", capsys)
+    assert "missed" in table
+    assert "2.5%" not in table
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("gap run --data beach --iou 0.52", "iou 0.52: use one of COCO's ten"),
+        ("gap run --data beach --resamples -1", "resamples -1 and seed 0: need 0 or more"),
+        ("gap run other/results.json --data beach", "its classes ['dog'] are not"),
+    ],
+)
+def test_gap_says_what_is_wrong(words: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("other").mkdir(exist_ok=True)
+    Path("other/results.json").write_text("[]")
+    Path("other/images.json").write_text('{"images": [], "categories": [{"id": 1, "name": "dog"}]}')
+    assert main(words.split()) in (2, 3)
+    assert message in capsys.readouterr().err
 
 
 def test_predict_names_what_it_leaves_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from grcn.errors import ConfigError, ImageError
+from grcn.errors import ConfigError, DataError, ImageError
 
 if TYPE_CHECKING:
     from grcn.app.options import Parser
     from grcn.config import TrainConfig
     from grcn.data.dataset import Dataset
     from grcn.inference import Detector
+    from grcn.types import Detections
 
 
 def train(words: Sequence[str]) -> int:
@@ -81,33 +82,10 @@ def evaluate(words: Sequence[str]) -> int:
     if (options.run is None) == (options.predictions is None):
         raise ConfigError("evaluate: needs either RUN or --predictions FILE")
 
-    from grcn.app.evaluate import KEY, coco_results, load_own_results, read_key
-    from grcn.data.dataset import open_dataset, resolve_split
-    from grcn.evaluation import evaluate, evaluate_detector, load_results, print_metrics, write_report
+    from grcn.app.evaluate import coco_results
+    from grcn.evaluation import evaluate, print_metrics, write_report
 
-    split = resolve_split(options.data, options.split, "test", options.format)
-
-    def open_with(class_names: Sequence[str] | None) -> Any:
-        dataset = open_dataset(options.data, split=split, format=options.format, class_names=class_names)
-        _tell_defects(dataset)
-        return dataset
-
-    if options.run is not None:
-        detector = _load_detector(options)
-        dataset = open_with(detector.class_names)
-        with _progress(f"detecting in {options.data}, {split}") as progress:
-            detections = evaluate_detector(detector, dataset, batch_size=options.batch_size, progress=progress)
-    else:
-        path = Path(options.predictions)
-        key = read_key(path.with_name(KEY)) if path.with_name(KEY).exists() else None
-        dataset = open_with(key.class_names if key else None)
-        if key:
-            detections, missing = load_own_results(path, key, dataset)
-            if missing:
-                _say(f"{path}: {missing} of {len(key.images)} images are not in '{split}' and are left out")
-        else:
-            detections = load_results(path, dataset)
-
+    dataset, detections = _detections(options.run or options.predictions, options, is_run=options.run is not None)
     targets = [record.target for record in dataset.records]
     metrics = evaluate(detections, targets, dataset.class_names, iou=options.iou)
     if options.json:
@@ -121,6 +99,67 @@ def evaluate(words: Sequence[str]) -> int:
         write_report(out, metrics, detections, targets, dataset.class_names)
         _write_json(out / "results.json", coco_results(detections, dataset))
         _say(f"{out}: metrics.json, results.json, curves and confusion matrix")
+    return 0
+
+
+def gap(words: Sequence[str]) -> int:
+    from grcn.app.options import Parser
+
+    parser = Parser(
+        "gap",
+        "SOURCE... --data DIR [options]",
+        "What classification and localization each cost a detector: AP with either task mended by an oracle, error "
+        "shares as TIDE's, how tight its boxes are. SOURCE is a run folder, a .safetensors file, or COCO results "
+        "(.json). Several are put side by side, with intervals for their differences to the first.",
+        "grcn gap runs/c4 runs/grcn --data photos --out report\ngrcn gap results.json --data photos",
+    )
+    parser.add_argument("sources", nargs="+", type=str, metavar="SOURCE", help="run folder, .safetensors or .json file")
+    _add_data_options(parser, split="test")
+    parser.add_argument("--iou", type=float, default=0.5, help="of the error shares: 0.5, 0.55, ... 0.95")
+    parser.add_argument("--resamples", type=int, default=1000, help="bootstrap draws for the intervals; 0: none")
+    parser.add_argument("--seed", type=int, default=0, help="of the draws")
+    parser.add_argument("--out", type=str, help="folder for gap.html and gap.json")
+    parser.add_argument("--json", action="store_true", help="print gap.json instead of a table")
+    _add_device_options(parser)
+    options = parser.read(words)
+
+    from grcn.evaluation.coco import IOU
+
+    if options.iou not in IOU:
+        raise ConfigError(f"iou {options.iou:g}: use one of COCO's ten, 0.5, 0.55, ... 0.95")
+    if options.resamples < 0 or options.seed < 0:
+        raise ConfigError(f"resamples {options.resamples} and seed {options.seed}: need 0 or more")
+
+    from grcn.app.gap import label, page_and_json, print_gaps
+    from grcn.evaluation.gap import bootstrap, measure_gap
+
+    names, gaps, counts = label(options.sources), [], []
+    class_names: tuple[str, ...] | None = None  # the first source's; the others must have the same
+    for source in options.sources:
+        is_run = not source.lower().endswith(".json")
+        dataset, detections = _detections(source, options, is_run=is_run, class_names=class_names)
+        class_names = dataset.class_names
+        targets = [record.target for record in dataset.records]
+        gaps.append(measure_gap(targets, detections, class_names, iou=options.iou))
+        counts.append(sum(map(len, detections)))
+    intervals = None
+    if options.resamples:
+        with _progress("drawing images for the intervals") as progress:
+            intervals = bootstrap(gaps, resamples=options.resamples, seed=options.seed, progress=progress)
+    title = f"{dataset.root.name}, {dataset.split}"
+    page, content = page_and_json(names, gaps, intervals, counts, title)
+    if options.json:
+        _print_json(content)
+    else:
+        print_gaps(names, gaps, intervals)
+    if options.out is not None:
+        from grcn.files import atomic_file
+
+        out = Path(options.out)
+        for name, text in (("gap.html", page), ("gap.json", json.dumps(content, indent=2) + "\n")):
+            with atomic_file(out / name) as file:
+                file.write(text.encode())
+        _say(f"{out}: gap.html, gap.json")
     return 0
 
 
@@ -154,7 +193,7 @@ def predict(words: Sequence[str]) -> int:
     if left_out:
         names = ", ".join(map(str, left_out[:3])) + (", ..." if len(left_out) > 3 else "")
         _say(f"{len(left_out)} files are neither image nor video and are left out: {names}")
-    detector = _load_detector(options)
+    detector = _load_detector(options.run, options)
     from grcn.app.predict import predict
 
     with _progress(f"detecting in {len(sources)} sources") as progress:
@@ -341,14 +380,55 @@ def _add_device_options(parser: Parser, batches: bool = True) -> None:
         parser.add_argument("--batch_size", type=int, default=1, help="images at a time")
 
 
-def _load_detector(options: Any) -> Detector:
+def _load_detector(source: str, options: Any) -> Detector:
     from grcn.inference import Detector
     from grcn.runtime import tune_cpu
 
     tune_cpu()
-    detector = Detector.load(options.run, device=options.device, optimize=options.optimize)
-    _say(f"{options.run}: {detector.preset or 'detector'} on {detector.device}, optimize {options.optimize}")
+    detector = Detector.load(source, device=options.device, optimize=options.optimize)
+    _say(f"{source}: {detector.preset or 'detector'} on {detector.device}, optimize {options.optimize}")
     return detector
+
+
+def _detections(
+    source: str, options: Any, *, is_run: bool, class_names: Sequence[str] | None = None
+) -> tuple[Dataset, list[Detections]]:
+    """The data set that the options name, and what a run or a results file found in it.
+
+    Args:
+        source: run folder or weights, or a COCO results file.
+        options: with `data`, `split`, `format` and, for a run, those of its device.
+        is_run: which of them `source` is.
+        class_names: that the data set must be opened with; None: the source's own.
+    """
+    from grcn.app.evaluate import KEY, load_own_results, read_key
+    from grcn.data.dataset import open_dataset, resolve_split
+    from grcn.evaluation import evaluate_detector, load_results
+
+    split = resolve_split(options.data, options.split, "test", options.format)
+
+    def open_with(own: Sequence[str] | None) -> Dataset:
+        dataset = open_dataset(options.data, split=split, format=options.format, class_names=class_names or own)
+        _tell_defects(dataset)
+        return dataset
+
+    if is_run:
+        detector = _load_detector(source, options)
+        dataset = open_with(detector.class_names)
+        with _progress(f"{source}: detecting in {options.data}, {split}") as progress:
+            return dataset, evaluate_detector(detector, dataset, batch_size=options.batch_size, progress=progress)
+    path = Path(source)
+    if not path.with_name(KEY).exists():
+        dataset = open_with(None)
+        return dataset, load_results(path, dataset)
+    key = read_key(path.with_name(KEY))
+    dataset = open_with(key.class_names)
+    if dataset.class_names != key.class_names:
+        raise DataError(f"{path}: its classes {list(key.class_names)} are not {list(dataset.class_names)}, the others'")
+    detections, missing = load_own_results(path, key, dataset)
+    if missing:
+        _say(f"{path}: {missing} of {len(key.images)} images are not in '{split}' and are left out")
+    return dataset, detections
 
 
 def _tell_defects(dataset: Dataset) -> None:
@@ -395,6 +475,7 @@ class Command:
 COMMANDS = {
     "train": Command("train a detector on a folder of labelled images", train),
     "evaluate": Command("AP50, AP70, AP and more of a detector or of a results file", evaluate),
+    "gap": Command("what classification and localization each cost a detector", gap),
     "predict": Command("find objects in images and videos; draw them, write them down", predict),
     "check": Command("look through a data set before training on it", check),
     "models": Command("list the detectors, or show which map each task of one sees", models),

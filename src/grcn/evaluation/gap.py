@@ -1,0 +1,391 @@
+"""What classification and localization each cost a detector: oracles, error shares, and how sure the figures are.
+
+Definitions, with a worked example, are in docs/explanations/gap.md. In short:
+
+- An oracle mends one task of every detection and leaves the other as it is. What AP gains is what that task loses.
+- Error shares are TIDE's (Bolya et al. 2020, "TIDE: A General Toolbox for Identifying Object Detection Errors"): each
+  false positive and each missed object has one cause, and the cost of a cause is the AP gained by mending it alone.
+- Intervals come from a bootstrap over images: detectors are compared on the same draws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from grcn.evaluation.coco import IOU, CocoResult, coco_ap, nan_mean
+from grcn.evaluation.coco_matches import CocoMatches, average_precision, match_coco, pairwise_iou
+from grcn.evaluation.voc import FALSE, HIT
+from grcn.types import Array, Detections, Target
+
+Oracle = Literal["none", "localization", "classification", "both"]
+ORACLES: tuple[Oracle, ...] = get_args(Oracle)
+ErrorType = Literal["classification", "localization", "both", "duplicate", "background", "missed"]
+ERRORS: tuple[ErrorType, ...] = get_args(ErrorType)
+KEYS = ("AP", "AP50", "AP70", "AP75")
+LEAST_OVERLAP = 0.1
+"""IoU from which a detection counts as of an object: the oracles', and TIDE's border of background."""
+
+
+def mend(detections: Sequence[Detections], targets: Sequence[Target], oracle: Oracle) -> list[Detections]:
+    """The detections as they would be if one task, or both, made no mistake.
+
+    Every detection takes the box (localization), the class (classification) or both of the object it overlaps most, if
+    the IoU is at least 0.1; its score, its order and everything else stay. Of equal overlaps the first object counts.
+    Crowds are no objects here. Nothing is removed: detections that come to lie on one object are its duplicates.
+
+    Args:
+        detections: what was found in each image.
+        targets: the annotated objects of each image, in the same order.
+        oracle: the task that is mended; `none` returns the detections as they are.
+    """
+    if oracle == "none":
+        return list(detections)
+    return [_mend_image(*pair, oracle) for pair in zip(detections, targets, strict=True)]
+
+
+def _mend_image(found: Detections, target: Target, oracle: Oracle) -> Detections:
+    objects, labels = target.boxes[~target.crowd], target.labels[~target.crowd]
+    if not len(objects) or not len(found):
+        return found
+    iou = pairwise_iou(found.boxes, objects)
+    best = iou.argmax(axis=1)
+    near = iou.max(axis=1) >= LEAST_OVERLAP
+    boxes, class_ids = found.boxes, found.class_ids
+    if oracle != "classification":
+        boxes = np.where(near[:, None], objects[best], boxes)
+    if oracle != "localization":
+        class_ids = np.where(near, labels[best], class_ids)
+    return Detections(boxes, found.scores, class_ids, found.class_names)
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Why detections are false and objects missed, by TIDE's definitions.
+
+    Args:
+        iou: from which a detection is right.
+        ap: AP at that IoU, mean over the classes with objects.
+        count: [6, C] int64 errors of each of `ERRORS`, by the detection's class (a missed object's own).
+        cost: [6] AP gained by mending one type alone; as in TIDE's code, 0 where it would be lost.
+    """
+
+    iou: float
+    ap: float
+    count: Array
+    cost: Array
+
+
+def find_errors(
+    targets: Sequence[Target],
+    detections: Sequence[Detections],
+    matches: CocoMatches,
+    *,
+    iou: float = 0.5,
+) -> Errors:
+    """Error shares by TIDE's definitions.
+
+    A false positive is of the first type that fits, IoU being with the objects of its image that are no crowds:
+
+    - localization: the best IoU with an object of its class is from 0.1 to `iou`;
+    - classification: the best IoU with an object of another class is at least `iou`;
+    - duplicate: its IoU with an object of its class that a surer detection hit is at least `iou`;
+    - background: no IoU is above 0.1;
+    - both: whatever is left, wrong in class and place.
+
+    Each is mended alone, for its cost. Localization and classification: the surest such detection of an object that
+    nothing hit becomes a hit, the others are removed. Duplicate, background, both: removed. An object is missed if
+    nothing hit it and no detection would be mended into it; missed objects are taken out of the count.
+
+    Detections that COCO's rule ignores (in crowds) are no errors here; tidecv lists them.
+
+    Args:
+        targets, detections: as given to `match_coco`.
+        matches: what it returned.
+        iou: one of COCO's ten IoUs.
+    """
+    at = IOU.index(iou)
+    num_classes = matches.objects.shape[1]
+    offsets = np.cumsum([0, *(len(found) for found in detections)])
+    place = np.argsort(matches.images, kind="stable")  # rows of `matches` by image, each image's in its own order
+    outcome, matched, scores = matches.outcome[at][place], matches.matched[at][place], matches.scores[place]
+    class_ids = matches.class_ids[place]
+    first_object = np.cumsum([0, *(len(target) for target in targets)])
+    kind = np.full(len(outcome), -1)
+    mended_to = np.full(len(outcome), -1)  # class of the object that a mended detection hits
+    missed = np.zeros(num_classes, np.int64)
+    for image, target in enumerate(targets):
+        rows = np.arange(offsets[image], offsets[image + 1])
+        used = np.zeros(len(target), bool)
+        used[matched[rows][outcome[rows] == HIT] - first_object[image]] = True
+        false = rows[outcome[rows] == FALSE]
+        boxes = detections[image].boxes[false - offsets[image]]
+        kinds, objects = _classify(boxes, class_ids[false], target, used, iou)
+        kind[false] = kinds
+        claims = np.flatnonzero(objects >= 0)
+        claims = claims[~used[objects[claims]]]
+        claimed, first = np.unique(objects[claims], return_index=True)  # detections are by falling score
+        mended_to[false[claims[first]]] = target.labels[claimed]
+        left = ~used & ~target.crowd
+        left[claimed] = False
+        missed += np.bincount(target.labels[left], minlength=num_classes)
+
+    positives = matches.objects.sum(axis=0)
+
+    def mean_ap(keep: Array, hit: Array, classes: Array, objects: Array) -> float:
+        order = np.argsort(-scores[keep], kind="stable")
+        hits, ids = np.where(hit[keep][order], HIT, FALSE), classes[keep][order]
+        aps = []
+        for c in np.flatnonzero(positives).tolist():
+            own = hits[ids == c]
+            if objects[c]:
+                aps.append(average_precision(own, np.ones(len(own), np.int64), int(objects[c])))
+            elif len(own):  # all its objects were missed: only false positives are left
+                aps.append(0.0)
+        return float(np.mean(aps)) if aps else float("nan")
+
+    hit, counted = outcome == HIT, (outcome == HIT) | (outcome == FALSE)
+    ap = mean_ap(counted, hit, class_ids, positives)
+    count, cost = np.zeros((len(ERRORS), num_classes), np.int64), np.zeros(len(ERRORS))
+    for e, error in enumerate(ERRORS):
+        if error == "missed":
+            count[e] = missed
+            after = mean_ap(counted, hit, class_ids, positives - missed)
+        else:
+            own = kind == e
+            count[e] = np.bincount(class_ids[own], minlength=num_classes)
+            mended = own & (mended_to >= 0)
+            after = mean_ap(counted & (~own | mended), hit | mended, np.where(mended, mended_to, class_ids), positives)
+        cost[e] = max(0.0, after - ap)  # 0 where there is no AP (NaN), too
+    return Errors(iou, ap, count, cost)
+
+
+def _classify(boxes: Array, class_ids: Array, target: Target, used: Array, iou: float) -> tuple[Array, Array]:
+    """The type of each false positive of an image, [n], and the object that mending it would hit, -1 for none, [n]."""
+    kinds = np.full(len(boxes), ERRORS.index("background"))
+    objects = np.full(len(boxes), -1)
+    if not len(boxes) or target.crowd.all():
+        return kinds, objects
+    overlap = np.where(target.crowd, -1.0, pairwise_iou(boxes, target.boxes))  # [n, M]
+    same = class_ids[:, None] == target.labels[None]
+    of_class, of_other = np.where(same, overlap, 0.0), np.where(same, 0.0, overlap)
+    localization = (of_class.max(axis=1) >= LEAST_OVERLAP) & (of_class.max(axis=1) <= iou)
+    classification = ~localization & (of_other.max(axis=1) >= iou)
+    objects[localization] = of_class[localization].argmax(axis=1)
+    objects[classification] = of_other[classification].argmax(axis=1)
+    duplicate = (np.where(used, of_class, 0.0) >= iou).any(axis=1)
+    background = overlap.max(axis=1) <= LEAST_OVERLAP
+    kinds = np.select(
+        [localization, classification, duplicate, background],
+        [ERRORS.index(name) for name in ("localization", "classification", "duplicate", "background")],
+        ERRORS.index("both"),
+    )
+    return kinds, objects
+
+
+@dataclass(frozen=True)
+class Gap:
+    """What each task loses a detector, on one data set.
+
+    Args:
+        class_names: the C names.
+        results: AP by the COCO rule under each oracle.
+        matches: the matching under each oracle.
+        errors: TIDE's error shares.
+        areas: [G] of the objects, by which `size` is told.
+        labels: [G] class ids of the objects, crowds included.
+    """
+
+    class_names: tuple[str, ...]
+    results: dict[Oracle, CocoResult]
+    matches: dict[Oracle, CocoMatches]
+    errors: Errors
+    areas: Array
+    labels: Array
+
+    def true_positives(self, iou: float = 0.5) -> tuple[Array, Array, Array]:
+        """Of the detections that hit an object at `iou`: score [n], IoU [n], index of the object [n]."""
+        found, at = self.matches["none"], IOU.index(iou)
+        hit = found.outcome[at] == HIT
+        return found.scores[hit], found.overlap[at, hit], found.matched[at, hit]
+
+    def figures(self, times: Array | None = None) -> dict[str, float]:
+        """AP under each oracle, and what each task loses, as `AP70 localization` and `AP70 loses localization`.
+
+        Args:
+            times: [I] how often each image counts; default: once.
+        """
+        ap = {oracle: matches.ap(times) for oracle, matches in self.matches.items()}
+        rows = {"AP": range(len(IOU)), **{key: [IOU.index(int(key[2:]) / 100)] for key in KEYS[1:]}}
+        values = {(key, o): nan_mean(ap[o][rows[key]]) for key in KEYS for o in ORACLES}
+        return {
+            **{key: values[key, "none"] for key in KEYS},
+            **{f"{key} {o}": values[key, o] for key in KEYS for o in ORACLES[1:]},
+            **{f"{key} loses {o}": values[key, o] - values[key, "none"] for key in KEYS for o in ORACLES[1:]},
+        }
+
+
+def measure_gap(
+    targets: Sequence[Target],
+    detections: Sequence[Detections],
+    class_names: Sequence[str],
+    *,
+    iou: float = 0.5,
+) -> Gap:
+    """What classification and localization each cost a detector.
+
+    Args:
+        targets: the annotated objects of each image.
+        detections: what was found in each image, in the same order.
+        class_names: the C names.
+        iou: of the error shares, one of COCO's ten.
+
+    Raises:
+        DataError: when images do not correspond or a class id is beyond the names.
+    """
+    names = tuple(class_names)
+    mended = {oracle: mend(detections, targets, oracle) for oracle in ORACLES}
+    matches = {oracle: match_coco(targets, found, len(names)) for oracle, found in mended.items()}
+    return Gap(
+        class_names=names,
+        results={oracle: coco_ap(targets, found, len(names)) for oracle, found in mended.items()},
+        matches=matches,
+        errors=find_errors(targets, detections, matches["none"], iou=iou),
+        areas=np.concatenate([np.empty(0, np.float32), *(target.areas for target in targets)]),
+        labels=np.concatenate([np.empty(0, np.int64), *(target.labels for target in targets)]),
+    )
+
+
+@dataclass(frozen=True)
+class Intervals:
+    """Bootstrap intervals over images, of 95%.
+
+    Args:
+        resamples: how many draws.
+        of: for each detector and figure: low and high.
+        difference: for each detector and figure: low and high of its difference to the first detector's.
+    """
+
+    resamples: int
+    of: list[dict[str, tuple[float, float]]]
+    difference: list[dict[str, tuple[float, float]]]
+
+
+def bootstrap(
+    gaps: Sequence[Gap],
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> Intervals:
+    """How far the figures of detectors, and their differences, would move with other images of the same kind.
+
+    Each draw takes as many images as there are, with replacement, the same for every detector (Efron 1979); the
+    interval is from the 2.5th to the 97.5th percentile. It does not tell how training with another seed would move
+    them.
+
+    Args:
+        gaps: of the detectors, on the same images.
+        resamples: draws.
+        seed: of the draws.
+        progress: called after each draw with draws done and draws in all.
+    """
+    images = len(gaps[0].matches["none"].objects)
+    generator = np.random.default_rng(seed)
+    drawn: list[list[dict[str, float]]] = [[] for _ in gaps]
+    for done in range(1, resamples + 1):
+        times = (
+            np.bincount(generator.integers(0, images, images), minlength=images) if images else np.empty(0, np.int64)
+        )
+        for figures, gap in zip(drawn, gaps, strict=True):
+            figures.append(gap.figures(times))
+        if progress is not None:
+            progress(done, resamples)
+
+    def interval(values: Sequence[float]) -> tuple[float, float]:
+        low, high = np.nanpercentile(values, [2.5, 97.5]) if np.isfinite(values).any() else (np.nan, np.nan)
+        return float(low), float(high)
+
+    keys = list(drawn[0][0])
+    return Intervals(
+        resamples,
+        [{key: interval([f[key] for f in figures]) for key in keys} for figures in drawn],
+        [
+            {key: interval([f[key] - g[key] for f, g in zip(figures, drawn[0], strict=True)]) for key in keys}
+            for figures in drawn
+        ],
+    )
+
+
+def rank_correlation(scores: Array, overlap: Array) -> float | None:
+    """Spearman's rank correlation between the scores and the IoUs of true positives; None where it is undefined."""
+    from scipy.stats import spearmanr
+
+    if len(np.unique(scores)) < 2 or len(np.unique(overlap)) < 2:
+        return None
+    return float(spearmanr(scores, overlap).statistic)
+
+
+def to_json(gap: Gap) -> dict[str, Any]:
+    """A `Gap` as JSON has it; AP in 0..1, null where there is nothing to average.
+
+    - `AP`, `AP50`, `AP70`, `AP75`: for each oracle, `none` being the detector as it is; `loses`: what each gains;
+    - `AP_by_iou`: for each oracle the mean at each of COCO's ten IoUs;
+    - `per_class`, `by_size`: AP for each oracle, and of the true positives at IoU 0.5 how many, their mean and median
+      IoU and the rank correlation between their scores and IoUs;
+    - `true_positives`: the same of all;
+    - `errors`: for each of TIDE's types `count`, `share` (of all errors) and `cost` (AP at `errors.iou`).
+    """
+    figures = gap.figures()
+    scores, overlap, objects = gap.true_positives()
+    sizes = np.digitize(gap.areas, [32.0**2, 96.0**2])
+    total = max(int(gap.errors.count.sum()), 1)
+    return {
+        **{key: {"none": _json(figures[key])} | {o: _json(figures[f"{key} {o}"]) for o in ORACLES[1:]} for key in KEYS},
+        "loses": {key: {o: _json(figures[f"{key} loses {o}"]) for o in ORACLES[1:]} for key in KEYS},
+        "AP_by_iou": {o: {f"{t:.2f}": _json(nan_mean(result.at(t))) for t in IOU} for o, result in gap.results.items()},
+        "true_positives": _true_positives(scores, overlap),
+        "per_class": {
+            name: {
+                **{o: _json(nan_mean(result.ap[:, c])) for o, result in gap.results.items()},
+                "true_positives": _true_positives(*(v[gap.labels[objects] == c] for v in (scores, overlap))),
+                "errors": {error: int(gap.errors.count[e, c]) for e, error in enumerate(ERRORS)},
+            }
+            for c, name in enumerate(gap.class_names)
+        },
+        "by_size": {
+            size: {
+                **{o: _json(nan_mean(result.ap_by_size[s])) for o, result in gap.results.items()},
+                "true_positives": _true_positives(*(v[sizes[objects] == s] for v in (scores, overlap))),
+            }
+            for s, size in enumerate(("small", "medium", "large"))
+        },
+        "errors": {
+            "iou": gap.errors.iou,
+            "AP": _json(gap.errors.ap),
+            **{
+                error: {
+                    "count": int(gap.errors.count[e].sum()),
+                    "share": float(gap.errors.count[e].sum() / total),
+                    "cost": float(gap.errors.cost[e]),
+                }
+                for e, error in enumerate(ERRORS)
+            },
+        },
+    }
+
+
+def _true_positives(scores: Array, overlap: Array) -> dict[str, Any]:
+    return {
+        "count": len(scores),
+        "mean_iou": float(overlap.mean()) if len(overlap) else None,
+        "median_iou": float(np.median(overlap)) if len(overlap) else None,
+        "rank_correlation": rank_correlation(scores, overlap),
+    }
+
+
+def _json(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
