@@ -59,10 +59,11 @@ def _dispatch(words: list[str]) -> int:
 
         print(f"grcn {__version__}")
         return 0
-    if words[0] == "data" and (len(words) == 1 or words[1] in ("-h", "--help")):
-        print(_overview("data "))
+    grouped = f"{words[0]} " in _EXAMPLES
+    if grouped and (len(words) == 1 or words[1] in ("-h", "--help")):
+        print(_overview(f"{words[0]} "))
         return 0
-    name = " ".join(words[: 2 if words[0] == "data" else 1])
+    name = " ".join(words[: 2 if grouped else 1])
     if name not in COMMANDS:
         near = difflib.get_close_matches(name, COMMANDS, n=1)
         raise ConfigError(f"unknown command '{name}'; " + (f"did you mean '{near[0]}'?" if near else "try grcn --help"))
@@ -90,4 +91,5 @@ _EXAMPLES = {
   grcn evaluate runs/photos --data photos
   grcn predict runs/photos holiday/*.jpg --out found""",
     "data ": "  grcn data generate beach",
+    "study ": "  grcn study run context --data embedded\n  grcn study table context",
 }

@@ -1,0 +1,267 @@
+"""A study as its YAML file has it, and the trials that follow: each cell on each data set with each seed.
+
+```yaml
+question: Is it the separation?           # a sentence, printed above the tables
+baseline: shared                          # the cell that the others are compared with
+seeds: [0, 1, 2]
+base:                                     # fields of a training run, the same for all
+  preset: grcn_r18
+  iterations: 400
+data:                                     # data sets by name, each with fields that go with it
+  bccd: {path: bccd, config: {model: {input: {short_side: 360, long_side: 480}}}}
+  embedded: {generate: {images: 400}, config: {batch_size: 8}}
+cells:                                    # detectors by name: the fields in which they differ
+  shared: {model: {separation: none}}
+  parted: {}
+```
+
+Fields are those of `TrainConfig`; a cell's go before a data set's, and these before the base's. A cell may name another
+to be compared with, `baseline: NAME`. With `extends: FILE`, or several, of the same folder, a study starts from theirs
+and changes what it names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from grcn.config import TrainConfig, from_dict, to_dict
+from grcn.errors import ConfigError, GrcnError
+from grcn.presets import preset
+
+MAX_BYTES = 1 << 20
+MAX_DEPTH = 5
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}")
+_NOT_OF_THE_RESULT = ("data", "out", "preset", "format", "workers", "loggers", "save_every", "resume", "accelerator")
+"""Fields that change where a run reads and writes, and what it is called, but not what it learns."""
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """A data set of a study.
+
+    Args:
+        path: its folder, below the root that the study is run with; empty: the embedded set.
+        generate: arguments of `grcn.data.generate.generate`, for the embedded set.
+        test_split: the split that is scored.
+        config: fields of a training run that go with it.
+    """
+
+    path: str = ""
+    generate: Mapping[str, Any] | None = None
+    test_split: str = "test"
+    config: Mapping[str, Any] | None = None
+
+    @property
+    def digest(self) -> str:
+        """Changes with the arguments of `generate`."""
+        return digest(dict(self.generate or {}))
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training run of a study.
+
+    Args:
+        data: name of the data set.
+        cell: name of the cell.
+        seed: of the run.
+        config: of the run, but for the folders of data and output.
+        digest: changes with whatever changes the result; equal trials of several studies share one.
+    """
+
+    data: str
+    cell: str
+    seed: int
+    config: TrainConfig
+    digest: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.data} {self.cell} seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class Study:
+    """A question put to several detectors.
+
+    Args:
+        name: the file's, without suffix.
+        question: a sentence.
+        baselines: for each cell, in order, the cell that it is compared with; a baseline's is itself.
+        sources: data sets by name.
+        seeds: of each cell.
+        trials: all of them, seed by seed, so that a study that is cut short has every cell.
+    """
+
+    name: str
+    question: str
+    baselines: dict[str, str]
+    sources: dict[str, DataSource]
+    seeds: tuple[int, ...]
+    trials: tuple[Trial, ...]
+
+    def only(
+        self,
+        data: Sequence[str] | None = None,
+        cells: Sequence[str] | None = None,
+        seeds: Sequence[int] | None = None,
+    ) -> Study:
+        """The study of some data sets, cells and seeds; None: all.
+
+        Raises:
+            ConfigError: on a name or a seed that it does not have.
+        """
+        for what, wanted, known in (
+            ("data set", data, self.sources),
+            ("cell", cells, self.baselines),
+            ("seed", seeds, self.seeds),
+        ):
+            if unknown := [one for one in wanted or () if one not in known]:
+                raise ConfigError(f"{self.name}: {what} '{unknown[0]}' is none of {', '.join(map(str, known))}")
+        kept = tuple(
+            trial
+            for trial in self.trials
+            if trial.data in (data or self.sources)
+            and trial.cell in (cells or self.baselines)
+            and trial.seed in (seeds or self.seeds)
+        )
+        return replace(
+            self, sources={k: v for k, v in self.sources.items() if k in (data or self.sources)}, trials=kept
+        )
+
+
+def shipped() -> list[str]:
+    """Names of the studies that come with the package; files that begin with _ are what they extend."""
+    stems = (Path(str(file)).stem for file in (resources.files("grcn.study") / "shipped").iterdir())
+    return sorted(stem for stem in stems if not stem.startswith("_"))
+
+
+def read_study(file: str | Path) -> Study:
+    """Reads a study, checking every trial of it.
+
+    Args:
+        file: a YAML file, or the name of a study that comes with the package.
+
+    Raises:
+        ConfigError: on whatever is wrong with it, naming the file and the key.
+    """
+    path = Path(file)
+    if not path.is_file() and str(file) in shipped():
+        path = Path(str(resources.files("grcn.study") / "shipped" / f"{file}.yaml"))
+    content = _load(path)
+    where = f"{path.name}: "
+    known = ("question", "baseline", "seeds", "base", "data", "cells")
+    for key in content:
+        if key not in known:
+            raise ConfigError(f"{where}unknown key '{key}'; a study has {', '.join(known)} and extends")
+    cells, sources = (_named(where, content, key) for key in ("cells", "data"))
+    seeds, base = content.get("seeds", [0, 1, 2]), content.get("base") or {}
+    if not (isinstance(seeds, list) and seeds and all(type(seed) is int and seed >= 0 for seed in seeds)):
+        raise ConfigError(f"{where}seeds {seeds!r}: needs a list of numbers from 0")
+    if not isinstance(base, dict):
+        raise ConfigError(f"{where}base: expected keys and values, found {base!r}")
+    baselines = {name: cell.pop("baseline", content.get("baseline")) for name, cell in cells.items()}
+    for name, baseline in baselines.items():
+        if baseline not in cells:
+            raise ConfigError(f"{where}cells.{name}: baseline {baseline!r} is none of {', '.join(cells)}")
+    kept = {name: _source(where, name, values) for name, values in sources.items()}
+    trials = tuple(
+        _trial(f"{where}{name}, {cell}: ", name, cell, seed, source, [base, source.config or {}, cells[cell]])
+        for seed in dict.fromkeys(seeds)
+        for name, source in kept.items()
+        for cell in cells
+    )
+    return Study(path.stem, str(content.get("question", "")), baselines, kept, tuple(dict.fromkeys(seeds)), trials)
+
+
+def _load(path: Path, depth: int = 0) -> dict[str, Any]:
+    """A study's keys and values, with those that it extends under them."""
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise ConfigError(f"{path}: larger than {MAX_BYTES} bytes: not a study")
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file, nor a study of the package ({', '.join(shipped())})") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())[:200]}") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: expected question, baseline, seeds, base, data and cells")
+    others = content.pop("extends", [])
+    others = [others] if isinstance(others, str) else others
+    if not isinstance(others, list) or any(not isinstance(o, str) or Path(o).name != o for o in others):
+        raise ConfigError(f"{path}: extends: needs names of files in the same folder, found {others!r}")
+    if others and depth == MAX_DEPTH:
+        raise ConfigError(f"{path}: extends: more than {MAX_DEPTH} files deep, or in a circle")
+    whole: dict[str, Any] = {}
+    for layer in [*(_load(path.with_name(other), depth + 1) for other in others), content]:
+        whole = _merged(whole, layer)
+    return whole
+
+
+def _named(where: str, content: dict[str, Any], key: str) -> dict[str, Any]:
+    """A mapping from names that can be files' to mappings."""
+    values = content.get(key)
+    if not isinstance(values, dict) or not values:
+        raise ConfigError(f"{where}{key}: needs at least one, by name")
+    for name, value in values.items():
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            raise ConfigError(
+                f"{where}{key}: name {name!r}: use letters, digits and _ . + - (quote what YAML takes for more)"
+            )
+        if value is not None and not isinstance(value, dict):
+            raise ConfigError(f"{where}{key}.{name}: expected keys and values, found {value!r}")
+    return {name: dict(value or {}) for name, value in values.items()}
+
+
+def _source(where: str, name: str, values: dict[str, Any]) -> DataSource:
+    known = ("path", "generate", "test_split", "config")
+    if unknown := [key for key in values if key not in known]:
+        raise ConfigError(f"{where}data.{name}: unknown key '{unknown[0]}'; a data set has {', '.join(known)}")
+    source = DataSource(**values)
+    if bool(source.path) == (source.generate is not None):
+        raise ConfigError(f"{where}data.{name}: needs either path or generate")
+    return source
+
+
+def _trial(where: str, data: str, cell: str, seed: int, source: DataSource, layers: list[Mapping[str, Any]]) -> Trial:
+    """The training run that the layers make, the later before the earlier; `model` starts from the preset."""
+    fields: dict[str, Any] = {}
+    for layer in layers:
+        fields = _merged(fields, layer)
+    for name in ("data", "out", "seed", "resume", "minutes"):
+        if name in fields:
+            instead = "; use iterations" if name == "minutes" else ""
+            raise ConfigError(f"{where}'{name}' is not a study's to set{instead}")
+    try:
+        model = to_dict(preset(str(fields.get("preset", TrainConfig.preset))))
+        fields["model"] = _merged(model, fields.get("model") or {})
+        config = from_dict(TrainConfig, {**fields, "data": "", "seed": seed, "resume": True})
+    except GrcnError as error:
+        raise ConfigError(f"{where}{error}") from None
+    learned = {k: v for k, v in to_dict(config).items() if k not in _NOT_OF_THE_RESULT}
+    return Trial(data, cell, seed, config, digest([learned, source.test_split, source.digest]))
+
+
+def digest(content: Any) -> str:
+    """Twelve letters that stand for JSON-ready content."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Keys and values of both, those of `over` first; mappings within are merged likewise."""
+    merged = dict(under)
+    for key, value in over.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merged(merged[key], value) if both else value
+    return merged

@@ -1,0 +1,238 @@
+"""The tables and plots of a study: mean and spread over seeds, and differences to the baseline from paired seeds."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from grcn.errors import DataError
+from grcn.files import atomic_file
+from grcn.study.plan import Study, Trial
+from grcn.study.run import read_result
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+KEYS = ("AP50", "AP70", "AP")
+# Okabe and Ito's colours, told apart by every kind of colour vision.
+_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A cell's mean difference to the baseline, over the seeds that both have.
+
+    Args:
+        mean: of the differences.
+        low: end of the 95% confidence interval (Student's t); NaN with fewer than two seeds.
+        high: the other end.
+        seeds: how many.
+    """
+
+    mean: float
+    low: float
+    high: float
+    seeds: int
+
+
+def paired_difference(values: Sequence[float], baseline: Sequence[float]) -> Difference:
+    """The mean of `values - baseline`, pair by pair, and its 95% confidence interval.
+
+    >>> paired_difference([0.5, 0.6, 0.7], [0.4, 0.5, 0.6])  # doctest: +ELLIPSIS
+    Difference(mean=0.0999..., low=0.0999..., high=0.0999..., seeds=3)
+    """
+    from scipy.stats import t
+
+    differences = np.subtract(values, baseline)
+    n = len(differences)
+    if n == 0:
+        return Difference(np.nan, np.nan, np.nan, 0)
+    mean = float(differences.mean())
+    if n == 1:
+        return Difference(mean, np.nan, np.nan, 1)
+    half = float(t.ppf(0.975, n - 1) * differences.std(ddof=1) / np.sqrt(n))
+    return Difference(mean, mean - half, mean + half, n)
+
+
+def write_tables(study: Study, out: str | Path) -> list[Path]:
+    """Writes `OUT/NAME/table.md`, `trials.csv` and, for each data set, `DATA.png`, from the results that are there.
+
+    Args:
+        study: as it was run.
+        out: the folder that it was run with.
+
+    Returns:
+        The files.
+
+    Raises:
+        DataError: where no trial has a result.
+        CheckpointError: on a file that is not a result, or a folder that cannot be written.
+    """
+    from matplotlib.figure import Figure
+
+    out = Path(out)
+    results = {trial: result for trial in study.trials if (result := read_result(out, trial)) is not None}
+    if not results:
+        raise DataError(f"{out}: no results of {study.name} there; run `grcn study run {study.name}` first")
+    folder = out / study.name
+    files: dict[Path, bytes] = {
+        folder / "table.md": _markdown(study, results).encode(),
+        folder / "trials.csv": _csv(results).encode(),
+    }
+    for data in study.sources:
+        if any(trial.data == data for trial in results):
+            figure = Figure(figsize=(11, max(3.6, 0.5 * len(study.baselines) + 1.5)), layout="constrained")
+            differences, curves = figure.subplots(1, 2)
+            _draw_differences(differences, study, results, data)
+            _draw_curves(curves, study, results, data)
+            figure.suptitle(f"{study.name}: {data}", fontsize=11)
+            picture = io.BytesIO()
+            figure.savefig(picture, format="png", dpi=120)
+            files[folder / f"{data}.png"] = picture.getvalue()
+    for path, content in files.items():
+        with atomic_file(path) as file:
+            file.write(content)
+    return list(files)
+
+
+Results = dict[Trial, dict[str, Any]]
+
+
+def _of(results: Results, data: str, cell: str) -> dict[int, dict[str, Any]]:
+    """The results of a cell on a data set, by seed."""
+    return {t.seed: r for t, r in results.items() if (t.data, t.cell) == (data, cell)}
+
+
+def _difference(own: dict[int, dict[str, Any]], base: dict[int, dict[str, Any]], key: str) -> Difference:
+    seeds = [seed for seed in own if seed in base]
+    return paired_difference(*([r[seed]["metrics"][key] or 0.0 for seed in seeds] for r in (own, base)))
+
+
+def _markdown(study: Study, results: Results) -> str:
+    lines = [f"# {study.name}", "", study.question, ""]
+    lines += [
+        f"`grcn study table {study.name}`. Points of 100 on the test split, last weights: mean ± standard deviation "
+        "over seeds. Δ: difference to the cell in `vs`, mean over the seeds that both have, with its 95% confidence "
+        "interval (Student's t); what an interval without zero says, and no more, is that chance alone would not do "
+        "it. Lost to: the AP that mending the task would gain (`grcn gap`). GMAC: for an image of the largest size.",
+        "",
+    ]
+    head = ["cell", "seeds", *KEYS, "vs", "Δ AP70", "Δ AP", "lost to loc.", "lost to cls."]
+    head += ["params, M", "GMAC", "iterations", "s / it"]
+    for data in study.sources:
+        lines += [f"## {data}", "", _row(head), _row(["---"] * len(head))]
+        lines += [_row(_cells(study, results, data, cell)) for cell in study.baselines]
+        lines += ["", f"![differences and curves]({data}.png)", ""]
+    return "\n".join(lines)
+
+
+def _cells(study: Study, results: Results, data: str, cell: str) -> list[str]:
+    from grcn.model.summary import summarize
+
+    own, versus = _of(results, data, cell), study.baselines[cell]
+    if not own:
+        return [f"`{cell}`", "0", *["–"] * 12]
+    config = next(t.config for t in results if (t.data, t.cell) == (data, cell))
+    size = config.model.input
+    summary = summarize(config.model, size=(size.short_side, size.long_side))
+    lost = [[r["gap"]["loses"]["AP"][task] for r in own.values()] for task in ("localization", "classification")]
+    base = _of(results, data, versus)
+    against = (
+        ["", "", ""]
+        if cell == versus
+        else [f"`{versus}`", *(_interval(_difference(own, base, key)) for key in ("AP70", "AP"))]
+    )
+    return [
+        f"`{cell}`",
+        str(len(own)),
+        *(_spread([r["metrics"][key] or 0.0 for r in own.values()]) for key in KEYS),
+        *against,
+        *(_spread([value or 0.0 for value in values]) for values in lost),
+        f"{summary.parameters / 1e6:.1f}",
+        f"{summary.macs / 1e9:.1f}",
+        str(config.iterations),
+        f"{np.median([r['seconds']['iteration'] or np.nan for r in own.values()]):.2f}",
+    ]
+
+
+def _row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _spread(values: Sequence[float]) -> str:
+    mean = f"{100 * np.mean(values):.1f}"
+    return f"{mean} ± {100 * np.std(values, ddof=1):.1f}" if len(values) > 1 else mean
+
+
+def _interval(difference: Difference) -> str:
+    if difference.seeds == 0:
+        return "–"
+    if difference.seeds == 1:
+        return f"{100 * difference.mean:+.1f} (one seed)"
+    return f"{100 * difference.mean:+.1f} ({100 * difference.low:+.1f} to {100 * difference.high:+.1f})"
+
+
+def _csv(results: Results) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    metrics = ("AP", "AP50", "AP70", "AP75", "APs", "APm", "APl")
+    tasks = ("localization", "classification", "both")
+    head = ["data", "cell", "seed", *metrics, *(f"AP_lost_to_{task}" for task in tasks)]
+    writer.writerow([*head, "iterations", "seconds_per_iteration", "seconds", "digest"])
+    for trial, result in results.items():
+        writer.writerow(
+            [trial.data, trial.cell, trial.seed, *(result["metrics"][key] for key in metrics)]
+            + [result["gap"]["loses"]["AP"][task] for task in tasks]
+            + [trial.config.iterations, result["seconds"]["iteration"], result["seconds"]["all"], trial.digest]
+        )
+    return text.getvalue()
+
+
+def _draw_differences(axes: Axes, study: Study, results: Results, data: str) -> None:
+    """Each cell's difference to the baseline: the seeds as dots, the interval as a bar."""
+    cells = [cell for cell, versus in study.baselines.items() if cell != versus]
+    for k, (key, color) in enumerate(zip(("AP70", "AP"), _COLORS, strict=False)):
+        for row, cell in enumerate(cells):
+            own, base = _of(results, data, cell), _of(results, data, study.baselines[cell])
+            difference = _difference(own, base, key)
+            if not difference.seeds:
+                continue
+            at = row + (k - 0.5) * 0.3
+            ends = [100 * difference.low, 100 * difference.high]
+            if difference.seeds > 1:
+                axes.plot(ends, [at, at], color=color, linewidth=2, alpha=0.5)
+            each = [100 * _difference({s: own[s]}, base, key).mean for s in own if s in base]
+            axes.plot(each, [at] * len(each), ".", color=color, markersize=5)
+            label = f"Δ {key}" if row == 0 else None
+            axes.plot([100 * difference.mean], [at], "os"[k], color=color, markersize=7, label=label)
+    axes.axvline(0, color="0.3", linewidth=1)
+    axes.set_yticks(range(len(cells)), [f"{cell}\nvs {study.baselines[cell]}" for cell in cells], fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xlabel("difference, points")
+    axes.grid(axis="x", color="0.9")
+    axes.set_axisbelow(True)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False, fontsize=8)
+
+
+def _draw_curves(axes: Axes, study: Study, results: Results, data: str) -> None:
+    """AP over iterations, the mean of the seeds; of the last weights on the split that training was validated on."""
+    for i, cell in enumerate(study.baselines):
+        curves: dict[int, list[float]] = {}
+        for result in _of(results, data, cell).values():
+            for iteration, _, _, ap in result["curve"]:
+                curves.setdefault(iteration, []).append(100 * ap)
+        if curves:
+            style = {"color": _COLORS[i % len(_COLORS)], "linestyle": ("-", "--", ":")[i // len(_COLORS) % 3]}
+            axes.plot(list(curves), [np.mean(v) for v in curves.values()], marker=".", label=cell, **style)  # type: ignore[arg-type]
+    axes.set(xlabel="iteration", ylabel="AP", ylim=(0, None))
+    axes.grid(color="0.9")
+    axes.set_axisbelow(True)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False, fontsize=8)

@@ -1,0 +1,279 @@
+"""A study run to its tables: by the command, killed and continued, and on Ray with a worker killed."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from grcn.app.cli import main
+from grcn.errors import CheckpointError, ConfigError, DataError, GrcnError
+from grcn.study import read_study, run_study, write_tables
+from grcn.study.run import Resources, read_result, result_path
+
+STUDY = """
+question: Does it run?
+baseline: shared
+seeds: [0, 1]
+base:
+  preset: grcn_r18
+  weights: random
+  iterations: ITERATIONS
+  save_every: 1
+  batch_size: 2
+  workers: 0
+  val_split: val
+  val_every: 2
+  loggers: [csv]
+  model:
+    input: {short_side: 64, long_side: 96}
+    rpn: {anchor_sizes: [12, 24], post_nms_train: 50, post_nms_test: 20}
+    roi: {fc_channels: 16, batch_per_image: 16, score_threshold: 0.0}
+data:
+  beach: {generate: {images: 8, size: [96, 64]}}
+cells:
+  shared: {model: {separation: none, cls_stride: 16, cls_context: none}}
+  parted: {}
+"""
+
+
+def write_study(folder: Path, iterations: int = 4) -> Path:
+    path = folder / "mine.yaml"
+    path.write_text(STUDY.replace("ITERATIONS", str(iterations)))
+    return path
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the study `mine.yaml` and, in `out`, its results."""
+    folder = tmp_path_factory.mktemp("study")
+    run_study(read_study(write_study(folder)), folder / "out", progress=False, say=lambda line: None)
+    return folder
+
+
+def results(folder: Path) -> dict[str, Any]:
+    study = read_study(folder / "mine.yaml")
+    return {trial.name: read_result(folder / "out", trial) for trial in study.trials}
+
+
+def test_results_hold_figures_curve_and_configuration(done: Path) -> None:
+    every = results(done)
+    assert len(every) == 4
+    for result in every.values():
+        assert set(result["metrics"]) >= {"AP", "AP50", "AP70", "per_class"}
+        assert set(result["gap"]["loses"]["AP"]) == {"localization", "classification", "both"}
+        assert [row[0] for row in result["curve"]] == [2, 4]
+        assert result["config"]["iterations"] == 4
+        assert result["seconds"]["all"] > 0
+        assert result["versions"]["torch"]
+    assert not list((done / "out" / "runs").rglob("*.safetensors")), "run folders go when their trial is done"
+    size = sum(path.stat().st_size for path in (done / "out" / "results").rglob("*.json")) / 4
+    assert size < 20_000, "small enough to keep"
+
+
+def test_what_is_done_is_skipped_and_what_is_missing_is_run(done: Path) -> None:
+    study, lines = read_study(done / "mine.yaml"), []
+    before = results(done)
+    lost = study.trials[2]
+    result_path(done / "out", lost).unlink()
+    assert run_study(study, done / "out", progress=False, say=lines.append) == 1
+    assert lines[0] == "mine: 3 of 4 trials are done"
+    assert lines[-1].startswith(f"[1/1] {lost.name}: AP50")
+    again = results(done)
+    assert again[lost.name]["metrics"] == before[lost.name]["metrics"]
+    assert run_study(study, done / "out", progress=False, say=lines.append) == 0
+
+
+def test_tables(done: Path) -> None:
+    study = read_study(done / "mine.yaml")
+    files = write_tables(study, done / "out")
+    assert [f.relative_to(done / "out").as_posix() for f in files] == [
+        "mine/table.md",
+        "mine/trials.csv",
+        "mine/beach.png",
+    ]
+    text = files[0].read_text()
+    assert "Does it run?" in text
+    (row,) = (line for line in text.splitlines() if line.startswith("| `parted`"))
+    cells = [cell.strip() for cell in row.split("|")[1:-1]]
+    assert (cells[1], cells[5]) == ("2", "`shared`")
+    every = results(done)
+    ap = [100 * every[f"beach parted seed {seed}"]["metrics"]["AP"] for seed in (0, 1)]
+    assert cells[4].startswith(f"{sum(ap) / 2:.1f} ± ")
+    with open(files[1], newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(r["cell"], r["seed"]) for r in rows] == [
+        ("shared", "0"),
+        ("parted", "0"),
+        ("shared", "1"),
+        ("parted", "1"),
+    ]
+    assert float(rows[1]["AP"]) == every["beach parted seed 0"]["metrics"]["AP"]
+    assert files[2].read_bytes().startswith(b"\x89PNG")
+
+
+def test_tables_of_half_a_study(done: Path, tmp_path: Path) -> None:
+    study = read_study(done / "mine.yaml")
+    with pytest.raises(DataError, match="no results of mine there; run `grcn study run mine` first"):
+        write_tables(study, tmp_path)
+    one = study.trials[1]
+    there = result_path(tmp_path, one)
+    there.parent.mkdir(parents=True)
+    there.write_bytes(result_path(done / "out", one).read_bytes())
+    text = write_tables(study, tmp_path)[0].read_text()
+    assert "| `shared` | 0 | – |" in text
+    assert "| `parted` | 1 |" in text
+
+
+def test_a_result_that_is_none_is_said(done: Path, tmp_path: Path) -> None:
+    study = read_study(done / "mine.yaml")
+    there = result_path(tmp_path, study.trials[0])
+    there.parent.mkdir(parents=True)
+    for content in ("{", "[]", '{"metrics": {}}', "\xff"):
+        there.write_text(content, encoding="latin-1")
+        with pytest.raises(CheckpointError, match="not a trial's result"):
+            run_study(study, tmp_path, progress=False, say=lambda line: None)
+
+
+def test_a_trial_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
+    path = write_study(tmp_path, iterations=1)
+    path.write_text(path.read_text().replace("parted: {}", "parted: {optim: {lr: 1.0e+30}, iterations: 3}"))
+    lines: list[str] = []
+    with pytest.raises(
+        GrcnError, match=r"2 of 4 trials failed, the first: beach parted seed 0: .*; the others are done"
+    ):
+        run_study(read_study(path), tmp_path / "out", progress=False, say=lines.append)
+    done = [name for name, result in results(tmp_path).items() if result]
+    assert done == ["beach shared seed 0", "beach shared seed 1"]
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("{path: nowhere}", "no folder .*nowhere; say with --root"),
+        ("{path: ../elsewhere}", "leads out of the root"),
+        ("{generate: {pictures: 3}}", "data.beach.generate: .*pictures"),
+    ],
+)
+def test_data_that_is_not_there(tmp_path: Path, source: str, message: str) -> None:
+    path = write_study(tmp_path)
+    path.write_text(path.read_text().replace("{generate: {images: 8, size: [96, 64]}}", source))
+    with pytest.raises(ConfigError, match=message):
+        run_study(read_study(path), tmp_path / "out", root=tmp_path, progress=False, say=lambda line: None)
+
+
+def test_the_commands(done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [str(done / "mine.yaml"), "--out", str(done / "out")]
+    assert main(["study", "run", *words, "--seeds", "0", "--cells", "parted"]) == 0
+    assert "mine: 1 of 1 trials are done" in capsys.readouterr().out
+    assert main(["study", "table", *words]) == 0
+    assert capsys.readouterr().out.splitlines()[0].endswith("table.md")
+    assert main(["study", "run", "strides"]) == 2
+    assert "nor a study of the package" in capsys.readouterr().err
+    assert main(["study"]) == 0
+    assert "study table" in capsys.readouterr().out
+
+
+def start(folder: Path, *words: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "grcn", "study", "run", str(folder / "mine.yaml"), "--out", str(folder / "out")]
+    return subprocess.Popen([*command, *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def wait_for(condition: Any, process: subprocess.Popen[str], seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_study_that_is_killed_continues_within_its_trial(done: Path, tmp_path: Path, number: int) -> None:
+    """Killed while its second trial trains; the same command gives the results of the study that was left alone."""
+    write_study(tmp_path)
+    first, second = read_study(tmp_path / "mine.yaml").trials[:2]
+    process = start(tmp_path)
+    run = tmp_path / "out" / "runs" / "beach" / f"{second.cell}-{second.seed}-{second.digest}"
+    wait_for((run / "checkpoints" / "last.ckpt").is_file, process)
+    process.send_signal(number)
+    out = process.communicate(timeout=60)[0]
+    assert process.returncode in (-signal.SIGKILL, 128 + signal.SIGTERM), out
+    assert read_result(tmp_path / "out", first) is not None
+    assert read_result(tmp_path / "out", second) is None
+    process = start(tmp_path)
+    out = process.communicate(timeout=180)[0]
+    assert process.returncode == 0, out
+    assert "mine: 1 of 4 trials are done" in out
+    for name, result in results(tmp_path).items():
+        alone = results(done)[name]
+        assert result["metrics"] == alone["metrics"], name
+        assert result["curve"] == alone["curve"]
+
+
+def test_on_ray_with_a_worker_killed(done: Path, tmp_path: Path) -> None:
+    """Two workers at a time, one killed while it trains: its trial is started again, continues, and all are right."""
+    pytest.importorskip("ray")
+    write_study(tmp_path)
+    study = read_study(tmp_path / "mine.yaml")
+    process = start(tmp_path, "--engine", "ray", "--cpus", "1")
+    runs = tmp_path / "out" / "runs" / "beach"
+    first = study.trials[0]
+    wait_for((runs / f"{first.cell}-{first.seed}-{first.digest}" / "checkpoints" / "last.ckpt").is_file, process)
+    workers = ray_workers(process.pid)
+    assert workers, "no worker of Ray was found"
+    os.kill(workers[0], signal.SIGKILL)
+    out = process.communicate(timeout=240)[0]
+    assert process.returncode == 0, out
+    for name, result in results(tmp_path).items():
+        assert result["metrics"] == results(done)[name]["metrics"], name
+
+
+def ray_workers(driver: int) -> list[int]:
+    """Process ids of the Ray workers that run a trial, among the descendants of the driver."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdecimal():
+            try:
+                command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                parents = ancestors(int(folder.name))
+            except OSError:
+                continue
+            if command.startswith("ray::run_trial") and driver in parents:
+                found.append(int(folder.name))
+    return found
+
+
+def ancestors(process: int) -> set[int]:
+    chain = set()
+    while process > 1:
+        stat = Path(f"/proc/{process}/stat").read_text()
+        process = int(stat.rpartition(")")[2].split()[1])
+        chain.add(process)
+    return chain
+
+
+def test_ray_that_is_not_installed_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    write_study(tmp_path)
+    with pytest.raises(ConfigError, match=r"pip install 'grcn\[study\]'"):
+        run_study(
+            read_study(tmp_path / "mine.yaml"),
+            tmp_path / "out",
+            engine="ray",
+            resources=Resources(cpus=1),
+            say=lambda line: None,
+        )
+
+
+def test_the_result_file_is_json_without_nan(done: Path) -> None:
+    def refuse(name: str) -> None:
+        raise AssertionError(name)
+
+    for path in (done / "out" / "results").rglob("*.json"):
+        json.loads(path.read_text(), parse_constant=refuse)

@@ -1,0 +1,155 @@
+from pathlib import Path
+
+import pytest
+
+from grcn.errors import ConfigError
+from grcn.study.plan import read_study, shipped
+
+STUDY = """
+question: Why?
+baseline: a
+seeds: [0, 5]
+base: {preset: grcn_r18, iterations: 10, model: {cls_stride: 16, input: {short_side: 100}}}
+data:
+  near: {path: near, config: {model: {input: {short_side: 200}}}}
+  made: {generate: {images: 8}, test_split: val, config: {batch_size: 4}}
+cells:
+  a: {}
+  b: {preset: faster_rcnn_r18_c5, model: {input: {long_side: 300}}}
+  c: {model: {cls_context: none}, baseline: b}
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "mine.yaml"
+    path.write_text(STUDY)
+    return path
+
+
+def test_every_cell_on_every_data_set_with_every_seed_seed_by_seed(file: Path) -> None:
+    study = read_study(file)
+    assert [(t.seed, t.data, t.cell) for t in study.trials] == [
+        (seed, data, cell) for seed in (0, 5) for data in ("near", "made") for cell in "abc"
+    ]
+    assert study.baselines == {"a": "a", "b": "a", "c": "b"}
+    assert (study.name, study.question, study.seeds) == ("mine", "Why?", (0, 5))
+    assert study.sources["made"].test_split == "val"
+
+
+def test_a_cell_goes_before_the_data_set_and_that_before_the_base(file: Path) -> None:
+    trials = {(t.data, t.cell, t.seed): t.config for t in read_study(file).trials}
+    near_b, made_c = trials["near", "b", 5], trials["made", "c", 0]
+    assert (near_b.model.input.short_side, near_b.model.input.long_side) == (200, 300)
+    assert (near_b.model.separation, near_b.model.cls_stride) == ("none", 16)
+    assert (made_c.model.separation, made_c.model.cls_context, made_c.model.cls_stride) == ("conv4", "none", 16)
+    assert (made_c.batch_size, made_c.iterations, made_c.seed, near_b.seed) == (4, 10, 0, 5)
+    assert made_c.resume
+
+
+def test_equal_trials_of_two_studies_share_a_digest(file: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.yaml"
+    other.write_text(STUDY.replace("a: {}", "first: {workers: 1}").replace("baseline: a", "baseline: first"))
+    one = {t.digest for t in read_study(file).trials}
+    assert {t.digest for t in read_study(other).trials} == one, "neither the cell's name nor workers change the result"
+    assert len(one) == len(read_study(file).trials)
+    other.write_text(STUDY.replace("images: 8", "images: 9"))
+    assert {t.digest for t in read_study(other).trials if t.data == "near"} < one
+    assert not one & {t.digest for t in read_study(other).trials if t.data == "made"}
+    other.write_text(STUDY.replace("iterations: 10", "iterations: 11"))
+    assert not one & {t.digest for t in read_study(other).trials}
+
+
+def test_only_some_of_it(file: Path) -> None:
+    study = read_study(file).only(["made"], ["a", "c"], [5])
+    assert [(t.data, t.cell, t.seed) for t in study.trials] == [("made", "a", 5), ("made", "c", 5)]
+    assert list(study.sources) == ["made"]
+    assert read_study(file).only() == read_study(file)
+    with pytest.raises(ConfigError, match="mine: cell 'x' is none of a, b, c"):
+        read_study(file).only(cells=["x"])
+    with pytest.raises(ConfigError, match="mine: seed '3' is none of 0, 5"):
+        read_study(file).only(seeds=[3])
+
+
+def test_extending_others(file: Path, tmp_path: Path) -> None:
+    (tmp_path / "more.yaml").write_text("base: {batch_size: 2}\ndata: {made: {test_split: test}}\nseeds: [1]")
+    child = tmp_path / "child.yaml"
+    child.write_text("extends: [mine.yaml, more.yaml]\nquestion: And?\ncells: {d: {iterations: 7}}")
+    study = read_study(child)
+    assert study.question == "And?"
+    assert list(study.baselines) == ["a", "b", "c", "d"]
+    assert study.seeds == (1,)
+    assert study.sources["made"].test_split == "test"
+    trials = {(t.data, t.cell): t.config for t in study.trials}
+    assert trials["near", "d"].batch_size == 2
+    assert trials["made", "d"].batch_size == 4, "a data set's goes before the base's"
+    assert trials["made", "d"].iterations == 7
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("question", "qestion", "unknown key 'qestion'; a study has question"),
+        ("baseline: a", "baseline: z", "baseline 'z' is none of a, b, c"),
+        ("baseline: b}", "baseline: z}", "cells.c: baseline 'z' is none of"),
+        ("seeds: [0, 5]", "seeds: [0, -1]", "seeds"),
+        ("seeds: [0, 5]", "seeds: [true]", "seeds"),
+        ("seeds: [0, 5]", "seeds: []", "seeds"),
+        ("iterations: 10", "iteration: 10", "near, a: unknown key 'iteration'; did you mean 'iterations'"),
+        ("iterations: 10", "minutes: 10", "'minutes' is not a study's to set; use iterations"),
+        ("iterations: 10", "out: x", "'out' is not a study's to set"),
+        ("cls_stride: 16", "cls_stride: 12", "near, a: model.cls_stride: 12 is none of 8, 16, 32"),
+        ("preset: grcn_r18", "preset: grcn_r19", "unknown preset 'grcn_r19'; did you mean 'grcn_r18'"),
+        ("path: near", "paht: near", "data.near: unknown key 'paht'"),
+        ("path: near,", "path: near, generate: {},", "data.near: needs either path or generate"),
+        ("path: near,", "", "data.near: needs either path or generate"),
+        ("  a: {}", "  a/b: {}", "name 'a/b': use letters"),
+        ("  a: {}", "  a: 3", "cells.a: expected keys and values, found 3"),
+        (
+            "base: {preset: grcn_r18, iterations: 10, model: {cls_stride: 16, input: {short_side: 100}}}",
+            "base: 3",
+            "base",
+        ),
+        (STUDY, "cells: {a: {}}\nbaseline: a", "data: needs at least one"),
+        (STUDY, "[1]", "expected question, baseline"),
+        (STUDY, "a: [", "not YAML"),
+        (STUDY, "[" * 3000, "not YAML"),
+        (STUDY, "extends: ../x.yaml", "extends: needs names of files in the same folder"),
+        (STUDY, "extends: 3", "extends: needs names of files"),
+        (STUDY, "extends: mine.yaml", "in a circle"),
+        (STUDY, "extends: nobody.yaml", "no such file"),
+        (STUDY, "#" * (1 << 20) + "#", "not a study"),
+    ],
+)
+def test_what_is_wrong_is_said(file: Path, old: str, new: str, message: str) -> None:
+    file.write_text(STUDY.replace(old, new))
+    with pytest.raises(ConfigError) as error:
+        read_study(file)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_an_unknown_study_names_the_shipped_ones(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no such file, nor a study of the package .*context.*sharing.*stride"):
+        read_study("strides")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_study(tmp_path)
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_shipped_studies_can_be_read(name: str) -> None:
+    study = read_study(name)
+    assert study.question.endswith("?")
+    assert len(study.seeds) >= 3
+    assert any(cell != baseline for cell, baseline in study.baselines.items())
+    assert {"bccd", "embedded"} <= set(study.sources)
+    # Cells of a study must differ: equal ones would be trained once and compared with themselves.
+    assert len({(t.data, t.digest) for t in study.trials}) == len(study.trials)
+
+
+def test_the_shipped_studies_share_what_they_have_in_common() -> None:
+    digests = {
+        (name, t.cell): t.digest for name in shipped() for t in read_study(name).only(["bccd"], seeds=[0]).trials
+    }
+    assert digests["sharing", "conv4"] == digests["stride", "cls16-loc16"] == digests["context", "none"]
+    assert digests["sharing", "none"] == digests["method", "r18-c5"] == digests["protocol", "r18-c5-light_fc2"]
