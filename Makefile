@@ -28,6 +28,8 @@ test-slow: $(INSTALLED)  ## the tests that take minutes
 
 bench: $(INSTALLED)  ## the benchmarks beside their peers, an hour on two idle cores; DATA is a folder of photos such as bccd
 	$(BIN)/python benchmarks/inference.py --out docs/results/bench/inference.json
+	$(BIN)/python benchmarks/presets.py --out docs/results/bench/presets.json
+	$(BIN)/python benchmarks/presets.py --optimize bf16 --out docs/results/bench/presets-bf16.json
 	$(BIN)/python benchmarks/training.py --out docs/results/bench/training.json
 	$(BIN)/python benchmarks/evaluation.py --out docs/results/bench/evaluation.json
 	$(BIN)/python benchmarks/loader.py $(DATA) --out docs/results/bench/loader.json

@@ -31,10 +31,13 @@ def write(path: Path, rows: Sequence[dict[str, Any]], **more: Any) -> None:
 
 
 def processor() -> str:
-    """The processor's name as Linux gives it, else what Python knows."""
+    """The processor's name, family and model as Linux gives them, else what Python knows."""
     info = Path("/proc/cpuinfo")
-    names = [line for line in info.read_text().splitlines() if "model name" in line] if info.exists() else []
-    return names[0].split(":")[1].strip() if names else platform.processor()
+    lines = info.read_text().splitlines() if info.exists() else []
+    first = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in reversed(lines))}
+    if "model name" not in first:
+        return platform.processor()
+    return f"{first['model name']}, family {first.get('cpu family')}, model {first.get('model')}"
 
 
 def table(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> str:

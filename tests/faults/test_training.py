@@ -37,6 +37,13 @@ def whole(tiny, beach, tmp_path_factory) -> Path:
     return train(tiny.tiny_config(beach, tmp_path_factory.mktemp("runs") / "whole", **LONG), progress=False)
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more workers than this machine has cores
+@pytest.mark.parametrize("workers", [0, 2, 4])
+def test_the_number_of_workers_changes_nothing(tiny, beach, whole, tmp_path, workers):
+    run = train(tiny.tiny_config(beach, tmp_path / "run", **LONG | {"workers": workers}), progress=False)
+    tiny.assert_equal_runs(run, whole)
+
+
 @contextmanager
 def process(data: Path, out: Path, **changes):
     """A training process; ended by force where the test has not seen its end."""
