@@ -4,7 +4,8 @@
 
 From random weights, at the photos' own size. Training has the loader, the losses and the optimizer of `grcn train`,
 in float32; then three steps with `checkpoint_activations`; then prediction, one photo at a time. Each is measured in a
-process of its own, whose resident memory is the peak, torch's own included (some 0.5 GB).
+process of its own, whose resident memory is the peak, torch's own included (some 0.5 GB). With --presets, the rows of
+the others that FILE holds stay.
 """
 
 from __future__ import annotations
@@ -123,6 +124,8 @@ def main() -> None:
         print(json.dumps(jobs[what]()))
         return
     rows = []
+    if options.out and options.out.exists():
+        rows = [row for row in json.loads(options.out.read_text())["rows"] if row["preset"] not in options.presets]
     for name in options.presets:
         row: dict[str, Any] = {"preset": name}
         for what in ("train", "checkpointed", "predict"):
@@ -131,7 +134,7 @@ def main() -> None:
             if answer.returncode:
                 sys.exit(f"{name}: exit code {answer.returncode}\n{answer.stderr}")
             row[what] = json.loads(answer.stdout.splitlines()[-1])
-        rows.append(row)
+        rows = sorted([*rows, row], key=lambda row: PRESETS.index(row["preset"]))
         print(json.dumps(row), flush=True)
         if options.out:  # after each, since all of them take long
             import record
