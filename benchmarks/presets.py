@@ -24,6 +24,7 @@ import record
 from calibrate import enliven
 from grcn.model.detector import RCNN, build_detector
 from grcn.model.optimize import optimized
+from grcn.model.roi import FCHead
 from grcn.presets import PRESETS
 from grcn.runtime import tune_cpu
 from inference import CLASSES, scene
@@ -40,11 +41,12 @@ PARTS = {
 
 def measure(model: RCNN, image: Tensor, rounds: int) -> dict[str, dict[str, float]]:
     """Of each part, and of `rest` and `all`: GMAC, GB and ms."""
+    heads = [head for head in model.roi.heads.values() if isinstance(head, FCHead)]  # compute fc6 as they see fit
     layers = {
         layer: next(part for prefix, part in PARTS.items() if name.startswith(prefix))
         for name, layer in model.named_modules()
-        if isinstance(layer, nn.Conv2d | nn.Linear)
-    }
+        if isinstance(layer, nn.Conv2d | nn.Linear) and not any(layer in (head.fc6, head.fc7) for head in heads)
+    } | dict.fromkeys(heads, PARTS["roi"])
     macs, moved, spent = defaultdict(float), defaultdict(float), defaultdict(float)
     began = {}
 
@@ -53,9 +55,9 @@ def measure(model: RCNN, image: Tensor, rounds: int) -> dict[str, dict[str, floa
 
     def after(layer: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         spent[layers[layer]] += time.perf_counter() - began[layer]
-        macs[layers[layer]] += output.numel() * layer.weight[0].numel() / 1e9
-        tensors = (inputs[0], layer.weight, output)
-        moved[layers[layer]] += sum(t.numel() * t.element_size() for t in tensors) / 1e9
+        weights = [layer.fc6.weight, layer.fc7.weight] if isinstance(layer, FCHead) else [layer.weight]
+        macs[layers[layer]] += sum(output.numel() * weight[0].numel() for weight in weights) / 1e9
+        moved[layers[layer]] += sum(t.numel() * t.element_size() for t in (inputs[0], *weights, output)) / 1e9
 
     for layer in layers:
         layer.register_forward_pre_hook(before)
