@@ -41,6 +41,10 @@ class ConvHead(nn.Module):
         return run([self.conv5], features, self.checkpoint).mean(dim=(2, 3))
 
 
+_FEW = 16
+"""RoIs below which fc6 is a matrix product, which then is a matter of reading its weight once."""
+
+
 class FCHead(nn.Module):
     """Two fully connected layers; dropout as in VGG16's fc6 and fc7.
 
@@ -59,9 +63,10 @@ class FCHead(nn.Module):
             nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
 
     def forward(self, features: Tensor) -> Tensor:
-        # In float32 on a CPU oneDNN's convolutions take half the time of MKL's matrix products, which are what torch
-        # makes of a linear layer there; in bfloat16 and on a GPU the products are as fast or faster.
-        if features.is_cuda or features.dtype != torch.float32 or not len(features):
+        # In float32 on a CPU oneDNN's convolutions take less time than MKL's matrix products, which are what torch makes
+        # of a linear layer there: half on one machine, nine tenths on another (benchmarks/ablation.py). For a few RoIs,
+        # such as the whole image, and in bfloat16 and on a GPU the products are as fast or faster.
+        if features.is_cuda or features.dtype != torch.float32 or len(features) < _FEW:
             hidden = F.linear(_by_cell(features), _by_cell(self.fc6.weight), self.fc6.bias)
         elif torch.is_grad_enabled():
             hidden = _WholeRoI.apply(features, self.fc6.weight, self.fc6.bias)
