@@ -4,6 +4,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 DATA ?= ../shared/data/bccd
+BENCH ?= docs/results/bench
 
 .PHONY: help demo test test-slow bench check lint types format install clean
 
@@ -27,13 +28,14 @@ test-slow: $(INSTALLED)  ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow
 
 bench: $(INSTALLED)  ## the benchmarks beside their peers, an hour on two idle cores; DATA is a folder of photos such as bccd
-	$(BIN)/python benchmarks/inference.py --out docs/results/bench/inference.json
-	$(BIN)/python benchmarks/presets.py --out docs/results/bench/presets.json
-	$(BIN)/python benchmarks/presets.py --optimize bf16 --out docs/results/bench/presets-bf16.json
-	$(BIN)/python benchmarks/training.py --out docs/results/bench/training.json
-	$(BIN)/python benchmarks/evaluation.py --out docs/results/bench/evaluation.json
-	$(BIN)/python benchmarks/loader.py $(DATA) --out docs/results/bench/loader.json
-	$(BIN)/python benchmarks/steps.py $(DATA) --out docs/results/bench/steps.json
+	$(BIN)/python benchmarks/inference.py --out $(BENCH)/inference.json
+	$(BIN)/python benchmarks/presets.py --out $(BENCH)/presets.json
+	$(BIN)/python benchmarks/presets.py --optimize bf16 --out $(BENCH)/presets-bf16.json
+	$(BIN)/python benchmarks/ablation.py --out $(BENCH)/ablation.json
+	$(BIN)/python benchmarks/training.py --out $(BENCH)/training.json
+	$(BIN)/python benchmarks/evaluation.py --out $(BENCH)/evaluation.json
+	$(BIN)/python benchmarks/loader.py $(DATA) --out $(BENCH)/loader.json
+	$(BIN)/python benchmarks/steps.py $(DATA) --out $(BENCH)/steps.json
 
 check: lint types test  ## everything that CI runs
 
