@@ -66,7 +66,7 @@ class FCHead(nn.Module):
         # In float32 on a CPU oneDNN's convolutions take less time than MKL's matrix products, which torch makes of a
         # linear layer there: half on one machine, nine tenths on another (benchmarks/ablation.py). For a few RoIs,
         # such as the whole image, and in bfloat16 and on a GPU the products are as fast or faster.
-        if features.is_cuda or features.dtype != torch.float32 or len(features) < _FEW:
+        if features.device.type != "cpu" or features.dtype != torch.float32 or len(features) < _FEW:
             hidden = F.linear(_by_cell(features), _by_cell(self.fc6.weight), self.fc6.bias)
         elif torch.is_grad_enabled():
             hidden = _WholeRoI.apply(features, self.fc6.weight, self.fc6.bias)

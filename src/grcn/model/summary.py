@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from grcn.config import DetectorConfig, resolve
 from grcn.model.backbone import build_classifier
 from grcn.model.detector import MULTIPLE, RCNN
+from grcn.model.roi import FCHead
 from grcn.presets import preset
 
 
@@ -177,6 +178,8 @@ def _roi_stages(model: RCNN, ends: dict[str, str], stage: Any) -> Iterator[Stage
 
 def _macs(layer: nn.Module, output: Tensor) -> int:
     """Multiply-adds of one layer: each number of the output is one row of the weight times the input."""
+    if isinstance(layer, FCHead):  # its fc6 is called as a function where nothing is computed
+        return len(output) * layer.fc6.weight.numel()
     if isinstance(layer, nn.Conv2d | nn.Linear):
         return output.numel() * layer.weight[0].numel()
     return 0
