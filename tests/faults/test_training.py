@@ -5,6 +5,7 @@ All compare with one run that nothing happened to. What needs no process of its 
 
 import csv
 import json
+import os
 import random
 import re
 import resource
@@ -49,7 +50,11 @@ def process(data: Path, out: Path, **changes):
     """A training process; ended by force where the test has not seen its end."""
     words = [f"{name}={value!r}" for name, value in changes.items()]
     child = subprocess.Popen(
-        [sys.executable, SCRIPT, data, out, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, SCRIPT, data, out, *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
     try:
         yield child
@@ -88,7 +93,7 @@ def test_a_run_that_is_killed_terminated_and_interrupted_ends_as_one_that_was_no
         before = saved_iteration(run)
         with process(beach, run, **LONG, resume=True) as child:
             wait_for_save(child, run, before + 1)
-            child.send_signal(number)
+            os.killpg(child.pid, number)  # the loader's workers too, as a terminal and a batch system do
             code, errors = end_of(child)
         assert code == 128 + number, errors
         assert f"{name}: saving after this step" in errors

@@ -198,7 +198,7 @@ class Loader(DataLoader[Any]):
             num_workers=workers,
             pin_memory=pin_memory,
             collate_fn=collate,
-            worker_init_fn=_ignore_interrupts if workers else None,
+            worker_init_fn=_outlive_signals if workers else None,
             **how,
         )
         self._waited = 0.0
@@ -264,6 +264,8 @@ def _read(record: ImageRecord) -> Tensor:
     return torch.from_numpy(np.require(read_image(record.path), requirements="W")).permute(2, 0, 1)
 
 
-def _ignore_interrupts(worker: int) -> None:
-    # Ctrl-C reaches the whole process group; the main process finishes its step and saves, and needs its workers.
+def _outlive_signals(worker: int) -> None:
+    # Ctrl-C reaches the whole process group, and so does the SIGTERM of batch systems; the main process finishes its
+    # step and saves, and needs its workers. A second SIGTERM, which may be its own, ends them.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(number, signal.SIG_DFL))
