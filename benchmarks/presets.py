@@ -1,6 +1,7 @@
 """Where prediction's time goes in each preset, beside the machine's limits: batch 1, 800x600, 300 proposals.
 
     python benchmarks/presets.py [--presets NAME ...] [--rounds 7] [--optimize fold] [--out FILE.json]
+    python benchmarks/presets.py --show FILE.json      the table of a record, a line for each preset
 
 Of each part: multiply-adds and bytes of its convolutions and linear layers (what goes in, the weights, what comes out,
 each once), the milliseconds that they took (medians), and the milliseconds that the machine's limits leave: the
@@ -11,6 +12,7 @@ pooling, NMS, sorting, decoding, activations and sums between convolutions, max 
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import time
 from collections import defaultdict
@@ -79,13 +81,35 @@ def measure(model: RCNN, image: Tensor, rounds: int) -> dict[str, dict[str, floa
     return parts
 
 
+def overview(rows: list[dict[str, Any]]) -> str:
+    """A line for each preset: the sums, then `ms / least_ms` of each part."""
+    presets: dict[str, dict[str, dict[str, Any]]] = defaultdict(dict)
+    for row in rows:
+        presets[row["preset"]][row["part"]] = row
+    lines = []
+    for name, parts in presets.items():
+        whole = parts["all"]
+        least = sum(row["least_ms"] for part, row in parts.items() if part != "all")
+        line = {"preset": f"`{name}`", "GMAC": whole["GMAC"], "GB": whole["GB"]}
+        line["ms / limit"] = f"{whole['ms']:.0f} / {least:.0f}"
+        for part in (*PARTS.values(), "rest"):
+            line[part] = f"{parts[part]['ms']:.0f} / {parts[part]['least_ms']:.0f}" if part in parts else ""
+        line["rest"] = f"{parts['rest']['ms']:.0f}"
+        lines.append(line)
+    return record.table(lines, tuple(lines[0]))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--presets", nargs="+", choices=PRESETS, default=list(PRESETS))
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--optimize", choices=("fold", "bf16", "none"), default="fold")
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--show", type=Path, metavar="FILE.json")
     options = parser.parse_args()
+    if options.show:
+        print(overview(json.loads(options.show.read_text())["rows"]))
+        return
     tune_cpu()
     image, machine = scene(), limits()
     print(machine)
@@ -101,7 +125,7 @@ def main() -> None:
             rows.append({"preset": name, "part": part, **figures, "least_ms": least})
             rows[-1] = {k: round(v, 3) if isinstance(v, float) else v for k, v in rows[-1].items()}
         print(record.table(rows[-1:], tuple(rows[-1])).splitlines()[-1], flush=True)
-    print(record.table(rows, ("preset", "part", "GMAC", "GB", "ms", "least_ms")))
+    print(overview(rows))
     if options.out:
         record.write(options.out, rows, limits=machine, optimize=options.optimize)
 
