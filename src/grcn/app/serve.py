@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import logging
 import math
 import signal
 import socket
@@ -408,6 +409,8 @@ def serve(detector: Detector, host: str, port: int, limits: ServeLimits, say: Ca
             timeout_graceful_shutdown=math.ceil(limits.timeout) + 1,
         )
     )
+
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns of each form that is not one
 
     def stop(*_: object) -> None:
         server.should_exit = True
