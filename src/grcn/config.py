@@ -440,7 +440,7 @@ class ServeLimits:
     """
 
     max_batch: int = 8
-    max_requests: int = 64
+    max_requests: int = 32
     max_connections: int = 256
     max_bytes: int = 20_000_000
     max_pixels: int = 2**26  # that of grcn.data.image

@@ -95,7 +95,7 @@ def started(run: Path, *words: str) -> Iterator[Service]:
 
 @pytest.fixture(scope="module")
 def service(run: Path) -> Iterator[Service]:
-    with started(run, "--max_bytes", str(MAX_BYTES), "--max_pixels", "1000000") as service:
+    with started(run, "--max_bytes", str(MAX_BYTES), "--max_pixels", "1000000", "--max_requests", "50") as service:
         yield service
 
 
@@ -395,6 +395,9 @@ def test_the_openapi_document_is_valid_and_names_every_error(service: Service, s
         assert responses[code]["content"]["application/json"]["schema"] == problem
     for content in schema["paths"]["/predict"]["post"]["requestBody"]["content"].values():
         Draft202012Validator.check_schema(content["schema"])
+    (score,) = schema["paths"]["/predict"]["post"]["parameters"]
+    assert (score["name"], score["in"], score["required"]) == ("score", "query", False)
+    assert {"type": "number", "minimum": 0, "maximum": 1}.items() <= score["schema"].items()
     references = {word.strip('"') for word in json.dumps(schema).split() if word.startswith('"#/')}
     assert {reference.rstrip('"},]').rsplit("/", 1)[1] for reference in references} <= set(
         schema["components"]["schemas"]
@@ -486,6 +489,45 @@ def test_late_answers_and_defects_do_no_harm(detector: Detector, schema: dict[st
     assert len(slow.given) <= 5
 
 
+def test_photos_of_clients_that_have_gone_are_not_predicted(
+    detector: Detector, caplog: pytest.LogCaptureFixture
+) -> None:
+    slow = Slow(detector)
+
+    async def ask() -> None:
+        async with inside(slow) as client:
+            first = asyncio.create_task(client.post("/predict", files={"image": encoded(picture(50, 40))}))
+            while not slow.given:
+                await asyncio.sleep(0.01)
+            said: list[Any] = []
+            messages = [{"type": "http.request", "body": encoded(picture(60, 40))}, {"type": "http.disconnect"}]
+
+            async def receive() -> dict[str, Any]:
+                return messages.pop(0) if messages else {"type": "http.disconnect"}
+
+            async def send(message: Any) -> None:
+                said.append(message)
+
+            scope = {
+                "type": "http",
+                "method": "POST",
+                "path": "/predict",
+                "query_string": b"",
+                "headers": [(b"content-type", b"image/png")],
+            }
+            gone = asyncio.create_task(client._transport.app(scope, receive, send))
+            while (await client.get("/healthz")).json()["requests"] < 2:
+                await asyncio.sleep(0.01)
+            slow.go.set()
+            assert (await first).status_code == 200
+            await gone
+            assert (await client.get("/healthz")).json()["requests"] == 0
+
+    asyncio.run(ask())
+    assert slow.given == [[(40, 50, 3)]]
+    assert not caplog.records
+
+
 @pytest.mark.parametrize(
     ("host", "mine"),
     [("127.0.0.1", True), ("127.8.0.1", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("::", False)],
@@ -506,6 +548,15 @@ def test_an_address_that_is_not_to_be_had(run: Path, capsys: pytest.CaptureFixtu
     assert f"cannot listen on 127.0.0.1:{port}: " in capsys.readouterr().err
     assert main(["serve", str(run), "--port", "70000"]) == 2
     assert "port 70000: needs 0..65535" in capsys.readouterr().err
+
+
+def test_a_missing_extra_is_named(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delitem(sys.modules, "grcn.app.serve")
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    assert main(["serve", str(run)]) == 2
+    assert capsys.readouterr().err == "grcn: error: serve needs uvicorn: pip install 'grcn[serve]'\n"
 
 
 @pytest.mark.parametrize("words", ["--max_batch 0", "--max_bytes -1", "--timeout 0", "--timeout inf", "--max_pixels 0"])

@@ -430,7 +430,7 @@ def serve(words: Sequence[str]) -> int:
         "/openapi.json describes it all. SIGTERM or Ctrl-C: takes no more, answers what it has taken, ends.",
         "grcn serve runs/photos --port 8000\ncurl -F image=@holiday.jpg -F score=0.5 http://127.0.0.1:8000/predict",
     )
-    parser.add_argument("run", type=str, metavar="RUN", help="run folder or .safetensors file")
+    parser.add_argument("run", type=str, metavar="RUN", help="run folder or file of a detector, as for predict")
     parser.add_argument(
         "--host", type=str, default="127.0.0.1", help="address to listen on; default: this machine only"
     )

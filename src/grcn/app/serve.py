@@ -26,6 +26,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+from pydantic.json_schema import SkipJsonSchema
 from starlette.datastructures import Headers, UploadFile
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -37,13 +38,16 @@ from grcn.errors import ConfigError, ImageError
 from grcn.inference import Detector
 from grcn.types import Detections
 
+# A list, not a tuple: many generators of clients do not know OpenAPI 3.1's tuples.
+_Box = Annotated[list[float], Field(min_length=4, max_length=4)]
+
 
 class Prediction(BaseModel):
     """The objects found in one photo, by falling score: `boxes[i]` is of the class `names[i]`."""
 
     width: int = Field(description="of the photo, upright, in pixels")
     height: int
-    boxes: list[tuple[float, float, float, float]] = Field(description="x1, y1, x2, y2 in the photo's pixels, upright")
+    boxes: list[_Box] = Field(description="x1, y1, x2, y2 in the photo's pixels, upright")
     scores: list[float] = Field(description="0..1")
     class_ids: list[int] = Field(description="0..C-1, the places of the names in /healthz's `classes`")
     names: list[str]
@@ -122,11 +126,11 @@ class Batcher:
             blank = np.zeros((480, 640, 3), np.uint8)
             await asyncio.get_running_loop().run_in_executor(thread, self.detector.predict, blank)
             work = asyncio.create_task(self._work(thread))
+            work.add_done_callback(lambda _: setattr(self, "ready", False))  # at the end; before it only by a defect
             self.ready = True
             try:
                 yield
             finally:
-                self.ready = False
                 work.cancel()
 
     async def _work(self, thread: ThreadPoolExecutor) -> None:
@@ -137,9 +141,11 @@ class Batcher:
                 taken.append(self._queue.get_nowait())
             batch = []
             for waiting in taken:
+                if waiting.answer.done():  # cancelled: its time is over
+                    continue
                 if await waiting.request.is_disconnected():
-                    waiting.answer.cancel()
-                if not waiting.answer.done():  # done: cancelled, at its time limit or just now
+                    waiting.answer.set_exception(ClientDisconnect())
+                else:
                     batch.append(waiting)
             try:
                 answers = await loop.run_in_executor(thread, self._answers, [waiting.content for waiting in batch])
@@ -291,7 +297,7 @@ def create_app(detector: Detector, limits: ServeLimits, ready: Callable[[], None
         },
     )
 
-    @app.get("/healthz", summary="What answers")
+    @app.get("/healthz", operation_id="healthz", summary="What answers")
     async def healthz() -> Health:
         return Health(
             detector=detector.preset or "detector",
@@ -302,6 +308,7 @@ def create_app(detector: Detector, limits: ServeLimits, ready: Callable[[], None
 
     @app.post(
         "/predict",
+        operation_id="predict",
         summary="Objects in a photo",
         description="The photo is the file `image` of a form, or the whole body; its content tells its kind.",
         responses=_PROBLEMS,
@@ -309,7 +316,9 @@ def create_app(detector: Detector, limits: ServeLimits, ready: Callable[[], None
     )
     async def predict(
         request: Request,
-        score: Annotated[_Score | None, Query(description=f"{_SCORE_HELP}. A form's field goes before it.")] = None,
+        score: Annotated[
+            _Score | SkipJsonSchema[None], Query(description=f"{_SCORE_HELP}. A form's field goes before it.")
+        ] = None,
     ) -> Prediction:
         with batcher.admitted():
             content, score_of_form = await _upload(request)
@@ -339,7 +348,7 @@ async def _upload(request: Request) -> tuple[bytes, float | None]:
         return await request.body(), None
     if kind != "multipart/form-data":
         raise HTTPException(
-            415, f"content type '{kind}': send a form with the file 'image', or the image as image/jpeg, ..."
+            415, f"content type '{_short(kind)}': send a form with the file 'image', or the image as image/jpeg, ..."
         )
     async with request.form(max_files=1, max_fields=1, max_part_size=1000) as form:
         unknown = next((name for name in form if name not in ("image", "score")), None)
@@ -367,7 +376,7 @@ def _problem(code: int, detail: str) -> JSONResponse:
 async def _invalid(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
-    return _problem(422, f"{first['loc'][-1]}: {first['msg']}")
+    return _problem(422, f"{first['loc'][1]}: {first['msg']}")  # loc: query, score, ...
 
 
 async def _no_image(_: Request, error: Exception) -> JSONResponse:
