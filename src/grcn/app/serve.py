@@ -180,7 +180,8 @@ class Gate:
     """Bounds every request in bytes and in seconds, whatever the app within does with it.
 
     A body is counted while it arrives. An answer that is ready before the body has ended is sent at once, and the rest
-    of the body is read and thrown away: a client that is still sending would else see a broken connection instead.
+    of the body is read and thrown away: where the connection is to be closed after the answer, a client that is still
+    sending would else see a broken one instead.
     """
 
     def __init__(self, app: ASGIApp, limits: ServeLimits) -> None:
