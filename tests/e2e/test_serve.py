@@ -547,6 +547,12 @@ def test_an_address_that_is_not_to_be_had(run: Path, capsys: pytest.CaptureFixtu
     assert "port 70000: needs 0..65535" in capsys.readouterr().err
 
 
+def test_the_service_itself_needs_no_torch() -> None:
+    """An exported detector is served without it."""
+    program = "import sys, grcn.app.serve; assert not {'torch', 'grcn.inference'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
 def test_a_missing_extra_is_named(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import python_multipart  # noqa: F401 - starlette reads forms with it, and finds out that it is missing only then
@@ -35,8 +35,10 @@ from grcn import __version__
 from grcn.config import ServeLimits
 from grcn.data.image import read_image
 from grcn.errors import ConfigError, ImageError
-from grcn.inference import Detector
 from grcn.types import Detections
+
+if TYPE_CHECKING:
+    from grcn.inference import Detector
 
 # A list, not a tuple: many generators of clients do not know OpenAPI 3.1's tuples.
 _Box = Annotated[list[float], Field(min_length=4, max_length=4)]
