@@ -420,6 +420,40 @@ class TrainConfig:
 T = TypeVar("T")
 
 
+@dataclass(frozen=True)
+class ServeLimits:
+    """What one `grcn serve` takes on.
+
+    Beside the network it holds at most about `max_requests * max_bytes` of files and `3 * max_batch * max_pixels` bytes
+    of photos.
+
+    Args:
+        max_batch: photos decoded and predicted together.
+        max_requests: photos in the service at a time: arriving, waiting and predicted; more get 503.
+        max_connections: connections open at a time; requests on more get 503.
+        max_bytes: of a request's body; a longer one gets 413.
+        max_pixels: of a photo; a larger one gets 422.
+        timeout: seconds from a request's head to the end of its answer; then 408 while its body is read, else 504.
+
+    Raises:
+        ConfigError: on a limit below 1 (`timeout`: not above 0, or not finite).
+    """
+
+    max_batch: int = 8
+    max_requests: int = 32
+    max_connections: int = 256
+    max_bytes: int = 20_000_000
+    max_pixels: int = 2**26  # that of grcn.data.image
+    timeout: float = 30.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.timeout < math.inf:
+            raise ConfigError(f"timeout {self.timeout}: needs seconds above 0")
+        for name in ("max_batch", "max_requests", "max_connections", "max_bytes", "max_pixels"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} {getattr(self, name)}: needs at least 1")
+
+
 def to_dict(config: Any) -> dict[str, Any]:
     """A configuration as plain dicts, lists and scalars, as YAML and JSON hold it."""
     plain: dict[str, Any] = _plain(asdict(config))

@@ -9,7 +9,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -419,6 +419,35 @@ def demo(words: Sequence[str]) -> int:
     return 0
 
 
+def serve(words: Sequence[str]) -> int:
+    from grcn.app.options import Parser
+    from grcn.config import ServeLimits
+
+    parser = Parser(
+        "serve",
+        "RUN [options]",
+        "Answers over HTTP: POST a photo to /predict and get its objects as JSON; GET /healthz tells what answers, "
+        "/openapi.json describes it all. SIGTERM or Ctrl-C: takes no more, answers what it has taken, ends.",
+        "grcn serve runs/photos --port 8000\ncurl -F image=@holiday.jpg -F score=0.5 http://127.0.0.1:8000/predict",
+    )
+    parser.add_argument("run", type=str, metavar="RUN", help="run folder or file of a detector, as for predict")
+    parser.add_argument(
+        "--host", type=str, default="127.0.0.1", help="address to listen on; default: this machine only"
+    )
+    parser.add_argument("--port", type=int, default=8000, help="0: a free one")
+    parser.add_class_arguments(ServeLimits)
+    _add_device_options(parser, batches=False)
+    options = parser.read(words)
+    limits = ServeLimits(**{field.name: options[field.name] for field in fields(ServeLimits)})
+    try:
+        from grcn.app.serve import serve
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"serve needs {error.name}: pip install 'grcn[serve]'") from None
+
+    serve(_load_detector(options.run, options), options.host, options.port, limits, _say)
+    return 0
+
+
 def _add_data_options(parser: Parser, split: str) -> None:
     parser.add_argument("--data", type=str, required=True, metavar="DIR", help="folder of the data set")
     parser.add_argument("--split", type=str, default="auto", help=f"auto: the {split} split by its usual name")
@@ -545,5 +574,6 @@ COMMANDS = {
     "data download": Command("fetch voc2007, voc2012 or coco2017", data_download),
     "study run": Command("train and score the detectors of a comparison, over data sets and seeds", study_run),
     "study table": Command("the tables and plots of a study", study_table),
+    "serve": Command("answer over HTTP: photos in, objects out", serve),
     "demo": Command("the whole job on the embedded data set, in ten minutes", demo),
 }
