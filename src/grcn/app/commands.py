@@ -436,7 +436,10 @@ def _demo_page(options: Any) -> int:
     from grcn.app.gap import label
     from grcn.app.page import open_page
 
-    open_page({name: _load_detector(source, options) for name, source in zip(label(sources), sources, strict=True)}, options.port)
+    names = label(sources)
+    open_page(
+        {name: _load_detector(source, options) for name, source in zip(names, sources, strict=True)}, options.port
+    )
     return 0
 
 

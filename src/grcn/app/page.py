@@ -65,7 +65,7 @@ def open_page(detectors: Mapping[str, Detector], port: int | None = None) -> Non
     signal.signal(signal.SIGTERM, _stop)
     with tempfile.TemporaryDirectory(prefix="grcn-page-") as folder, ThreadPoolExecutor(1) as worker:
         os.environ["GRADIO_TEMP_DIR"] = folder  # read as the page is built
-        blocks = _build(detectors, worker)
+        blocks = _build(detectors, Path(folder), worker)
         try:
             _, address, _ = blocks.launch(
                 server_name=HOST,
@@ -74,7 +74,11 @@ def open_page(detectors: Mapping[str, Detector], port: int | None = None) -> Non
                 quiet=True,
                 prevent_thread_lock=True,
                 max_file_size=MAX_BYTES,
-                theme=gradio.themes.Default(primary_hue="blue", font=["system-ui", "sans-serif"], font_mono=["monospace"]),  # none fetched
+                theme=gradio.themes.Default(
+                    primary_hue="blue",
+                    font=["system-ui", "sans-serif"],  # the defaults are Google's, fetched from there
+                    font_mono=["monospace"],
+                ),
                 css=_file("page.css"),
                 footer_links=[],
                 run_history=False,
@@ -96,24 +100,20 @@ def _stop(number: int, _: FrameType | None) -> None:
     raise Interrupted("the page is closed", number)
 
 
-def _build(detectors: Mapping[str, Detector], worker: ThreadPoolExecutor) -> Any:
-    """The page as gradio.Blocks; `worker` has one thread, so that one prediction runs at a time."""
+def _build(detectors: Mapping[str, Detector], folder: Path, worker: ThreadPoolExecutor) -> Any:
+    """The page as gradio.Blocks.
+
+    Args:
+        folder: of the uploaded files; worker: with one thread, so that one prediction runs at a time.
+    """
     import gradio as gr
 
-    class Photo(gr.Image):  # type: ignore[misc]
-        """gradio's upload and webcam, which leaves decoding to `grcn.data.image`."""
-
-        is_template = True  # in the browser it is gr.Image
-
-        def preprocess(self, payload: Any) -> tuple[str, str] | None:
-            """The path of what was uploaded, and its name."""
-            return payload and (payload.path, payload.orig_name or Path(payload.path).name)
-
-    def answer(photo: tuple[str, str] | None) -> dict[str, Any] | None:
-        if photo is None:
+    def answer(upload: dict[str, Any] | None) -> dict[str, Any] | None:
+        if upload is None:
             return None
-        looking = worker.submit(look, *photo, detectors)
         try:
+            path = _inside(folder, upload["path"])
+            looking = worker.submit(look, path, upload.get("orig_name") or path.name, detectors)
             return looking.result(MAX_SECONDS)
         except TimeoutError:
             looking.cancel()
@@ -123,7 +123,7 @@ def _build(detectors: Mapping[str, Detector], worker: ThreadPoolExecutor) -> Any
 
     with gr.Blocks(title="grcn", analytics_enabled=False, delete_cache=(KEPT_SECONDS, KEPT_SECONDS)) as blocks:
         gr.HTML(_heading(detectors))
-        photo = Photo(
+        photo = gr.Image(
             label="photo",
             sources=["upload", "webcam", "clipboard"],
             webcam_options=gr.WebcamOptions(mirror=False),
@@ -132,7 +132,8 @@ def _build(detectors: Mapping[str, Detector], worker: ThreadPoolExecutor) -> Any
             elem_id="photo",
         )
         view = gr.HTML(html_template=_file("page.html"), js_on_load=_file("page.js"), elem_id="view", min_height=120)
-        photo.change(answer, photo, view, concurrency_limit=1, api_visibility="private")
+        # Without gradio's preprocessing, which would decode the file in its own way.
+        photo.change(answer, photo, view, preprocess=False, concurrency_limit=1, api_visibility="private")
     return blocks.queue(max_size=MAX_WAITING, api_open=False)
 
 
@@ -147,7 +148,19 @@ def _file(name: str) -> str:
     return resources.files("grcn.app").joinpath(name).read_text(encoding="utf-8")
 
 
-def look(path: str, name: str, detectors: Mapping[str, Detector]) -> dict[str, Any]:
+def _inside(folder: Path, path: str) -> Path:
+    """`path`, which a browser sent.
+
+    Raises:
+        ImageError: unless it lies in `folder`.
+    """
+    found = Path(path).resolve()
+    if not found.is_relative_to(folder.resolve()):
+        raise ImageError(f"{path}: is no upload of this page")
+    return found
+
+
+def look(path: Path, name: str, detectors: Mapping[str, Detector]) -> dict[str, Any]:
     """What the page shows of one photo, as JSON has it.
 
     Args:
@@ -188,11 +201,11 @@ def predict_with_maps(detector: Detector, image: NDArray[np.uint8]) -> tuple[Det
 
     One call at a time for a detector.
     """
-    model = getattr(detector, "model", None)
-    if not hasattr(model, "separation"):
+    separation = getattr(getattr(detector, "model", None), "separation", None)
+    if separation is None:
         return detector.predict(image), None
     kept: list[Maps] = []
-    hook = model.separation.register_forward_hook(lambda module, images, maps: kept.append(maps))
+    hook = separation.register_forward_hook(lambda module, images, maps: kept.append(maps))
     try:
         return detector.predict(image), kept[0]
     finally:
