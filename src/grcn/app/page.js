@@ -7,7 +7,7 @@ const part = (selector) => element.querySelector(selector);
 const slider = part(".score input");
 
 function make(parent, tag, attributes = {}, text = "") {
-  const svg = ["svg", "image", "rect"].includes(tag);
+  const svg = ["svg", "g", "image", "rect"].includes(tag);
   const node = svg ? document.createElementNS(SVG, tag) : document.createElement(tag);
   for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
   node.textContent = text;
@@ -27,23 +27,27 @@ function makeView(photo, detector) {
   make(svg, "image", { ...size, href: photo.photo });
   const maps = detector.maps.map((map) => ({ ...map, image: make(svg, "image", { ...size, href: map.energy, class: "energy" }) }));
   const area = (detection) => detection.bbox[2] * detection.bbox[3];
+  const group = make(svg, "g", { class: "boxes" });
   const boxes = [...detector.detections]
     .sort((a, b) => area(b) - area(a)) // small ones last, on top: they can be pointed at
     .map((detection) => {
       const [x, y, width, height] = detection.bbox;
       const [name, color] = detector.classes[detection.category_id - 1];
       const label = `${name} ${detection.score.toFixed(2)}`;
-      const rect = make(svg, "rect", { x, y, width, height, stroke: color, tabindex: 0, role: "img", "aria-label": label });
+      const rect = make(group, "rect", { x, y, width, height, stroke: color, tabindex: 0, role: "img", "aria-label": label });
       for (const event of ["pointerenter", "pointermove", "focus"]) rect.addEventListener(event, (at) => showTip(rect, label, color, at));
       for (const event of ["pointerleave", "blur"]) rect.addEventListener(event, hideTip);
       return { detection, name, color, rect };
     });
   const note = make(figure, "p", { class: "note small" });
   const counts = make(figure, "p", { class: "counts", "aria-live": "polite" });
-  const json = make(figure, "button", { type: "button", class: "json" }, "JSON of these boxes");
-  const view = { detector, maps, boxes, note, counts };
-  json.addEventListener("click", () => download(`${photo.name}.${detector.name}.json`, detector.detections.filter(isShown)));
-  return view;
+  const json = make(figure, "button", { type: "button", class: "json" }, "download these boxes (JSON)");
+  json.addEventListener("click", () => {
+    const shown = detector.detections.filter(isShown);
+    const named = shown.map((detection) => ({ ...detection, category_name: detector.classes[detection.category_id - 1][0] }));
+    download(`${photo.name}.${detector.name}.json`, named);
+  });
+  return { maps, boxes, note, counts };
 }
 
 let views = [];
@@ -116,3 +120,8 @@ function show() {
 slider.addEventListener("input", update);
 part(".layers").addEventListener("change", update);
 watch("value", show);
+
+// The upload's own preview, of kinds that the browser cannot show (TIFF) and of files that are no pictures.
+for (const [event, visibility] of [["error", "hidden"], ["load", ""]]) {
+  document.querySelector("#photo").addEventListener(event, (at) => (at.target.style.visibility = visibility), true);
+}

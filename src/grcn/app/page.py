@@ -55,16 +55,15 @@ def open_page(detectors: Mapping[str, Detector], port: int | None = None) -> Non
         ConfigError: without gradio, or where the port is taken.
         Interrupted: on SIGTERM; KeyboardInterrupt on Ctrl-C.
     """
-    try:
-        import gradio
-    except ModuleNotFoundError as error:
-        if error.name != "gradio":
-            raise
-        raise ConfigError("the page needs gradio: pip install 'grcn[demo]'") from None
-
-    signal.signal(signal.SIGTERM, _stop)
     with tempfile.TemporaryDirectory(prefix="grcn-page-") as folder, ThreadPoolExecutor(1) as worker:
-        os.environ["GRADIO_TEMP_DIR"] = folder  # read as the page is built
+        os.environ["GRADIO_TEMP_DIR"] = folder  # read as gradio is imported, and as the page is built
+        try:
+            import gradio
+        except ModuleNotFoundError as error:
+            if error.name != "gradio":
+                raise
+            raise ConfigError("the page needs gradio: pip install 'grcn[demo]'") from None
+        signal.signal(signal.SIGTERM, _stop)
         blocks = _build(detectors, Path(folder), worker)
         try:
             _, address, _ = blocks.launch(
@@ -88,7 +87,9 @@ def open_page(detectors: Mapping[str, Detector], port: int | None = None) -> Non
                 mcp_server=False,
             )
         except OSError:
-            raise ConfigError(f"port {port or 'from 7860 on'}: in use; choose another with --port") from None
+            raise ConfigError(
+                f"port {port or 'from 7860 on'}: in use, or not allowed; choose another with --port"
+            ) from None
         try:
             print(f"open {address} in a browser on this machine; Ctrl-C ends it", flush=True)
             threading.Event().wait()
@@ -108,18 +109,8 @@ def _build(detectors: Mapping[str, Detector], folder: Path, worker: ThreadPoolEx
     """
     import gradio as gr
 
-    def answer(upload: dict[str, Any] | None) -> dict[str, Any] | None:
-        if upload is None:
-            return None
-        try:
-            path = _inside(folder, upload["path"])
-            looking = worker.submit(look, path, upload.get("orig_name") or path.name, detectors)
-            return looking.result(MAX_SECONDS)
-        except TimeoutError:
-            looking.cancel()
-            return {"error": f"this took more than {MAX_SECONDS:g} seconds; try again, or a smaller photo"}
-        except ImageError as error:
-            return {"error": str(error)}
+    def on_photo(upload: dict[str, Any] | None) -> dict[str, Any] | None:
+        return None if upload is None else answer(upload, folder, detectors, worker)
 
     with gr.Blocks(title="grcn", analytics_enabled=False, delete_cache=(KEPT_SECONDS, KEPT_SECONDS)) as blocks:
         gr.HTML(_heading(detectors))
@@ -133,7 +124,7 @@ def _build(detectors: Mapping[str, Detector], folder: Path, worker: ThreadPoolEx
         )
         view = gr.HTML(html_template=_file("page.html"), js_on_load=_file("page.js"), elem_id="view", min_height=120)
         # Without gradio's preprocessing, which would decode the file in its own way.
-        photo.change(answer, photo, view, preprocess=False, concurrency_limit=1, api_visibility="private")
+        photo.change(on_photo, photo, view, preprocess=False, concurrency_limit=1, api_visibility="private")
     return blocks.queue(max_size=MAX_WAITING, api_open=False)
 
 
@@ -148,16 +139,27 @@ def _file(name: str) -> str:
     return resources.files("grcn.app").joinpath(name).read_text(encoding="utf-8")
 
 
-def _inside(folder: Path, path: str) -> Path:
-    """`path`, which a browser sent.
+def answer(
+    upload: dict[str, Any], folder: Path, detectors: Mapping[str, Detector], worker: ThreadPoolExecutor
+) -> dict[str, Any]:
+    """What the page shows of an upload: what `look` says of it, or `error`, a line that says what is wrong.
 
-    Raises:
-        ImageError: unless it lies in `folder`.
+    Args:
+        upload: as gradio has it from the browser: `path` and `orig_name`.
+        folder: where uploads are; a file elsewhere is not opened.
     """
-    found = Path(path).resolve()
-    if not found.is_relative_to(folder.resolve()):
-        raise ImageError(f"{path}: is no upload of this page")
-    return found
+    path = Path(upload["path"]).resolve()
+    name = str(upload.get("orig_name") or path.name)
+    if not path.is_relative_to(folder.resolve()):
+        return {"error": f"{name}: is no upload of this page"}
+    looking = worker.submit(look, path, name, detectors)
+    try:
+        return looking.result(MAX_SECONDS)
+    except TimeoutError:
+        looking.cancel()
+        return {"error": f"{name}: took more than {MAX_SECONDS:g} seconds; try again, or a smaller photo"}
+    except ImageError as error:
+        return {"error": str(error)}
 
 
 def look(path: Path, name: str, detectors: Mapping[str, Detector]) -> dict[str, Any]:
@@ -168,8 +170,8 @@ def look(path: Path, name: str, detectors: Mapping[str, Detector]) -> dict[str, 
 
     Returns:
         `name`; `width` and `height` in pixels; `photo`, a data URL; and `detectors`, for each its `name`, `preset`,
-        `seconds`, `classes` (name and colour), `detections` (COCO results, all that the detector keeps) and `maps`
-        (`tasks`, `stride` and `energy`, a data URL that covers the photo).
+        `seconds`, `classes` (name and colour), `detections` (COCO results of all that it keeps; the image's id is its
+        name without suffix) and `maps` (`tasks`, `stride` and `energy`, a data URL that covers the photo).
 
     Raises:
         ImageError: on a file that cannot be decoded or is too large.
@@ -188,7 +190,7 @@ def look(path: Path, name: str, detectors: Mapping[str, Detector]) -> dict[str, 
                 "preset": detector.preset,
                 "seconds": time.perf_counter() - start,
                 "classes": [[c, PALETTE[i % len(PALETTE)]] for i, c in enumerate(detector.class_names)],
-                "detections": found.to_coco(name),
+                "detections": found.to_coco(Path(name).stem),
                 "maps": [] if maps is None else _energies(detector, maps, (height, width), shown),
             }
         )
