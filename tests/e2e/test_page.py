@@ -201,6 +201,8 @@ def test_two_detectors_side_by_side(work: Path, server: Server, browser: Any, de
         last = figures[1].locator("rect:visible").last  # the smallest: nothing lies over it
         last.tap() if device is PHONE else last.hover()
         assert tab.locator(".tip").inner_text() == last.get_attribute("aria-label")
+        figures[0].locator("rect:visible").last.focus()  # or the keyboard
+        assert tab.locator(".tip").inner_text() == figures[0].locator("rect:visible").last.get_attribute("aria-label")
         assert any("<b>eel</b>" in label for figure in figures for label, _ in shown(figure))
         assert tab.locator("#view figure b").count() == 0
 
@@ -304,7 +306,6 @@ def test_it_listens_on_this_machine_alone(server: Server) -> None:
     assert {address.rsplit(":", 1)[0] for address in listening} == {"0100007F"}  # 127.0.0.1, little-endian
 
 
-@pytest.mark.slow  # it is told only once torch and gradio are there
 def test_a_port_in_use_is_a_line(work: Path, server: Server) -> None:
     words = ["grcn_r18.safetensors", "--port", str(server.port)]
     done = subprocess.run([sys.executable, "-m", "grcn", "demo", *words], cwd=work, capture_output=True, text=True)

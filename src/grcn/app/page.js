@@ -23,7 +23,7 @@ function makeView(photo, detector) {
   const preset = detector.preset === detector.name ? "" : detector.preset;
   make(caption, "span", { class: "small" }, ` ${preset} ${detector.seconds.toFixed(2)} s`);
   const size = { width: photo.width, height: photo.height, preserveAspectRatio: "none" };
-  const svg = make(figure, "svg", { viewBox: `0 0 ${photo.width} ${photo.height}` });
+  const svg = make(figure, "svg", { viewBox: `0 0 ${photo.width} ${photo.height}`, preserveAspectRatio: "xMinYMin" });
   make(svg, "image", { ...size, href: photo.photo });
   const maps = detector.maps.map((map) => ({ ...map, image: make(svg, "image", { ...size, href: map.energy, class: "energy" }) }));
   const area = (detection) => detection.bbox[2] * detection.bbox[3];
@@ -87,10 +87,11 @@ function showTip(rect, label, color, event) {
   tip.textContent = label;
   tip.style.borderColor = color;
   tip.hidden = false;
-  const box = rect.getBoundingClientRect();
-  const [x, y] = event.clientX === undefined ? [box.left, box.top] : [event.clientX + 14, event.clientY + 14];
-  tip.style.left = `${Math.max(4, Math.min(x, window.innerWidth - tip.offsetWidth - 4))}px`;
-  tip.style.top = `${Math.max(4, Math.min(y, window.innerHeight - tip.offsetHeight - 4))}px`;
+  // Beside the pointer, or at the box's corner for the keyboard; in the view's own coordinates, so that it scrolls along.
+  const at = event.clientX === undefined ? rect.getBoundingClientRect() : { left: event.clientX + 14, top: event.clientY + 14 };
+  const view = element.getBoundingClientRect();
+  tip.style.left = `${Math.max(0, Math.min(at.left - view.left, view.width - tip.offsetWidth))}px`;
+  tip.style.top = `${Math.max(0, Math.min(at.top - view.top, view.height - tip.offsetHeight))}px`;
 }
 
 function hideTip() {
@@ -120,8 +121,10 @@ function show() {
 slider.addEventListener("input", update);
 part(".layers").addEventListener("change", update);
 watch("value", show);
+element.style.position = "relative"; // what the tip's place counts from
 
-// The upload's own preview, of kinds that the browser cannot show (TIFF) and of files that are no pictures.
+// No broken picture where the browser cannot show what was uploaded: TIFF, and files that are no pictures.
 for (const [event, visibility] of [["error", "hidden"], ["load", ""]]) {
-  document.querySelector("#photo").addEventListener(event, (at) => (at.target.style.visibility = visibility), true);
+  const set = ({ target }) => target instanceof HTMLImageElement && (target.style.visibility = visibility);
+  document.addEventListener(event, set, true);
 }

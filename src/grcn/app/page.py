@@ -203,8 +203,9 @@ def predict_with_maps(detector: Detector, image: NDArray[np.uint8]) -> tuple[Det
 
     One call at a time for a detector.
     """
-    separation = getattr(getattr(detector, "model", None), "separation", None)
-    if separation is None:
+    try:
+        separation = detector.model.separation
+    except ConfigError:  # an exported graph has no torch module
         return detector.predict(image), None
     kept: list[Maps] = []
     hook = separation.register_forward_hook(lambda module, images, maps: kept.append(maps))
