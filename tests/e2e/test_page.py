@@ -29,6 +29,7 @@ from grcn.model.detector import build_detector
 from grcn.model.weights import save_detector
 from grcn.presets import preset
 
+httpx = pytest.importorskip("httpx")
 playwright = pytest.importorskip("playwright.sync_api")
 pytest.importorskip("gradio")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -264,6 +265,7 @@ def test_what_is_no_photo_gets_a_plain_message(
         problem.wait_for()
         assert problem.inner_text().startswith("notes.jpg: damaged, or not an image of a known kind")
         assert tab.locator("#view figure").count() == 0, "an earlier photo's boxes are gone"
+        tab.wait_for_selector("#photo img", state="hidden")  # no broken picture
         assert tab.evaluate("document.documentElement.scrollWidth") == device["viewport"]["width"]
         drop(tab, work / "bomb.png")
         problem.get_by_text("bomb.png").wait_for()
@@ -306,11 +308,27 @@ def test_it_listens_on_this_machine_alone(server: Server) -> None:
     assert {address.rsplit(":", 1)[0] for address in listening} == {"0100007F"}  # 127.0.0.1, little-endian
 
 
+@pytest.mark.slow  # told only once torch and gradio are there
 def test_a_port_in_use_is_a_line(work: Path, server: Server) -> None:
     words = ["grcn_r18.safetensors", "--port", str(server.port)]
     done = subprocess.run([sys.executable, "-m", "grcn", "demo", *words], cwd=work, capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith(f"grcn: error: port {server.port}: in use")
+
+
+def assert_refuses_when_full(server: Server, photo: Path) -> None:
+    """Leaves photos in the queue."""
+    Image.new("RGB", (6000, 6000)).save(photo, compress_level=1)
+    api = f"{server.address}gradio_api"
+    with open(photo, "rb") as file:
+        (path,) = httpx.post(f"{api}/upload", files={"files": file}, timeout=60).json()
+    upload = {"path": path, "orig_name": "slow.png", "meta": {"_type": "gradio.FileData"}}
+    codes = []
+    for number in range(page.MAX_WAITING + 8):
+        event = {"data": [upload], "fn_index": 0, "session_hash": f"user{number}"}
+        codes.append(httpx.post(f"{api}/queue/join", json=event, timeout=60).status_code)
+    assert set(codes) == {200, 503}
+    assert codes.count(200) >= page.MAX_WAITING
 
 
 def test_one_detector_until_ctrl_c(work: Path, browser: Any) -> None:
@@ -320,6 +338,7 @@ def test_one_detector_until_ctrl_c(work: Path, browser: Any) -> None:
             wait_for(tab, work / "wide.png")
             assert tab.locator("#view figure").count() == 1
             assert list((work / "tmp").rglob("wide.png"))
+            assert_refuses_when_full(server, work / "slow.png")
         server.process.send_signal(signal.SIGINT)
         assert server.process.wait(30) == 130
     assert (work / "log.txt").read_text().splitlines()[-1] == "grcn: interrupted"

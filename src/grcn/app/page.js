@@ -25,7 +25,9 @@ function makeView(photo, detector) {
   const size = { width: photo.width, height: photo.height, preserveAspectRatio: "none" };
   const svg = make(figure, "svg", { viewBox: `0 0 ${photo.width} ${photo.height}`, preserveAspectRatio: "xMinYMin" });
   make(svg, "image", { ...size, href: photo.photo });
-  const maps = detector.maps.map((map) => ({ ...map, image: make(svg, "image", { ...size, href: map.energy, class: "energy" }) }));
+  const maps = detector.maps.map((map) => {
+    return { ...map, image: make(svg, "image", { ...size, href: map.energy, class: "energy" }) };
+  });
   const area = (detection) => detection.bbox[2] * detection.bbox[3];
   const group = make(svg, "g", { class: "boxes" });
   const boxes = [...detector.detections]
@@ -34,18 +36,21 @@ function makeView(photo, detector) {
       const [x, y, width, height] = detection.bbox;
       const [name, color] = detector.classes[detection.category_id - 1];
       const label = `${name} ${detection.score.toFixed(2)}`;
-      const rect = make(group, "rect", { x, y, width, height, stroke: color, tabindex: 0, role: "img", "aria-label": label });
-      for (const event of ["pointerenter", "pointermove", "focus"]) rect.addEventListener(event, (at) => showTip(rect, label, color, at));
-      for (const event of ["pointerleave", "blur"]) rect.addEventListener(event, hideTip);
+      const said = { tabindex: 0, role: "img", "aria-label": label };
+      const rect = make(group, "rect", { x, y, width, height, stroke: color, ...said });
+      const tell = (event) => showTip(rect, label, color, event);
+      for (const kind of ["pointerenter", "pointermove", "focus"]) rect.addEventListener(kind, tell);
+      for (const kind of ["pointerleave", "blur"]) rect.addEventListener(kind, hideTip);
       return { detection, name, color, rect };
     });
   const note = make(figure, "p", { class: "note small" });
   const counts = make(figure, "p", { class: "counts", "aria-live": "polite" });
   const json = make(figure, "button", { type: "button", class: "json" }, "download these boxes (JSON)");
   json.addEventListener("click", () => {
-    const shown = detector.detections.filter(isShown);
-    const named = shown.map((detection) => ({ ...detection, category_name: detector.classes[detection.category_id - 1][0] }));
-    download(`${photo.name}.${detector.name}.json`, named);
+    const shown = boxes.filter(({ detection }) => isShown(detection));
+    const results = shown.map(({ detection, name }) => ({ ...detection, category_name: name }));
+    results.sort((a, b) => b.score - a.score);
+    download(`${photo.name}.${detector.name}.json`, results);
   });
   return { maps, boxes, note, counts };
 }
@@ -78,7 +83,8 @@ function update() {
       const whose = map.tasks.length > 1 ? "the one map of both tasks" : `the map of ${TASKS[layer]}`;
       if (on) view.note.textContent = `${whose}, stride ${map.stride}: mean absolute activation, dark low, bright high`;
     }
-    if (layer !== "photo" && !view.maps.length) view.note.textContent = "this detector was exported: its maps cannot be seen";
+    const hidden = layer !== "photo" && !view.maps.length;
+    if (hidden) view.note.textContent = "this detector was exported: its maps cannot be seen";
   }
 }
 
@@ -87,8 +93,9 @@ function showTip(rect, label, color, event) {
   tip.textContent = label;
   tip.style.borderColor = color;
   tip.hidden = false;
-  // Beside the pointer, or at the box's corner for the keyboard; in the view's own coordinates, so that it scrolls along.
-  const at = event.clientX === undefined ? rect.getBoundingClientRect() : { left: event.clientX + 14, top: event.clientY + 14 };
+  // Beside the pointer, or at the box's corner for the keyboard; in the view's coordinates, so that it scrolls along.
+  const pointed = event.clientX !== undefined;
+  const at = pointed ? { left: event.clientX + 14, top: event.clientY + 14 } : rect.getBoundingClientRect();
   const view = element.getBoundingClientRect();
   tip.style.left = `${Math.max(0, Math.min(at.left - view.left, view.width - tip.offsetWidth))}px`;
   tip.style.top = `${Math.max(0, Math.min(at.top - view.top, view.height - tip.offsetHeight))}px`;
