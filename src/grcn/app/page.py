@@ -216,10 +216,9 @@ def predict_with_maps(detector: Detector, image: NDArray[np.uint8]) -> tuple[Det
 
 
 def energy(feature_map: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The mean absolute activation of each cell, [C, H, W] to [H, W], scaled so that lowest and highest are 0 and 1."""
-    mean = np.abs(feature_map).mean(axis=0)
-    low, high = float(mean.min()), float(mean.max())
-    return (mean - low) / (high - low) if high > low else np.zeros_like(mean)
+    """The mean absolute activation of each cell: [C, H, W] to [H, W]."""
+    mean: NDArray[np.float32] = np.abs(feature_map).mean(axis=0)
+    return mean
 
 
 def _energies(detector: Detector, maps: Maps, size: tuple[int, int], shown: tuple[int, int]) -> list[dict[str, Any]]:
@@ -247,9 +246,12 @@ def _energies(detector: Detector, maps: Maps, size: tuple[int, int], shown: tupl
 
 
 def _coloured(values: NDArray[np.float32]) -> Image.Image:
+    """The lowest value dark, the highest bright."""
     import matplotlib
 
-    colours = matplotlib.colormaps["inferno"](values.clip(0, 1), bytes=True)  # [H, W, 4]
+    low, high = float(values.min()), float(values.max())
+    scaled = (values - low) / (high - low) if high > low else np.zeros_like(values)
+    colours = matplotlib.colormaps["inferno"](scaled, bytes=True)  # [H, W, 4]
     return Image.fromarray(np.ascontiguousarray(colours[:, :, :3]))
 
 
