@@ -116,17 +116,18 @@ def demo(out: Path, *, minutes: float, progress: Progress, console: Console | No
         style = "bold" if name == better else ""
         table.add_row(title, name, *(f"{metrics[name][key]:.3f}" for key in ("AP50", "AP70", "AP")), style=style)
     console.print(table)
-    run = out / "runs" / better
+    runs = " ".join(str(out / "runs" / name) for name in DETECTORS)
     console.print(
         f"""pictures of what {better} finds: {out / "found" / "drawn"}
 curves and confusion matrix: {out / "report" / better}
 
+Try both in a browser, on your own photos or the webcam:
+  grcn demo {runs}
 Next, with a folder of your own (VOC, COCO or YOLO):
   grcn check photos
   grcn train --data photos --preset grcn_r18 --fit data --out runs/photos
   grcn evaluate runs/photos --data photos
-  grcn predict runs/photos holiday/*.jpg --out found
-or try this one on any picture: grcn predict {run} picture.jpg --out found""",
+  grcn predict runs/photos holiday/*.jpg --out found""",
         highlight=False,
         soft_wrap=True,
     )
