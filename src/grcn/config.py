@@ -381,7 +381,7 @@ class TrainConfig:
     data: str
     preset: str = "grcn_r50"
     out: str = ""
-    format: Literal["auto", "voc", "coco", "yolo"] = "auto"
+    format: Literal["auto", "voc", "coco", "yolo", "labelstudio"] = "auto"
     train_split: str = "auto"
     val_split: str = "auto"
     weights: str = "imagenet"

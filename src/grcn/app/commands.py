@@ -76,13 +76,16 @@ def evaluate(words: Sequence[str]) -> int:
     _add_data_options(parser, split="test")
     parser.add_argument("--iou", nargs="+", type=float, default=[0.5, 0.7], metavar="IOU", help="of the VOC figures")
     parser.add_argument("--out", type=str, help="folder for metrics.json, results.json and pictures of the curves")
+    parser.add_argument("--save", choices=("fiftyone",), help="also write objects and detections for FiftyOne to --out")
     parser.add_argument("--json", action="store_true", help="print metrics.json instead of a table")
     _add_device_options(parser)
     options = parser.read(words)
+    if options.save and options.out is None:
+        raise ConfigError(f"evaluate: --save {options.save} needs --out DIR")
     if (options.run is None) == (options.predictions is None):
         raise ConfigError("evaluate: needs either RUN or --predictions FILE")
 
-    from grcn.app.evaluate import coco_results
+    from grcn.app.evaluate import coco_results, save_fiftyone
     from grcn.evaluation import evaluate, print_metrics, write_report
 
     dataset, detections = _detections(options.run or options.predictions, options, is_run=options.run is not None)
@@ -98,6 +101,8 @@ def evaluate(words: Sequence[str]) -> int:
         out = Path(options.out)
         write_report(out, metrics, detections, targets, dataset.class_names)
         _write_json(out / "results.json", coco_results(detections, dataset))
+        if options.save:
+            save_fiftyone(out / "fiftyone", detections, dataset)
         _say(f"{out}: metrics.json, results.json, curves and confusion matrix")
     return 0
 
@@ -179,7 +184,11 @@ def predict(words: Sequence[str]) -> int:
     parser.add_argument("--out", type=str, required=True, help="folder of results")
     parser.add_argument("--score", type=float, default=0.3, help="leave out detections below this")
     parser.add_argument(
-        "--save", nargs="+", choices=("voc", "yolo"), default=[], help="also write labels to correct and train on"
+        "--save",
+        nargs="+",
+        choices=("voc", "yolo", "labelstudio", "fiftyone"),
+        default=[],
+        help="also write labels to correct and train on",
     )
     _add_device_options(parser, batches=False)
     options = parser.read(words)
@@ -426,7 +435,8 @@ def _add_data_options(parser: Parser, split: str) -> None:
 
 
 def _add_format_option(parser: Parser) -> None:
-    parser.add_argument("--format", choices=("auto", "voc", "coco", "yolo"), default="auto", help="of the annotations")
+    formats = ("auto", "voc", "coco", "yolo", "labelstudio")
+    parser.add_argument("--format", choices=formats, default="auto", help="of the annotations")
 
 
 def _add_device_options(parser: Parser, batches: bool = True) -> None:
