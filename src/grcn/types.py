@@ -148,12 +148,12 @@ class Detections:
         names = detections.data.get("class_name")
         if detections.confidence is None or (names is None and detections.class_id is None):
             raise DataError("supervision detections without scores (confidence) or classes (class_id)")
-        class_ids = detections.class_id
+        class_ids = np.asarray(detections.class_id)
         if names is not None:
             unknown = next((name for name in names if name not in class_names), None)
             if unknown is not None:
                 raise DataError(f"class_name: '{unknown}' is none of the class names ({', '.join(class_names)})")
-            class_ids = [list(class_names).index(name) for name in names]
+            class_ids = np.array([list(class_names).index(name) for name in names], dtype=np.int64)
         return cls(detections.xyxy.copy(), detections.confidence.copy(), class_ids, tuple(class_names))
 
     def above(self, score: float) -> Detections:

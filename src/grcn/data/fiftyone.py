@@ -44,7 +44,11 @@ def _detections(image: AnnotatedImage, class_names: Sequence[str]) -> dict[str, 
     fractions = boxes / np.array([image.width, image.height] * 2, dtype=np.float64)
     detections: list[dict[str, Any]] = []
     for i, ((x1, y1, x2, y2), class_id) in enumerate(zip(fractions.tolist(), image.class_ids, strict=True)):
-        item = {"_cls": "Detection", "label": class_names[class_id], "bounding_box": [x1, y1, x2 - x1, y2 - y1]}
+        item: dict[str, Any] = {
+            "_cls": "Detection",
+            "label": class_names[class_id],
+            "bounding_box": [x1, y1, x2 - x1, y2 - y1],
+        }
         if image.scores is not None:
             item["confidence"] = float(image.scores[i])
         detections.append(item)
