@@ -6,7 +6,7 @@ OUT/results.json               detections of all images in COCO's results format
 OUT/images.json                what the ids in it mean: `images` (id, file_name, path, width, height) and `categories`
 OUT/frames/NAME.json           per video: width, height, fps, and the detections of each frame; image_id is its number
 OUT/voc, OUT/yolo              with --save: data sets of the images (not of videos) and what was found in them
-OUT/labelstudio                with --save: tasks.json with pre-annotations, labels.xml and the images, for Label Studio
+OUT/labelstudio                with --save: tasks.json with pre-annotations, interface.txt and the images, for Label Studio
 OUT/fiftyone                   with --save: samples.json and the images, for FiftyOne
 ```
 Image ids count from 1 in the order of the sources, category ids from 1 in the order of the classes, frames from 0.
@@ -233,6 +233,7 @@ def _finish_labels(kind: str, root: Path, images: Sequence[AnnotatedImage], dete
         folder = f"{root.name}/{_IMAGES[kind]}"
         version = detector.preset or "grcn"
         write_labelstudio(root / "tasks.json", images, names, folder=folder, model_version=version)
-        write_labelstudio_config(root / "labels.xml", names)
+        # Not `.xml`, which would make the folder look like VOC.
+        write_labelstudio_config(root / "interface.txt", names)
     # The two formats name only the classes that occur; this keeps the ids of all.
     (root / "classes.txt").write_text("".join(f"{name}\n" for name in names), encoding="utf-8")

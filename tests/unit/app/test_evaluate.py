@@ -87,7 +87,7 @@ def test_results_carry_the_data_sets_own_ids(dataset: Dataset) -> None:
 
 
 def test_fiftyone_gets_objects_and_detections(dataset: Dataset, tmp_path: Path) -> None:
-    found = Detections(np.array([[1, 2, 6, 7]]), np.array([0.5]), np.array([1]), NAMES)
+    found = Detections(np.array([[0, 5, 5, 10]]), np.array([0.5]), np.array([1]), NAMES)
     none = Detections(np.empty((0, 4)), np.empty(0), np.empty(0), NAMES)
     save_fiftyone(tmp_path / "out" / "fiftyone", [found, none, none], dataset)
     samples = json.loads((tmp_path / "out" / "fiftyone" / "samples.json").read_text())["samples"]
@@ -96,6 +96,6 @@ def test_fiftyone_gets_objects_and_detections(dataset: Dataset, tmp_path: Path) 
         {"_cls": "Detection", "label": "cat", "bounding_box": [0, 0, 0.4, 0.4]}
     ]
     assert samples[0]["predictions"]["detections"] == [
-        {"_cls": "Detection", "label": "dog", "bounding_box": [0.1, 0.2, 0.5, 0.5], "confidence": 0.5}
+        {"_cls": "Detection", "label": "dog", "bounding_box": [0, 0.5, 0.5, 0.5], "confidence": 0.5}
     ]
     assert samples[1]["predictions"]["detections"] == []

@@ -176,7 +176,7 @@ def test_label_studio_gets_tasks_and_gives_a_data_set(folder: Path) -> None:
     root = folder / "out" / "labelstudio"
     assert files(root) == {
         "tasks.json",
-        "labels.xml",
+        "interface.txt",
         "classes.txt",
         "images/x.png",
         "images/x-2.png",
