@@ -6,7 +6,7 @@ OUT/results.json               detections of all images in COCO's results format
 OUT/images.json                what the ids in it mean: `images` (id, file_name, path, width, height) and `categories`
 OUT/frames/NAME.json           per video: width, height, fps, and the detections of each frame; image_id is its number
 OUT/voc, OUT/yolo              with --save: data sets of the images (not of videos) and what was found in them
-OUT/labelstudio                with --save: tasks.json with pre-annotations, interface.txt and the images, for Label Studio
+OUT/labelstudio                with --save: tasks.json (pre-annotations), interface.txt and the images, for Label Studio
 OUT/fiftyone                   with --save: samples.json and the images, for FiftyOne
 ```
 Image ids count from 1 in the order of the sources, category ids from 1 in the order of the classes, frames from 0.
