@@ -428,6 +428,39 @@ def demo(words: Sequence[str]) -> int:
     return 0
 
 
+def push(words: Sequence[str]) -> int:
+    from grcn.app.options import Parser
+
+    parser = Parser(
+        "push",
+        "RUN REPO [options]",
+        "Uploads a detector to the Hugging Face Hub: weights, a model card filled from the run, and its configuration "
+        "without paths. `hf://REPO` then stands for it wherever a run is asked for. Log in with `hf auth login`.",
+        "grcn push runs/photos user/photos --private --license apache-2.0\n"
+        "grcn predict hf://user/photos holiday --out found",
+    )
+    parser.add_argument("run", type=str, metavar="RUN", help="run folder or .safetensors file")
+    parser.add_argument("repo", type=str, metavar="REPO", help="user/name, made where absent")
+    parser.add_argument("--private", action="store_true", help="make a new repository private")
+    parser.add_argument("--license", type=str, help="for the model card, such as apache-2.0; default: none is named")
+    parser.add_argument("--half", action="store_true", help="weights in float16: half the size, slightly other boxes")
+    parser.add_argument("--message", type=str, default="Detector of grcn", help="of the commit")
+    options = parser.read(words)
+
+    from grcn.inference import Detector
+
+    detector = Detector.load(options.run, device="cpu", optimize="none")
+    address = detector.push_to_hub(
+        options.repo,
+        private=options.private,
+        license=options.license,
+        half=options.half,
+        message=options.message,
+    )
+    print(f"{address}: done; next: grcn predict hf://{options.repo} photos --out found")
+    return 0
+
+
 def _add_data_options(parser: Parser, split: str) -> None:
     parser.add_argument("--data", type=str, required=True, metavar="DIR", help="folder of the data set")
     parser.add_argument("--split", type=str, default="auto", help=f"auto: the {split} split by its usual name")
@@ -555,5 +588,6 @@ COMMANDS = {
     "data download": Command("fetch voc2007, voc2012 or coco2017", data_download),
     "study run": Command("train and score the detectors of a comparison, over data sets and seeds", study_run),
     "study table": Command("the tables and plots of a study", study_table),
+    "push": Command("upload a detector to the Hugging Face Hub", push),
     "demo": Command("the whole job on the embedded data set, in ten minutes", demo),
 }

@@ -1,0 +1,228 @@
+"""The Hugging Face Hub, as real processes see it at a local stand-in: pushed, found, fetched, refused."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors
+import yaml
+
+from grcn import Detector
+from grcn.data.dataset import open_dataset
+from grcn.hub import model_card
+from grcn.model.weights import load_detector
+from grcn.training import train
+from hub_server import TOKEN, Hub
+
+
+@pytest.fixture(scope="module")
+def run(tiny: ModuleType, beach: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(tiny.tiny_config(beach, tmp_path_factory.mktemp("runs") / "of-someone" / "tiny"), progress=False)
+
+
+@pytest.fixture(scope="module")
+def hub() -> Iterator[Hub]:
+    with Hub() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+def execute(hub: Hub, home: Path, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    own = {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(home / "hf"), "HOME": str(home), "HF_HUB_DISABLE_XET": "1"}
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
+    return subprocess.run(
+        [sys.executable, *command], capture_output=True, text=True, timeout=120, env={**kept, **own, **environment}
+    )
+
+
+def grcn(hub: Hub, home: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return execute(hub, home, "-m", "grcn", *words, **environment)
+
+
+@pytest.fixture(scope="module")
+def pushed(hub: Hub, home: Path, run: Path) -> str:
+    """The commit of a push by the command line."""
+    words = ("push", str(run), "someone/tiny", "--license", "apache-2.0", "--message", "First")
+    done = grcn(hub, home, *words, HF_TOKEN=TOKEN)
+    assert done.returncode == 0, done.stderr
+    assert f"{hub.endpoint}/someone/tiny: done; next: grcn predict hf://someone/tiny" in done.stdout
+    (commit,) = hub.repositories["someone/tiny"].commits
+    return commit
+
+
+def test_what_is_pushed(hub: Hub, pushed: str, run: Path, tmp_path: Path) -> None:
+    repository = hub.repositories["someone/tiny"]
+    files = repository.commits[pushed]
+    assert set(files) == {"model.safetensors", "README.md", "config.yaml"}
+    assert (repository.private, repository.messages) == (False, ["First"])
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(hub.large[files["model.safetensors"]])
+    there, here = load_detector(weights), load_detector(run / "best.safetensors")
+    assert (there.class_names, there.preset) == (here.class_names, here.preset)
+    for name, tensor in here.model.state_dict().items():
+        assert tensor.equal(there.model.state_dict()[name]), name
+
+    card = files["README.md"].decode()
+    front = yaml.safe_load(card.split("---\n")[1])
+    assert {key: front[key] for key in ("library_name", "license", "pipeline_tag")} == {
+        "library_name": "grcn",
+        "license": "apache-2.0",
+        "pipeline_tag": "object-detection",
+    }
+    assert {"object-detection", "faster_rcnn_r18_c5"} <= set(front["tags"])
+    (model,) = front["model-index"]
+    (result,) = model["results"]
+    assert (model["name"], result["dataset"]["name"], result["dataset"]["split"]) == ("tiny", "beach", "val")
+    best = here.extra["metrics"]
+    values = {metric["type"]: metric["value"] for metric in result["metrics"]}
+    assert values == {"map": round(best["AP"], 4), "map_50": round(best["AP50"], 4), "map_70": round(best["AP70"], 4)}
+    assert 'Detector.from_pretrained("someone/tiny")' in card
+    for name in here.class_names:
+        assert f"| {name} | {best['per_class'][name]['objects']} |" in card
+    assert f"torch {here.extra['versions']['torch']}" in card
+
+    config = yaml.safe_load(files["config.yaml"])
+    assert (config["data"], config["out"], config["iterations"]) == ("beach", "tiny", 8)
+    for content in (card.encode(), files["config.yaml"], weights.read_bytes()):
+        assert b"of-someone" not in content, "the folders of the machine that trained stay there"
+        assert str(run.parent).encode() not in content
+
+
+FETCH = """
+import sys, numpy as np
+from grcn import Detector
+first = Detector.from_pretrained("someone/tiny")
+second = Detector.load(f"hf://someone/tiny@{sys.argv[1]}")
+offline = Detector.from_pretrained("someone/tiny", local_files_only=True)
+found = [d.predict(sys.argv[2], score=0.0) for d in (first, second, offline)]
+assert all(np.array_equal(found[0].boxes, other.boxes) for other in found)
+assert "pickle" not in str(first.source)
+np.savez(sys.argv[3], boxes=found[0].boxes, scores=found[0].scores, names=found[0].names)
+"""
+
+
+def test_what_is_fetched_finds_the_same(
+    hub: Hub, home: Path, pushed: str, run: Path, beach: Path, tmp_path: Path
+) -> None:
+    picture = open_dataset(beach, split="test")[0].path
+    hub.requests.clear()
+    done = execute(hub, home, "-c", FETCH, pushed, str(picture), str(tmp_path / "found.npz"))
+    assert done.returncode == 0, done.stderr
+    files = {request.split("/")[-1] for request in hub.requests if "/resolve/" in request}
+    assert files == {"model.safetensors"}, "nothing else is fetched"
+    assert len([request for request in hub.requests if request.startswith("GET /large/")]) == 1, "and once"
+    there, here = np.load(tmp_path / "found.npz"), Detector.load(run).predict(picture, score=0.0)
+    np.testing.assert_array_equal(there["boxes"], here.boxes)
+    np.testing.assert_array_equal(there["scores"], here.scores)
+    assert there["names"].tolist() == here.names
+
+
+TRY = """
+import sys
+from grcn import Detector, GrcnError
+from grcn.hub import download
+for address, revision in (
+    ("someone/none", None), ("someone/tiny", "v9"), ("someone/other", None), ("no such name", None),
+    ("someone/secret", None), ("someone/pickled", None),
+):
+    try:
+        Detector.from_pretrained(address, revision=revision)
+    except GrcnError as error:
+        print(f"{type(error).__name__}: {error}")
+    else:
+        print("loaded", address)
+"""
+
+
+def test_what_cannot_be_fetched_is_told_in_a_line(hub: Hub, home: Path, pushed: str) -> None:
+    repositories = hub.repositories
+    repositories["someone/other"] = type(repositories["someone/tiny"])(False, {"a" * 40: {"pytorch_model.bin": b""}})
+    repositories["someone/secret"] = type(repositories["someone/tiny"])(True, repositories["someone/tiny"].commits)
+    evil = b"cos\nsystem\n(S'touch executed'\ntR."
+    repositories["someone/pickled"] = type(repositories["someone/tiny"])(False, {"b" * 40: {"model.safetensors": evil}})
+    done = execute(hub, home, "-c", TRY)
+    assert done.returncode == 0, done.stderr
+    none, revision, other, name, secret, pickled = done.stdout.splitlines()
+    assert none.startswith(
+        "CheckpointError: someone/none: not there, or not for this user; log in with `hf auth login`"
+    )
+    assert revision == "CheckpointError: someone/tiny: no revision 'v9'"
+    assert other == "CheckpointError: someone/other: holds no model.safetensors, so it is no detector of grcn"
+    assert name == "ConfigError: 'no such name' is no name of a repository, such as user/name"
+    assert secret.startswith("CheckpointError: someone/secret: not there, or not for this user")
+    assert pickled.startswith("CheckpointError: ")
+    assert "cannot be read as safetensors" in pickled
+
+
+def test_weights_beyond_all_measure_are_not_fetched(hub: Hub, home: Path, pushed: str, tmp_path: Path) -> None:
+    hub.claimed_size = 5 * 2**30
+    hub.requests.clear()
+    try:
+        done = grcn(hub, tmp_path, "predict", "hf://someone/tiny", str(tmp_path), "--out", str(tmp_path / "out"))
+    finally:
+        hub.claimed_size = None
+    assert done.returncode != 0
+    assert not any(request.startswith("GET /large/") for request in hub.requests)
+
+
+def test_pushes_that_are_refused(hub: Hub, home: Path, run: Path, tmp_path: Path) -> None:
+    done = grcn(hub, tmp_path, "push", str(run), "someone/new")
+    assert (done.returncode, done.stderr.count("\n")) == (6, 1)
+    assert "someone/new: " in done.stderr
+    assert "log in with `hf auth login`" in done.stderr
+    assert "someone/new" not in hub.repositories
+
+
+def changed(run: Path, **extra: Any) -> Any:
+    loaded = load_detector(run / "best.safetensors")
+    loaded.extra.clear()
+    loaded.extra.update(extra)
+    return loaded
+
+
+def test_cards_of_weights_that_say_little(run: Path) -> None:
+    loaded = changed(run)
+    card = model_card("someone/x", loaded)
+    front = yaml.safe_load(card.split("---\n")[1])
+    assert "license" not in front
+    assert "model-index" not in front
+    assert "## Metrics" not in card
+    assert "## Training" not in card
+    odd = {"data": "/x/a|b <c>\n`d`", "val_split": "val", "train_split": "train"}
+    metrics = {"AP": None, "AP50": 0.5, "per_class": {}, "images": 3, "objects": 4}
+    card = model_card("someone/x", changed(run, train=odd, metrics=metrics, versions={"torch": "2|0"}))
+    assert "a\\|b &lt;c> 'd'" in card
+    assert yaml.safe_load(card.split("---\n")[1])["model-index"][0]["results"][0]["metrics"][0]["type"] == "map_50"
+
+
+def test_half_the_size(hub: Hub, home: Path, run: Path, beach: Path, tmp_path: Path) -> None:
+    program = (
+        "import sys; from grcn import Detector;"
+        "d = Detector.load(sys.argv[1]); print(d.push_to_hub('half', half=True, private=True))"
+    )
+    done = execute(hub, home, "-c", program, str(run), HF_TOKEN=TOKEN)
+    assert done.returncode == 0, done.stderr
+    repository = hub.repositories["someone/half"]
+    (files,) = repository.commits.values()
+    assert repository.private
+    assert b"stored in float16" in files["README.md"]
+    file = tmp_path / "half.safetensors"
+    file.write_bytes(hub.large[files["model.safetensors"]])
+    assert file.stat().st_size < 0.55 * (run / "best.safetensors").stat().st_size
+    with safetensors.safe_open(file, framework="pt") as tensors:
+        kinds = {str(tensors.get_tensor(name).dtype) for name in tensors.keys()}  # noqa: SIM118
+    assert kinds == {"torch.float16", "torch.float32", "torch.int64"}, "norm's statistics stay as they are"
+    pictures = [record.path for record in open_dataset(beach, split="test")]
+    for there, here in zip(Detector.load(file).predict(pictures), Detector.load(run).predict(pictures), strict=True):
+        n = min(5, len(here), len(there))
+        np.testing.assert_allclose(there.scores[:n], here.scores[:n], atol=0.01)
