@@ -24,9 +24,10 @@ TOKEN = "hf_of_the_test"
 class Repository:
     """Files by commit, oldest commit first; each file is its content, or the digest of a large one."""
 
-    private: bool
+    private: bool = False
     commits: dict[str, dict[str, bytes | str]] = field(default_factory=dict)
     messages: list[str] = field(default_factory=list)
+    claimed_size: int | None = None  # what it says of a large file, whatever its size
 
     def at(self, revision: str) -> tuple[str, dict[str, bytes | str]] | None:
         commit = list(self.commits)[-1] if revision == "main" and self.commits else revision
@@ -43,7 +44,6 @@ class Hub(ThreadingHTTPServer):
         self.repositories: dict[str, Repository] = {}
         self.large: dict[str, bytes] = {}
         self.requests: list[str] = []
-        self.claimed_size: int | None = None
 
     @property
     def endpoint(self) -> str:
@@ -107,7 +107,7 @@ class Handler(BaseHTTPRequestHandler):
         elif isinstance(content := found[1][file], bytes):
             self.answer(200, content, ETag=f'"{hashlib.sha1(content).hexdigest()}"', X_Repo_Commit=found[0])
         else:
-            size = self.server.claimed_size or len(self.server.large[content])
+            size = repository.claimed_size or len(self.server.large[content])
             headers = {"X_Linked_ETag": f'"{content}"', "X_Linked_Size": str(size), "X_Repo_Commit": found[0]}
             # Another host, as on the Hub: a client does not follow it when it asks for the headers alone.
             place = f"http://localhost:{self.server.server_port}/large/{content}"

@@ -1,6 +1,7 @@
 """The Hugging Face Hub, as real processes see it at a local stand-in: pushed, found, fetched, refused."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from grcn.data.dataset import open_dataset
 from grcn.hub import model_card
 from grcn.model.weights import load_detector
 from grcn.training import train
-from hub_server import TOKEN, Hub
+from hub_server import TOKEN, Hub, Repository
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +108,10 @@ offline = Detector.from_pretrained("someone/tiny", local_files_only=True)
 found = [d.predict(sys.argv[2], score=0.0) for d in (first, second, offline)]
 assert all(np.array_equal(found[0].boxes, other.boxes) for other in found)
 assert "pickle" not in str(first.source)
+sys.path.append(sys.argv[4])
+from training_script import tiny_config
+from grcn.training import train
+train(tiny_config(sys.argv[5], sys.argv[3] + ".run", weights="hf://someone/tiny", iterations=1, val_split="none"))
 np.savez(sys.argv[3], boxes=found[0].boxes, scores=found[0].scores, names=found[0].names)
 """
 
@@ -116,8 +121,10 @@ def test_what_is_fetched_finds_the_same(
 ) -> None:
     picture = open_dataset(beach, split="test")[0].path
     hub.requests.clear()
-    done = execute(hub, home, "-c", FETCH, pushed, str(picture), str(tmp_path / "found.npz"))
+    tests = str(Path(__file__).parents[1])
+    done = execute(hub, home, "-c", FETCH, pushed, str(picture), str(tmp_path / "found.npz"), tests, str(beach))
     assert done.returncode == 0, done.stderr
+    assert re.search(r"model\.safetensors: [1-9]\d+ tensors kept", done.stdout), "training told what it took over"
     files = {request.split("/")[-1] for request in hub.requests if "/resolve/" in request}
     assert files == {"model.safetensors"}, "nothing else is fetched"
     assert len([request for request in hub.requests if request.startswith("GET /large/")]) == 1, "and once"
@@ -128,59 +135,43 @@ def test_what_is_fetched_finds_the_same(
 
 
 TRY = """
-import sys
 from grcn import Detector, GrcnError
-from grcn.hub import download
-for address, revision in (
-    ("someone/none", None), ("someone/tiny", "v9"), ("someone/other", None), ("no such name", None),
-    ("someone/secret", None), ("someone/pickled", None),
-):
+for name in ("none", "tiny@v9", "other", "no/such name", "secret", "pickled", "huge"):
     try:
-        Detector.from_pretrained(address, revision=revision)
+        Detector.load(f"hf://someone/{name}")
     except GrcnError as error:
         print(f"{type(error).__name__}: {error}")
     else:
-        print("loaded", address)
+        print("loaded", name)
 """
 
 
-def test_what_cannot_be_fetched_is_told_in_a_line(hub: Hub, home: Path, pushed: str) -> None:
-    repositories = hub.repositories
-    repositories["someone/other"] = type(repositories["someone/tiny"])(False, {"a" * 40: {"pytorch_model.bin": b""}})
-    repositories["someone/secret"] = type(repositories["someone/tiny"])(True, repositories["someone/tiny"].commits)
+def test_what_cannot_be_fetched_is_told_in_a_line(hub: Hub, home: Path, pushed: str, tmp_path: Path) -> None:
+    commits = hub.repositories["someone/tiny"].commits
     evil = b"cos\nsystem\n(S'touch executed'\ntR."
-    repositories["someone/pickled"] = type(repositories["someone/tiny"])(False, {"b" * 40: {"model.safetensors": evil}})
-    done = execute(hub, home, "-c", TRY)
+    hub.repositories |= {
+        "someone/other": Repository(commits={"a" * 40: {"pytorch_model.bin": b""}}),
+        "someone/secret": Repository(private=True, commits=commits),
+        "someone/pickled": Repository(commits={"b" * 40: {"model.safetensors": evil}}),
+        "someone/huge": Repository(commits=commits, claimed_size=5 * 2**30),
+    }
+    hub.requests.clear()
+    done = execute(hub, tmp_path, "-c", TRY)
     assert done.returncode == 0, done.stderr
-    none, revision, other, name, secret, pickled = done.stdout.splitlines()
+    none, revision, other, name, secret, pickled, huge = done.stdout.splitlines()
     assert none.startswith(
         "CheckpointError: someone/none: not there, or not for this user; log in with `hf auth login`"
     )
     assert revision == "CheckpointError: someone/tiny: no revision 'v9'"
     assert other == "CheckpointError: someone/other: holds no model.safetensors, so it is no detector of grcn"
-    assert name == "ConfigError: 'no such name' is no name of a repository, such as user/name"
+    assert name == "ConfigError: 'someone/no/such name' is no name of a repository, such as user/name"
     assert secret.startswith("CheckpointError: someone/secret: not there, or not for this user")
     assert pickled.startswith("CheckpointError: ")
     assert "cannot be read as safetensors" in pickled
-
-
-def test_weights_beyond_all_measure_are_not_fetched(hub: Hub, home: Path, pushed: str, tmp_path: Path) -> None:
-    hub.claimed_size = 5 * 2**30
-    hub.requests.clear()
-    try:
-        done = grcn(hub, tmp_path, "predict", "hf://someone/tiny", str(tmp_path), "--out", str(tmp_path / "out"))
-    finally:
-        hub.claimed_size = None
-    assert done.returncode != 0
+    assert huge.startswith(
+        "CheckpointError: someone/huge: model.safetensors of 5368709120 bytes; no detector is larger"
+    )
     assert not any(request.startswith("GET /large/") for request in hub.requests)
-
-
-def test_pushes_that_are_refused(hub: Hub, home: Path, run: Path, tmp_path: Path) -> None:
-    done = grcn(hub, tmp_path, "push", str(run), "someone/new")
-    assert (done.returncode, done.stderr.count("\n")) == (6, 1)
-    assert "someone/new: " in done.stderr
-    assert "log in with `hf auth login`" in done.stderr
-    assert "someone/new" not in hub.repositories
 
 
 def changed(run: Path, **extra: Any) -> Any:
@@ -205,13 +196,28 @@ def test_cards_of_weights_that_say_little(run: Path) -> None:
     assert yaml.safe_load(card.split("---\n")[1])["model-index"][0]["results"][0]["metrics"][0]["type"] == "map_50"
 
 
-def test_half_the_size(hub: Hub, home: Path, run: Path, beach: Path, tmp_path: Path) -> None:
-    program = (
-        "import sys; from grcn import Detector;"
-        "d = Detector.load(sys.argv[1]); print(d.push_to_hub('half', half=True, private=True))"
-    )
-    done = execute(hub, home, "-c", program, str(run), HF_TOKEN=TOKEN)
+PUSH = """
+import sys
+from grcn import Detector, GrcnError
+detector = Detector.load(sys.argv[1])
+for token in (None, "hf_wrong"):
+    try:
+        detector.push_to_hub("someone/refused", token=token)
+    except GrcnError as error:
+        print(f"{type(error).__name__}: {error}")
+print(detector.push_to_hub("half", half=True, private=True, token=sys.argv[2]))
+"""
+
+
+def test_refused_then_pushed_at_half_the_size(hub: Hub, run: Path, beach: Path, tmp_path: Path) -> None:
+    done = execute(hub, tmp_path, "-c", PUSH, str(run), TOKEN)
     assert done.returncode == 0, done.stderr
+    nobody, somebody, address = done.stdout.splitlines()
+    for said in (nobody, somebody):
+        assert said.startswith("CheckpointError: someone/refused: not there, or not for this user; log in with `hf ")
+    assert "someone/refused" not in hub.repositories
+    assert address == f"{hub.endpoint}/someone/half"
+
     repository = hub.repositories["someone/half"]
     (files,) = repository.commits.values()
     assert repository.private
@@ -223,6 +229,6 @@ def test_half_the_size(hub: Hub, home: Path, run: Path, beach: Path, tmp_path: P
         kinds = {str(tensors.get_tensor(name).dtype) for name in tensors.keys()}  # noqa: SIM118
     assert kinds == {"torch.float16", "torch.float32", "torch.int64"}, "norm's statistics stay as they are"
     pictures = [record.path for record in open_dataset(beach, split="test")]
-    for there, here in zip(Detector.load(file).predict(pictures), Detector.load(run).predict(pictures), strict=True):
-        n = min(5, len(here), len(there))
-        np.testing.assert_allclose(there.scores[:n], here.scores[:n], atol=0.01)
+    halves, wholes = (Detector.load(weights).predict(pictures, score=0.0) for weights in (file, run))
+    for there, here in zip(halves, wholes, strict=True):
+        np.testing.assert_allclose(there.scores[:5], here.scores[:5], atol=0.01)
