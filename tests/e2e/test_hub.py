@@ -14,10 +14,11 @@ import pytest
 import safetensors
 import yaml
 
-from grcn import Detector
+from grcn import Detector, build_detector
 from grcn.data.dataset import open_dataset
-from grcn.hub import model_card
-from grcn.model.weights import load_detector
+from grcn.errors import CheckpointError, ConfigError
+from grcn.hub import download, model_card, push
+from grcn.model.weights import load_detector, save_detector
 from grcn.training import train
 from hub_server import TOKEN, Hub, Repository
 
@@ -232,3 +233,23 @@ def test_refused_then_pushed_at_half_the_size(hub: Hub, run: Path, beach: Path, 
     halves, wholes = (Detector.load(weights).predict(pictures, score=0.0) for weights in (file, run))
     for there, here in zip(halves, wholes, strict=True):
         np.testing.assert_allclose(there.scores[:5], here.scores[:5], atol=0.01)
+
+
+def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(ConfigError, match=r"pip install 'grcn\[hub\]'"):
+        download("someone/tiny")
+
+
+def test_what_cannot_be_pushed(tiny: ModuleType, run: Path, tmp_path: Path) -> None:
+    """Refused before anything is sent: there is no server here."""
+    model = build_detector(tiny.tiny_model(), 2, weights=None)
+    with pytest.raises(CheckpointError, match="not loaded from a file"):
+        Detector(model, ("a", "b")).push_to_hub("someone/x")
+    model.roi.scores.weight.data[0, 0] = 1e6
+    save_detector(tmp_path / "large.safetensors", model, class_names=("a", "b"), preset="", extra={})
+    with pytest.raises(CheckpointError, match=r"large\.safetensors: roi\.scores\.weight holds values beyond float16"):
+        push(tmp_path / "large.safetensors", "someone/x", half=True)
+    (tmp_path / "torn.safetensors").write_bytes((run / "last.safetensors").read_bytes()[:-1])
+    with pytest.raises(CheckpointError, match=r"torn\.safetensors: cannot be read"):
+        push(tmp_path / "torn.safetensors", "someone/x")
