@@ -93,6 +93,7 @@ def push(
     private: bool = False,
     license: str | None = None,
     half: bool = False,
+    metrics: dict[str, Any] | None = None,
     message: str = "Detector of grcn",
 ) -> str:
     """Uploads a detector to a repository, made where absent, in one commit; files of these names are replaced.
@@ -104,6 +105,8 @@ def push(
         private: make a new repository private.
         license: the Hub's short name, such as `apache-2.0`, for the card. None: the card names none.
         half: store weights in float16: half the size, detections that differ a little. They load as float32.
+        metrics: for the card, what `grcn evaluate` writes as metrics.json. None: those of the validation that chose the
+            weights, which are in their header.
         message: of the commit.
 
     Returns:
@@ -122,7 +125,7 @@ def push(
     try:
         api = hub.HfApi(token=token, library_name="grcn")
         url = api.create_repo(repo_id, private=private or None, exist_ok=True)
-        card = model_card(url.repo_id, loaded, license=license, half=half)
+        card = model_card(url.repo_id, loaded, license=license, half=half, metrics=metrics)
         with tempfile.TemporaryDirectory() as folder:
             weights = Path(folder) / WEIGHTS
             save_detector(weights, loaded.model, class_names=loaded.class_names, preset=loaded.preset, extra=extra)
@@ -136,18 +139,26 @@ def push(
         raise _explained(error, repo_id, None) from None
 
 
-def model_card(repo_id: str, loaded: LoadedDetector, *, license: str | None = None, half: bool = False) -> str:
+def model_card(
+    repo_id: str,
+    loaded: LoadedDetector,
+    *,
+    license: str | None = None,
+    half: bool = False,
+    metrics: dict[str, Any] | None = None,
+) -> str:
     """The README.md of a repository: what the Hub reads, as YAML, then what a person reads.
 
-    Everything in it comes from the header of the weights; what that lacks, the card leaves out.
+    All but the arguments comes from the header of the weights; what that lacks, the card leaves out.
     """
     hub = _import_hub()
     extra = loaded.extra
     train = _without_paths(extra.get("train"))
-    metrics = extra.get("metrics") if isinstance(extra.get("metrics"), dict) else None
+    chosen_by = metrics is None
+    if metrics is None and isinstance(extra.get("metrics"), dict):
+        metrics = {"data": train.get("data"), "split": train.get("val_split"), **extra["metrics"]}
     name = repo_id.rpartition("/")[2]
-    data = str(train.get("data") or "own data")
-    results = _eval_results(metrics, data, str(train.get("val_split", ""))) if metrics else None
+    results = _eval_results(metrics) if metrics else None
     front = hub.ModelCardData(
         library_name="grcn",
         license=license,
@@ -174,7 +185,7 @@ print(found.names, found.scores, found.boxes)  # boxes x1, y1, x2, y2 in the pho
         _classes(loaded.class_names, metrics),
     ]
     if metrics:
-        parts.append(_figures(metrics, data, str(train.get("val_split", ""))))
+        parts.append(_figures(metrics, chosen_by))
     if train:
         parts.append(_training(train, extra))
     return "\n\n".join(parts) + "\n"
@@ -186,19 +197,19 @@ def _classes(class_names: tuple[str, ...], metrics: dict[str, Any] | None) -> st
         return "## Classes\n\n" + ", ".join(map(_plain, class_names))
     rows = ["| class | objects | AP | AP50 | AP70 |", "|---|---|---|---|---|"]
     for name in class_names:
-        row = per_class.get(name, {})
+        row = per_class[name] if isinstance(per_class.get(name), dict) else {}
         figures = " | ".join(_figure(row.get(key)) for key in _METRICS)
         rows.append(f"| {_plain(name)} | {row.get('objects', '-')} | {figures} |")
     return "## Classes\n\n" + "\n".join(rows)
 
 
-def _figures(metrics: dict[str, Any], data: str, split: str) -> str:
+def _figures(metrics: dict[str, Any], chosen_by: bool) -> str:
     rows = ["| | |", "|---|---|", *(f"| {text} | {_figure(metrics.get(key))} |" for key, text in _METRICS.items())]
     counted = f"{metrics.get('images', '?')} images with {metrics.get('objects', '?')} objects"
-    return (
-        f"## Metrics\n\nOn the split '{_plain(split)}' of '{_plain(data)}', {counted}. The weights are those of the "
-        "iteration with the best AP on this split, so figures on other images may be lower.\n\n" + "\n".join(rows)
-    )
+    where = f"On the split '{_plain(metrics.get('split'))}' of '{_plain(metrics.get('data'))}', {counted}."
+    if chosen_by:
+        where += " The weights are those of the iteration with the best AP on it, so figures on others may be lower."
+    return f"## Metrics\n\n{where}\n\n" + "\n".join(rows)
 
 
 def _training(train: dict[str, Any], extra: dict[str, Any]) -> str:
@@ -215,15 +226,16 @@ def _training(train: dict[str, Any], extra: dict[str, Any]) -> str:
     return "\n\n".join(lines)
 
 
-def _eval_results(metrics: dict[str, Any], data: str, split: str) -> list[EvalResult]:
+def _eval_results(metrics: dict[str, Any]) -> list[EvalResult]:
     from huggingface_hub import EvalResult
 
+    data, split = str(metrics.get("data") or "own data"), metrics.get("split")
     return [
         EvalResult(
             task_type="object-detection",
             dataset_type=data,
             dataset_name=data,
-            dataset_split=split or None,
+            dataset_split=str(split) if split else None,
             metric_type={"AP": "map"}.get(key, f"map_{key[2:]}"),
             metric_name=text,
             metric_value=round(metrics[key], 4),

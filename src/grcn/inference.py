@@ -119,7 +119,7 @@ class Detector:
 
         Args:
             repo_id: `user/name`, made where absent.
-            options: token, private, license, half, message: as `grcn.hub.push`.
+            options: token, private, license, half, metrics, message: as `grcn.hub.push`.
 
         Returns:
             The repository's address.

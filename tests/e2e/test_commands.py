@@ -98,6 +98,7 @@ def test_evaluate_and_predict_agree(capsys: pytest.CaptureFixture[str]) -> None:
     """A run, and the results of predict on the split's own images, get the same figures."""
     metrics = json.loads(output("evaluate run --data beach --json --out report --iou 0.5 0.6 --save fiftyone", capsys))
     assert read("report/metrics.json") == metrics
+    assert (metrics["data"], metrics["split"]) == ("beach", "test")
     assert {"AP50", "AP60"} <= set(metrics["voc_area"])
     assert Path("report/precision_recall.png").is_file()
     assert metrics["images"] == len(open_dataset("beach", split="test"))

@@ -15,6 +15,7 @@ import safetensors
 import yaml
 
 from grcn import Detector, build_detector
+from grcn.app.cli import main
 from grcn.data.dataset import open_dataset
 from grcn.errors import CheckpointError, ConfigError
 from grcn.hub import download, model_card, push
@@ -192,9 +193,16 @@ def test_cards_of_weights_that_say_little(run: Path) -> None:
     assert "## Training" not in card
     odd = {"data": "/x/a|b <c>\n`d`", "val_split": "val", "train_split": "train"}
     metrics = {"AP": None, "AP50": 0.5, "per_class": {}, "images": 3, "objects": 4}
-    card = model_card("someone/x", changed(run, train=odd, metrics=metrics, versions={"torch": "2|0"}))
+    loaded = changed(run, train=odd, metrics=metrics, versions={"torch": "2|0"})
+    card = model_card("someone/x", loaded)
+    assert "the best AP on it" in card
     assert "a\\|b &lt;c> 'd'" in card
     assert yaml.safe_load(card.split("---\n")[1])["model-index"][0]["results"][0]["metrics"][0]["type"] == "map_50"
+    tested = {**metrics, "data": "beach", "split": "test", "AP50": 0.25}
+    card = model_card("someone/x", loaded, metrics=tested)
+    assert "On the split 'test' of 'beach', 3 images with 4 objects.\n" in card
+    result = yaml.safe_load(card.split("---\n")[1])["model-index"][0]["results"][0]
+    assert (result["dataset"]["split"], result["metrics"][0]["value"]) == ("test", 0.25)
 
 
 PUSH = """
@@ -253,3 +261,10 @@ def test_what_cannot_be_pushed(tiny: ModuleType, run: Path, tmp_path: Path) -> N
     (tmp_path / "torn.safetensors").write_bytes((run / "last.safetensors").read_bytes()[:-1])
     with pytest.raises(CheckpointError, match=r"torn\.safetensors: cannot be read"):
         push(tmp_path / "torn.safetensors", "someone/x")
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"AP": 0.5}', "[" * 10**5])
+def test_metrics_that_are_none(content: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "metrics.json").write_text(content)
+    assert main(["push", "run", "someone/x", "--metrics", str(tmp_path / "metrics.json")]) == 3
+    assert "metrics.json: " in capsys.readouterr().err
