@@ -19,8 +19,6 @@ def test_notebooks_are_kept_without_outputs(path: Path) -> None:
         assert cell.get("execution_count") is None, cell.id
 
 
-# jupyter_client 8 and zmq speak of their own future.
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_own_data_runs_from_start_to_end(tmp_path: Path) -> None:
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
@@ -28,7 +26,8 @@ def test_own_data_runs_from_start_to_end(tmp_path: Path) -> None:
     pictures = [output for output in outputs if "image/png" in output.get("data", {})]
     text = "".join(output.text for output in outputs if output.output_type == "stream" and output.name == "stdout")
     complaints = [output.text for output in outputs if output.output_type == "stream" and output.name == "stderr"]
-    assert not complaints
+    # matplotlib says so where it has never run
+    assert not [text for text in complaints if "building the font cache" not in text]
     assert len(pictures) == 4, "photos, losses, detections, gap"
     for said in ("72 images, format voc", "AP50", "AP50 gained: localization"):
         assert said in text
