@@ -355,7 +355,8 @@ class TrainConfig:
         format: how `data` is annotated.
         train_split: name of the split to train on; `auto`: by its usual name.
         val_split: name of the split to validate on; `auto`: by its usual name; `none`: no validation.
-        weights: `imagenet`, `random`, a backbone state-dict file, or an own detector to fine-tune from.
+        weights: `imagenet`, `random`, a backbone state-dict file, or a detector to fine-tune from: its run folder,
+            its file or `hf://user/name` on the Hugging Face Hub.
         fit: `data`: take input size, anchors and strides from the data set (`grcn check` shows them).
         iterations: length of the run in optimizer steps; this, `epochs` or `minutes`.
         epochs: length of the run in passes over the data; 24 where no length is given.
@@ -381,7 +382,7 @@ class TrainConfig:
     data: str
     preset: str = "grcn_r50"
     out: str = ""
-    format: Literal["auto", "voc", "coco", "yolo"] = "auto"
+    format: Literal["auto", "voc", "coco", "yolo", "labelstudio"] = "auto"
     train_split: str = "auto"
     val_split: str = "auto"
     weights: str = "imagenet"

@@ -16,6 +16,7 @@ from grcn.config import DetectorConfig
 from grcn.data.image import read_image
 from grcn.data.transforms import resize, scale_boxes
 from grcn.errors import CheckpointError, ConfigError, ImageError
+from grcn.hub import PREFIX, download, parse_address, push
 from grcn.model.detector import RCNN, build_detector
 from grcn.model.optimize import Optimization, optimized
 from grcn.model.weights import load_detector
@@ -43,6 +44,7 @@ class Detector:
         self.model = model
         self.class_names = tuple(class_names)
         self.preset = preset
+        self.source: Path | None = None  # the file that it was loaded from
 
     @classmethod
     def load(
@@ -53,11 +55,12 @@ class Detector:
         class_names: Sequence[str] | None = None,
         optimize: Optimization = "fold",
     ) -> Detector:
-        """A detector from a run folder, a weights file or the name of a preset.
+        """A detector from a run folder, a weights file, the Hugging Face Hub or the name of a preset.
 
         Args:
             source: a run folder (its `best.safetensors`, else `last.safetensors`), a `.safetensors` file written by
-                grcn, or a preset's name: then the backbone has its ImageNet weights and the rest is untrained.
+                grcn, `hf://user/name` or `hf://user/name@revision` (`from_pretrained`), or a preset's name: then the
+                backbone has its ImageNet weights and the rest is untrained.
             device: as torch names it; `auto`: the first CUDA device where there is one, else the CPU.
             class_names: of a preset's detector; a trained one has its own.
             optimize: how the network is made faster (`grcn.model.optimize.optimized`): `fold`, which leaves the
@@ -78,8 +81,58 @@ class Detector:
             return cls(optimized(model, optimize).to(target), class_names, str(source))
         if class_names is not None:
             raise ConfigError(f"{source}: has its own class names; leave class_names out")
-        loaded = load_detector(_weights_file(Path(source)))
-        return cls(optimized(loaded.model, optimize).to(target), loaded.class_names, loaded.preset)
+        if isinstance(source, str) and source.startswith(PREFIX):
+            source = download(*parse_address(source))
+        file = _weights_file(Path(source))
+        loaded = load_detector(file)
+        detector = cls(optimized(loaded.model, optimize).to(target), loaded.class_names, loaded.preset)
+        detector.source = file
+        return detector
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        repo_id: str,
+        *,
+        revision: str | None = None,
+        token: str | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+        device: str | torch.device = "auto",
+        optimize: Optimization = "fold",
+    ) -> Detector:
+        """A detector from the Hugging Face Hub: its weights file alone is fetched, and kept in the Hub's cache.
+
+        Args:
+            repo_id, revision, token, cache_dir, local_files_only: as `grcn.hub.download`.
+            device, optimize: as `load`.
+
+        Raises:
+            CheckpointError: where it cannot be fetched, or is no detector of grcn.
+            ConfigError: without the extra `hub`, on a name that no repository can have, and as `load`.
+        """
+        file = download(repo_id, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only)
+        return cls.load(file, device=device, optimize=optimize)
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Uploads the file that this detector was loaded from, with a model card, to the Hugging Face Hub.
+
+        Args:
+            repo_id: `user/name`, made where absent.
+            options: token, private, license, half, metrics, message: as `grcn.hub.push`.
+
+        Returns:
+            The repository's address.
+
+        Raises:
+            CheckpointError: where the Hub refuses, or the detector was not loaded from a file.
+            ConfigError: without the extra `hub`, or on a name that no repository can have.
+        """
+        if self.source is None:
+            raise CheckpointError(
+                "not loaded from a file: write it with grcn.model.weights.save_detector and load that"
+            )
+        return push(self.source, repo_id, **options)
 
     @property
     def config(self) -> DetectorConfig:

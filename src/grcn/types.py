@@ -17,6 +17,8 @@ from numpy.typing import ArrayLike, NDArray
 from grcn.errors import DataError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import supervision
 
 Array = NDArray[Any]
@@ -131,6 +133,28 @@ class Detections:
     def names(self) -> list[str]:
         """The class name of each detection, [N]."""
         return [self.class_names[i] for i in self.class_ids]
+
+    @classmethod
+    def from_supervision(cls, detections: supervision.Detections, class_names: Sequence[str]) -> Detections:
+        """Detections of the `supervision` package, such as another detector's or those that its tools have filtered.
+
+        Args:
+            detections: with scores, and with class names (`data["class_name"]`), else class ids.
+            class_names: the C names, to which names are matched and of which ids are the indices.
+
+        Raises:
+            DataError: on detections without scores or classes, or of a class that is not among the names.
+        """
+        names = detections.data.get("class_name")
+        if detections.confidence is None or (names is None and detections.class_id is None):
+            raise DataError("supervision detections without scores (confidence) or classes (class_id)")
+        class_ids = np.asarray(detections.class_id)
+        if names is not None:
+            unknown = next((name for name in names if name not in class_names), None)
+            if unknown is not None:
+                raise DataError(f"class_name: '{unknown}' is none of the class names ({', '.join(class_names)})")
+            class_ids = np.array([list(class_names).index(name) for name in names], dtype=np.int64)
+        return cls(detections.xyxy.copy(), detections.confidence.copy(), class_ids, tuple(class_names))
 
     def above(self, score: float) -> Detections:
         """The detections whose score is at least `score`."""

@@ -96,12 +96,16 @@ def test_check_exits_with_the_worst_defect(work: Path, tmp_path: Path, capsys: p
 
 def test_evaluate_and_predict_agree(capsys: pytest.CaptureFixture[str]) -> None:
     """A run, and the results of predict on the split's own images, get the same figures."""
-    metrics = json.loads(output("evaluate run --data beach --json --out report --iou 0.5 0.6", capsys))
+    metrics = json.loads(output("evaluate run --data beach --json --out report --iou 0.5 0.6 --save fiftyone", capsys))
     assert read("report/metrics.json") == metrics
+    assert (metrics["data"], metrics["split"]) == ("beach", "test")
     assert {"AP50", "AP60"} <= set(metrics["voc_area"])
     assert Path("report/precision_recall.png").is_file()
     assert metrics["images"] == len(open_dataset("beach", split="test"))
     assert metrics["detections"] > 10
+    samples = read("report/fiftyone/samples.json")["samples"]
+    assert sum(len(sample["predictions"]["detections"]) for sample in samples) == metrics["detections"]
+    assert sum(len(sample["ground_truth"]["detections"]) for sample in samples) == metrics["objects"]
 
     assert main(["predict", "run", "beach/JPEGImages", "--out", "found", "--score", "0"]) == 0
     assert len(list(Path("found/drawn").iterdir())) == 10

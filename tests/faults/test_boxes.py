@@ -80,7 +80,29 @@ def write_yolo(root: Path, box: tuple[float, ...]) -> None:
     (root / "labels" / "a.txt").write_text("\n".join(rows))
 
 
-WRITERS = {"voc": write_voc, "coco": write_coco, "yolo": write_yolo}
+def write_labelstudio(root: Path, box: tuple[float, ...]) -> None:
+    PIL.Image.new("RGB", (WIDTH, HEIGHT)).save(root / "a.png")
+    results = [
+        {
+            "type": "rectanglelabels",
+            "original_width": WIDTH,
+            "original_height": HEIGHT,
+            "value": {
+                "x": 100 * x1 / WIDTH,
+                "y": 100 * y1 / HEIGHT,
+                "width": 100 * (x2 - x1) / WIDTH,
+                "height": 100 * (y2 - y1) / HEIGHT,
+                "rectanglelabels": ["cat"],
+            },
+        }
+        for x1, y1, x2, y2 in (GOOD, box)
+    ]
+    task = {"annotations": [{"result": results}], "data": {"image": "/data/local-files/?d=photos/a.png"}}
+    (root / "export.json").write_text(json.dumps([task]))
+
+
+WRITERS = {"voc": write_voc, "coco": write_coco, "yolo": write_yolo, "labelstudio": write_labelstudio}
+INDICES = {"voc": 1, "coco": 1, "yolo": 2, "labelstudio": 0}  # an object, an entry, a line, a task
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -96,8 +118,8 @@ def test_one_policy_in_every_format(
     expected = [GOOD] if remains is None else [GOOD, remains]
     assert np.allclose(data[0].target.boxes, expected, atol=1e-4)
     for defect in data.defects:
-        assert defect.file in ("a.xml", "annotations/train.json", "labels/a.txt")
-        assert defect.object_index == (2 if data.format == "yolo" else 1)
+        assert defect.file in ("a.xml", "annotations/train.json", "labels/a.txt", "export.json")
+        assert defect.object_index == INDICES[data.format]
         assert defect.exit_code == AnnotationError.exit_code
         assert "box [" in defect.message
         assert defect.message.endswith("clipped" if kind == "box-clipped" else "dropped")

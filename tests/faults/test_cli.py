@@ -124,6 +124,8 @@ def test_a_folder_for_a_file_is_said(tmp_path: Path, capsys: pytest.CaptureFixtu
     [
         ["evaluate", "--data", "x"],
         ["evaluate", "run", "--predictions", "results.json", "--data", "x"],
+        ["evaluate", "run", "--data", "x", "--save", "fiftyone"],
+        ["push", "run"],
         ["predict", "run", "a.jpg"],
         ["predict", "run", "--out", "x"],
         ["predict", "run", "a.jpg", "--out", "x", "--score", "1.5"],

@@ -99,6 +99,27 @@ def test_supervision() -> None:
     assert len(Detections([], [], [], ("cat",)).to_supervision()) == 0  # type: ignore[arg-type]
 
 
+def test_supervision_and_back() -> None:
+    own = detections()
+    found = own.to_supervision()
+    back = Detections.from_supervision(found, own.class_names)
+    assert np.array_equal(back.boxes, own.boxes)
+    assert np.array_equal(back.scores, own.scores)
+    assert (back.names, back.class_names) == (own.names, own.class_names)
+    other_order = own.class_names[::-1]
+    assert Detections.from_supervision(found, other_order).names == own.names, "by name where there are names"
+    assert Detections.from_supervision(found[found.confidence > 2], own.class_names).names == []
+    found.data.clear()
+    assert Detections.from_supervision(found, other_order).class_ids.tolist() == own.class_ids.tolist()
+    with pytest.raises(DataError, match="class_ids: outside"):
+        Detections.from_supervision(found, ("only",))
+    with pytest.raises(DataError, match="'dog' is none of the class names"):
+        Detections.from_supervision(own.to_supervision(), ("eel",))
+    found.confidence = None
+    with pytest.raises(DataError, match="without scores"):
+        Detections.from_supervision(found, own.class_names)
+
+
 @pytest.mark.parametrize(
     ("values", "said"),
     [

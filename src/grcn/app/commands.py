@@ -45,8 +45,8 @@ def read_train_config(words: Sequence[str]) -> TrainConfig:
     parser = Parser(
         "train",
         "--data DIR [--preset NAME] [--config FILE] [--KEY VALUE ...]",
-        "Trains a detector on a folder of labelled images: PASCAL VOC, COCO or YOLO. The run folder gets weights, "
-        "metrics, logs and the configuration, which --config takes again. `grcn models` lists the presets.",
+        "Trains a detector on a folder of labelled images: PASCAL VOC, COCO, YOLO or Label Studio. The run folder gets "
+        "weights, metrics, logs and the configuration, which --config takes again. `grcn models` lists the presets.",
         "grcn train --data photos --preset grcn_r18 --minutes 30 --out runs/photos\n"
         "grcn train --config run.yaml --model.cls_stride 16 --optim.lr 0.01\n"
         "grcn train --config runs/photos/config.yaml --resume true",
@@ -76,18 +76,22 @@ def evaluate(words: Sequence[str]) -> int:
     _add_data_options(parser, split="test")
     parser.add_argument("--iou", nargs="+", type=float, default=[0.5, 0.7], metavar="IOU", help="of the VOC figures")
     parser.add_argument("--out", type=str, help="folder for metrics.json, results.json and pictures of the curves")
+    parser.add_argument("--save", choices=("fiftyone",), help="also write objects and detections for FiftyOne to --out")
     parser.add_argument("--json", action="store_true", help="print metrics.json instead of a table")
     _add_device_options(parser)
     options = parser.read(words)
+    if options.save and options.out is None:
+        raise ConfigError(f"evaluate: --save {options.save} needs --out DIR")
     if (options.run is None) == (options.predictions is None):
         raise ConfigError("evaluate: needs either RUN or --predictions FILE")
 
-    from grcn.app.evaluate import coco_results
+    from grcn.app.evaluate import coco_results, save_fiftyone
     from grcn.evaluation import evaluate, print_metrics, write_report
 
     dataset, detections = _detections(options.run or options.predictions, options, is_run=options.run is not None)
     targets = [record.target for record in dataset.records]
     metrics = evaluate(detections, targets, dataset.class_names, iou=options.iou)
+    metrics = {"data": dataset.root.name, "split": dataset.split, **metrics}
     if options.json:
         _print_json(metrics)
     else:
@@ -98,6 +102,8 @@ def evaluate(words: Sequence[str]) -> int:
         out = Path(options.out)
         write_report(out, metrics, detections, targets, dataset.class_names)
         _write_json(out / "results.json", coco_results(detections, dataset))
+        if options.save:
+            save_fiftyone(out / "fiftyone", detections, dataset)
         _say(f"{out}: metrics.json, results.json, curves and confusion matrix")
     return 0
 
@@ -179,7 +185,11 @@ def predict(words: Sequence[str]) -> int:
     parser.add_argument("--out", type=str, required=True, help="folder of results")
     parser.add_argument("--score", type=float, default=0.3, help="leave out detections below this")
     parser.add_argument(
-        "--save", nargs="+", choices=("voc", "yolo"), default=[], help="also write labels to correct and train on"
+        "--save",
+        nargs="+",
+        choices=("voc", "yolo", "labelstudio", "fiftyone"),
+        default=[],
+        help="also write labels to correct and train on",
     )
     _add_device_options(parser, batches=False)
     options = parser.read(words)
@@ -431,7 +441,7 @@ def demo(words: Sequence[str]) -> int:
 def _demo_page(options: Any) -> int:
     sources = [source for source in (options.run, options.other) if source is not None]
     for source in sources:
-        if not Path(source).exists():
+        if not (Path(source).exists() or source.startswith("hf://")):
             raise CheckpointError(f"{source}: no such run folder or file; `grcn demo` without RUN trains two to try")
     from grcn.app.gap import label
     from grcn.app.page import open_page
@@ -472,6 +482,54 @@ def serve(words: Sequence[str]) -> int:
     return 0
 
 
+def push(words: Sequence[str]) -> int:
+    from grcn.app.options import Parser
+
+    parser = Parser(
+        "push",
+        "RUN REPO [options]",
+        "Uploads a detector to the Hugging Face Hub: weights, a model card filled from the run, and its configuration "
+        "without paths. `hf://REPO` then stands for it wherever a run is asked for. Log in with `hf auth login`.",
+        "grcn push runs/photos user/photos --private --license apache-2.0 --metrics report/metrics.json\n"
+        "grcn predict hf://user/photos holiday --out found",
+    )
+    parser.add_argument("run", type=str, metavar="RUN", help="run folder or .safetensors file")
+    parser.add_argument("repo", type=str, metavar="REPO", help="user/name, made where absent")
+    parser.add_argument("--private", action="store_true", help="make a new repository private")
+    parser.add_argument("--license", type=str, help="for the model card, such as apache-2.0; default: none is named")
+    parser.add_argument("--half", action="store_true", help="weights in float16: half the size, slightly other boxes")
+    parser.add_argument(
+        "--metrics", type=str, metavar="FILE", help="metrics.json of `grcn evaluate`, for the model card"
+    )
+    parser.add_argument("--message", type=str, default="Detector of grcn", help="of the commit")
+    options = parser.read(words)
+    metrics = _read_metrics(Path(options.metrics)) if options.metrics else None
+
+    from grcn.inference import Detector
+
+    detector = Detector.load(options.run, device="cpu", optimize="none")
+    address = detector.push_to_hub(
+        options.repo,
+        private=options.private,
+        license=options.license,
+        half=options.half,
+        metrics=metrics,
+        message=options.message,
+    )
+    print(f"{address}: done; next: grcn predict hf://{options.repo} photos --out found")
+    return 0
+
+
+def _read_metrics(path: Path) -> dict[str, Any]:
+    try:
+        metrics = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path}: cannot be read as JSON: {error}") from None
+    if not isinstance(metrics, dict) or not {"data", "split", "AP"} <= metrics.keys():
+        raise DataError(f"{path}: not the metrics.json that `grcn evaluate --out` writes")
+    return metrics
+
+
 def _add_data_options(parser: Parser, split: str) -> None:
     parser.add_argument("--data", type=str, required=True, metavar="DIR", help="folder of the data set")
     parser.add_argument("--split", type=str, default="auto", help=f"auto: the {split} split by its usual name")
@@ -479,7 +537,8 @@ def _add_data_options(parser: Parser, split: str) -> None:
 
 
 def _add_format_option(parser: Parser) -> None:
-    parser.add_argument("--format", choices=("auto", "voc", "coco", "yolo"), default="auto", help="of the annotations")
+    formats = ("auto", "voc", "coco", "yolo", "labelstudio")
+    parser.add_argument("--format", choices=formats, default="auto", help="of the annotations")
 
 
 def _add_device_options(parser: Parser, batches: bool = True) -> None:
@@ -599,5 +658,6 @@ COMMANDS = {
     "study run": Command("train and score the detectors of a comparison, over data sets and seeds", study_run),
     "study table": Command("the tables and plots of a study", study_table),
     "serve": Command("answer over HTTP: photos in, objects out", serve),
+    "push": Command("upload a detector to the Hugging Face Hub", push),
     "demo": Command("the whole job on the embedded data set, in ten minutes; of a run: a page to try it", demo),
 }

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from grcn.data.fiftyone import write_fiftyone
+from grcn.data.records import AnnotatedImage
 from grcn.errors import AnnotationError
 from grcn.evaluation import load_results
 from grcn.types import Detections
@@ -93,3 +96,21 @@ def coco_results(detections: list[Detections], dataset: Dataset) -> list[dict[st
         for found, record in zip(detections, dataset.records, strict=True)
         for result in found.to_coco(record.image_id, dataset.category_ids)
     ]
+
+
+def save_fiftyone(folder: Path, detections: Sequence[Detections], dataset: Dataset) -> None:
+    """Writes samples.json, which FiftyOne imports (`grcn.data.fiftyone`); it names the images where they lie.
+
+    Args:
+        folder: made where absent.
+        detections: of each of the data set's images: the field `predictions`; its objects are `ground_truth`.
+        dataset: the data set.
+    """
+    samples = []
+    for record, found in zip(dataset.records, detections, strict=True):
+        name, height, width = record.path.name, record.height, record.width
+        truth = AnnotatedImage(name, height, width, record.target.boxes, record.target.labels.tolist())
+        guess = AnnotatedImage(name, height, width, found.boxes, found.class_ids.tolist(), found.scores.tolist())
+        samples.append((record.path.resolve(), {"ground_truth": truth, "predictions": guess}))
+    folder.mkdir(parents=True, exist_ok=True)
+    write_fiftyone(folder / "samples.json", samples, dataset.class_names)

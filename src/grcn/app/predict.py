@@ -6,6 +6,8 @@ OUT/results.json               detections of all images in COCO's results format
 OUT/images.json                what the ids in it mean: `images` (id, file_name, path, width, height) and `categories`
 OUT/frames/NAME.json           per video: width, height, fps, and the detections of each frame; image_id is its number
 OUT/voc, OUT/yolo              with --save: data sets of the images (not of videos) and what was found in them
+OUT/labelstudio                with --save: tasks.json (pre-annotations), interface.txt and the images, for Label Studio
+OUT/fiftyone                   with --save: samples.json and the images, for FiftyOne
 ```
 Image ids count from 1 in the order of the sources, category ids from 1 in the order of the classes, frames from 0.
 """
@@ -17,7 +19,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +27,9 @@ from PIL import Image
 
 from grcn.app.draw import draw_detections
 from grcn.app.sources import Source
+from grcn.data.fiftyone import write_fiftyone
 from grcn.data.image import SUFFIXES, read_image
+from grcn.data.labelstudio import write_labelstudio, write_labelstudio_config
 from grcn.data.records import AnnotatedImage
 from grcn.data.voc import write_voc
 from grcn.data.yolo import write_yolo, write_yolo_yaml
@@ -66,7 +70,7 @@ def predict(
         sources: from `find_sources`.
         out: the folder of results, made where absent; results of an earlier run are replaced.
         score: detections below it are left out.
-        save: `voc`, `yolo` or both.
+        save: any of SAVED.
         on_broken: called for each source that cannot be read; the others are done all the same.
         progress: called with sources done and sources in all.
 
@@ -80,7 +84,7 @@ def predict(
     summary = Summary()
     images: list[dict[str, Any]] = []
     results: list[dict[str, Any]] = []
-    names: list[str] = []
+    saved: dict[str, list[AnnotatedImage]] = {kind: [] for kind in save}
     for done, source in enumerate(sources):
         progress(done, len(sources))
         try:
@@ -99,13 +103,12 @@ def predict(
         images.append(_describe(len(images) + 1, source, image))
         results += found.to_coco(len(images))
         for kind in save:
-            _save_labels(kind, out / kind, source, content, image, found)
-        names.append(source.name)
+            saved[kind].append(_save_labels(kind, out / kind, source, content, image, found))
         summary.images += 1
         summary.found.update(found.names)
     progress(len(sources), len(sources))
-    for kind in save if names else ():
-        _finish_labels(kind, out / kind, names, detector.class_names)
+    for kind in save if summary.images else ():
+        _finish_labels(kind, out / kind, saved[kind], detector)
     categories = [{"id": i, "name": name} for i, name in enumerate(detector.class_names, start=1)]
     _write_json(out / "results.json", results)
     _write_json(out / "images.json", {"images": images, "categories": categories})
@@ -174,21 +177,22 @@ def _draw_frames(
         yield draw_detections(image, found)[:, :, ::-1]
 
 
-# Where the two formats want images and labels; the one split is `train`.
-_FOLDERS = {"voc": ("JPEGImages", "Annotations"), "yolo": ("images/train", "labels/train")}
+# Where each format wants the images; in the data sets the one split is `train`.
+_IMAGES = {"voc": "JPEGImages", "yolo": "images/train", "labelstudio": "images", "fiftyone": "data"}
+SAVED = tuple(_IMAGES)
+"""The formats in which labels can be saved."""
 
 
 def _save_labels(
     kind: str, root: Path, source: Source, content: bytes, image: NDArray[np.uint8], found: Detections
-) -> None:
-    """Puts a picture and what was found in it into the data set `root`.
+) -> AnnotatedImage:
+    """Puts a picture and what was found in it into the folder `root` of a format.
 
     The file is copied as it is, so that training sees the same pixels; one of a kind that data sets cannot hold, as
     from standard input, becomes a PNG.
     """
-    images, labels = (root / folder for folder in _FOLDERS[kind])
+    images = root / _IMAGES[kind]
     images.mkdir(parents=True, exist_ok=True)
-    labels.mkdir(parents=True, exist_ok=True)
     if source.path is not None and source.path.suffix.lower() in SUFFIXES:
         file = images / f"{source.name}{source.path.suffix}"
         file.write_bytes(content)
@@ -197,20 +201,39 @@ def _save_labels(
         Image.fromarray(image).save(file)
     keep = (found.boxes[:, 2:] > found.boxes[:, :2]).all(axis=1)  # a box without area is no label
     height, width = image.shape[:2]
-    annotated = AnnotatedImage(file.name, height, width, found.boxes[keep], found.class_ids[keep].tolist())
-    if kind == "voc":
-        write_voc(labels / f"{source.name}.xml", annotated, found.class_names)
-    else:
-        write_yolo(labels / f"{source.name}.txt", annotated)
+    boxes, class_ids, scores = found.boxes[keep], found.class_ids[keep].tolist(), found.scores[keep].tolist()
+    annotated = AnnotatedImage(file.name, height, width, boxes, class_ids, scores)
+    if kind in ("voc", "yolo"):  # a file of labels an image; those of the other formats are written at the end
+        labels = root / {"voc": "Annotations", "yolo": "labels/train"}[kind]
+        labels.mkdir(parents=True, exist_ok=True)
+        unscored = replace(annotated, scores=None)
+        if kind == "voc":
+            write_voc(labels / f"{source.name}.xml", unscored, found.class_names)
+        else:
+            write_yolo(labels / f"{source.name}.txt", unscored)
+    return annotated
 
 
-def _finish_labels(kind: str, root: Path, names: Sequence[str], class_names: Sequence[str]) -> None:
-    """Completes the data set `root` of the images `names` by its list of images and of classes."""
+def _finish_labels(kind: str, root: Path, images: Sequence[AnnotatedImage], detector: Detector) -> None:
+    """Completes the folder `root` of a format by what is written once: lists of images and of classes, all tasks."""
+    names = detector.class_names
     if kind == "yolo":
-        write_yolo_yaml(root / "data.yaml", class_names, {"train": "images/train"})
+        write_yolo_yaml(root / "data.yaml", names, {"train": "images/train"})
         return
-    lists = root / "ImageSets" / "Main"
-    lists.mkdir(parents=True, exist_ok=True)
-    (lists / "train.txt").write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
-    # VOC itself names only the classes that occur; this keeps the ids of all.
-    (root / "classes.txt").write_text("".join(f"{name}\n" for name in class_names), encoding="utf-8")
+    if kind == "fiftyone":
+        samples = [(f"{_IMAGES[kind]}/{image.file_name}", {"predictions": image}) for image in images]
+        write_fiftyone(root / "samples.json", samples, names)
+        return
+    if kind == "voc":
+        lists = root / "ImageSets" / "Main"
+        lists.mkdir(parents=True, exist_ok=True)
+        stems = [Path(image.file_name).stem for image in images]
+        (lists / "train.txt").write_text("".join(f"{stem}\n" for stem in stems), encoding="utf-8")
+    else:
+        folder = f"{root.name}/{_IMAGES[kind]}"
+        version = detector.preset or "grcn"
+        write_labelstudio(root / "tasks.json", images, names, folder=folder, model_version=version)
+        # Not `.xml`, which would make the folder look like VOC.
+        write_labelstudio_config(root / "interface.txt", names)
+    # The two formats name only the classes that occur; this keeps the ids of all.
+    (root / "classes.txt").write_text("".join(f"{name}\n" for name in names), encoding="utf-8")

@@ -11,7 +11,7 @@ from grcn.data.image import SUFFIXES
 from grcn.errors import DataError
 
 VIDEO_SUFFIXES = frozenset([".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".ts"])
-RESULTS = ("drawn", "frames", "voc", "yolo")
+RESULTS = ("drawn", "frames", "voc", "yolo", "labelstudio", "fiftyone")
 """The folders that `grcn predict` makes in its `--out`."""
 
 

@@ -24,9 +24,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
-from grcn.data import coco, voc, yolo
+from grcn.data import coco, labelstudio, voc, yolo
 from grcn.data.coco import CocoLayout, find_coco, read_coco
 from grcn.data.files import Root, check_names, split_kind, subfolders
+from grcn.data.labelstudio import LabelStudioLayout, find_labelstudio, read_labelstudio
 from grcn.data.records import AnnotatedImage, Dataset, Defect, Findings, Format, ImageRecord, OnError
 from grcn.data.voc import VocLayout, find_voc, read_voc
 from grcn.data.yolo import YoloLayout, find_yolo, read_yolo
@@ -44,10 +45,15 @@ __all__ = [
     "resolve_split",
 ]
 
-Layout = VocLayout | CocoLayout | YoloLayout
+Layout = VocLayout | CocoLayout | YoloLayout | LabelStudioLayout
 
-_FINDERS = {"voc": find_voc, "coco": find_coco, "yolo": find_yolo}
-_LOOKED_FOR = {"voc": voc.LOOKED_FOR, "coco": coco.LOOKED_FOR, "yolo": yolo.LOOKED_FOR}
+_FINDERS = {"voc": find_voc, "coco": find_coco, "yolo": find_yolo, "labelstudio": find_labelstudio}
+_LOOKED_FOR = {
+    "voc": voc.LOOKED_FOR,
+    "coco": coco.LOOKED_FOR,
+    "yolo": yolo.LOOKED_FOR,
+    "labelstudio": labelstudio.LOOKED_FOR,
+}
 _DEPTH, _WIDTH = 4, 100  # levels, and folders of each, in which a data set is looked for: x/VOCdevkit/VOC2007
 _ROLES = {"train": ("train", "trainval"), "val": ("val",), "test": ("test",)}
 _FALLBACKS = {"train": (), "val": ("test",), "test": ("val",)}
@@ -67,10 +73,10 @@ def open_dataset(
         root: its folder, or one that holds nothing but it.
         split: its name in the folder (`list_splits`), or `train`, `val` or `test` for the one of that role
             (`valid`, `val2017`, ...).
-        format: `voc`, `coco` or `yolo`; `auto`: recognized from the folder.
+        format: `voc`, `coco`, `yolo` or `labelstudio`; `auto`: recognized from the folder.
         class_names: the classes and their order, as a model has them: labels are matched to them by name. Default:
-            the data set's own, by its format's rule (COCO: by category id; YOLO: as listed; VOC: `classes.txt`, else
-            by name), the same for every split.
+            the data set's own, by its format's rule (COCO: by category id; YOLO: as listed; VOC and Label Studio:
+            `classes.txt`, else by name), the same for every split.
         on_error: `raise`, or `collect` to count what would raise.
 
     Raises:
@@ -93,6 +99,9 @@ def open_dataset(
     elif isinstance(layout, VocLayout):
         kind = "voc"
         names, records = read_voc(layout, name, class_names, findings)
+    elif isinstance(layout, LabelStudioLayout):
+        kind = "labelstudio"
+        names, records = read_labelstudio(layout, name, class_names, findings)
     else:
         kind = "yolo"
         names, records = read_yolo(layout, name, class_names, findings)

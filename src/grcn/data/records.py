@@ -1,4 +1,4 @@
-"""What the readers of VOC, COCO and YOLO return, and how they account for what they find wrong."""
+"""What the readers of data sets return, and how they account for what they find wrong."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from grcn.data.image import ImageHeader, read_header, upright_boxes
 from grcn.errors import AnnotationError, DataError, ImageError
 from grcn.types import Target
 
-Format = Literal["voc", "coco", "yolo"]
+Format = Literal["voc", "coco", "yolo", "labelstudio"]
 OnError = Literal["raise", "collect"]
 Boxes = NDArray[np.float64]
 
@@ -24,7 +24,7 @@ class ImageRecord:
     """One image of a data set and what is annotated in it.
 
     Args:
-        image_id: the COCO file's id, or the file's stem (VOC, YOLO).
+        image_id: the COCO file's id, or the file's stem (other formats).
         path: the image file.
         height, width: of the upright image, in pixels, from its header.
         target: the objects, in pixels of the upright image.
@@ -90,7 +90,8 @@ class Dataset:
 
 @dataclass(frozen=True)
 class AnnotatedImage:
-    """One image and its boxes, to be written by `write_voc`, `write_coco` or `write_yolo`.
+    """One image and its boxes, to be written by `write_voc`, `write_coco`, `write_yolo` or
+    `write_labelstudio`.
 
     Args:
         file_name: the image's file name, as the annotation is to give it.

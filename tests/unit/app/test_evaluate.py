@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from grcn.app.evaluate import ResultsKey, coco_results, load_own_results, read_key
+from grcn.app.evaluate import ResultsKey, coco_results, load_own_results, read_key, save_fiftyone
 from grcn.data.dataset import Dataset, ImageRecord
 from grcn.errors import AnnotationError
 from grcn.types import Detections, Target
@@ -84,3 +84,18 @@ def test_results_carry_the_data_sets_own_ids(dataset: Dataset) -> None:
     assert coco_results([none, one, none], dataset) == [
         {"image_id": "id1", "category_id": 9, "bbox": [1.0, 2.0, 3.0, 4.0], "score": 0.25}
     ]
+
+
+def test_fiftyone_gets_objects_and_detections(dataset: Dataset, tmp_path: Path) -> None:
+    found = Detections(np.array([[0, 5, 5, 10]]), np.array([0.5]), np.array([1]), NAMES)
+    none = Detections(np.empty((0, 4)), np.empty(0), np.empty(0), NAMES)
+    save_fiftyone(tmp_path / "out" / "fiftyone", [found, none, none], dataset)
+    samples = json.loads((tmp_path / "out" / "fiftyone" / "samples.json").read_text())["samples"]
+    assert [sample["filepath"] for sample in samples] == [str(record.path.resolve()) for record in dataset]
+    assert samples[0]["ground_truth"]["detections"] == [
+        {"_cls": "Detection", "label": "cat", "bounding_box": [0, 0, 0.4, 0.4]}
+    ]
+    assert samples[0]["predictions"]["detections"] == [
+        {"_cls": "Detection", "label": "dog", "bounding_box": [0, 0.5, 0.5, 0.5], "confidence": 0.5}
+    ]
+    assert samples[1]["predictions"]["detections"] == []

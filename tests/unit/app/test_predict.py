@@ -26,6 +26,7 @@ class Finder:
     """Finds the bounding boxes of white (light) and of black (dark) pixels on grey; what is asked of a Detector."""
 
     class_names = NAMES
+    preset = "finder"
 
     def predict(self, image: np.ndarray, *, score: float) -> Detections:
         boxes, scores, ids = [], [], []
@@ -168,6 +169,43 @@ def test_saved_labels_can_be_trained_on(folder: Path, kind: str) -> None:
         assert record.target.labels.tolist() == [0, 1]
         np.testing.assert_array_equal(read_image(record.path), picture(LIGHT, DARK))
     np.testing.assert_array_equal(read_image(found["odd"].path), picture(LIGHT))
+
+
+def test_label_studio_gets_tasks_and_gives_a_data_set(folder: Path) -> None:
+    run("a", "b", save=["labelstudio"])
+    root = folder / "out" / "labelstudio"
+    assert files(root) == {
+        "tasks.json",
+        "interface.txt",
+        "classes.txt",
+        "images/x.png",
+        "images/x-2.png",
+        "images/none.bmp",
+    }
+    tasks = read("out/labelstudio/tasks.json")
+    assert [task["data"]["image"] for task in tasks] == [
+        f"/data/local-files/?d=labelstudio/images/{name}" for name in ("x.png", "none.bmp", "x-2.png")
+    ]
+    assert tasks[0]["predictions"][0]["model_version"] == "finder"
+    assert tasks[0]["predictions"][0]["result"][1]["score"] == pytest.approx(0.5)
+    for task in tasks:  # accepted as it is
+        task["annotations"] = [{"result": task.pop("predictions")[0]["result"]}]
+    (root / "corrected.json").write_text(json.dumps(tasks))
+    data = open_dataset("out/labelstudio")
+    assert (data.format, data.class_names, data.defects) == ("labelstudio", NAMES, ())
+    assert [(record.image_id, len(record.target)) for record in data] == [("x", 2), ("none", 0), ("x-2", 1)]
+    np.testing.assert_allclose(data[0].target.boxes, [LIGHT, DARK], atol=1e-4)
+
+
+def test_fiftyone_gets_samples(folder: Path) -> None:
+    run("a", "b", save=["fiftyone"])
+    assert files(folder / "out" / "fiftyone") == {"samples.json", "data/x.png", "data/x-2.png", "data/none.bmp"}
+    samples = read("out/fiftyone/samples.json")["samples"]
+    assert [sample["filepath"] for sample in samples] == ["data/x.png", "data/none.bmp", "data/x-2.png"]
+    first, second = samples[0]["predictions"]["detections"]
+    assert (first["label"], first["confidence"]) == ("light", pytest.approx(0.9))
+    np.testing.assert_allclose(second["bounding_box"], [0.6, 5 / 60, 0.3, 25 / 60])
+    assert samples[1]["predictions"] == {"_cls": "Detections", "detections": []}
 
 
 def test_corrected_labels_are_never_overwritten(folder: Path) -> None:

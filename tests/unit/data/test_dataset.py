@@ -281,7 +281,9 @@ class TestRecognition:
 
     def test_nothing_there(self, tmp_path: Path) -> None:
         put(tmp_path, "a.png")
-        with pytest.raises(DataError, match=r"no data set found. Looked for voc: .*; coco: .*; yolo: "):
+        with pytest.raises(
+            DataError, match=r"no data set found. Looked for voc: .*; coco: .*; yolo: .*; labelstudio: "
+        ):
             open_dataset(tmp_path)
         put(tmp_path, "a.xml")
         with pytest.raises(DataError, match=r"no data set found. Looked for coco: [^;]*$"):
@@ -298,7 +300,7 @@ class TestRecognition:
 
     def test_wrong_arguments(self, tmp_path: Path) -> None:
         put(tmp_path, "a.png", "a.xml")
-        with pytest.raises(DataError, match="'pascal' is none of auto, voc, coco, yolo"):
+        with pytest.raises(DataError, match="'pascal' is none of auto, voc, coco, yolo, labelstudio"):
             open_dataset(tmp_path, format="pascal")
         with pytest.raises(DataError, match="'ignore' is neither"):
             open_dataset(tmp_path, on_error="ignore")  # type: ignore[arg-type]

@@ -1,0 +1,55 @@
+"""FiftyOne: images with what is annotated and what was found in them, as a folder that it imports itself.
+
+```python
+import fiftyone as fo
+dataset = fo.Dataset.from_dir("found/fiftyone", dataset_type=fo.types.LegacyFiftyOneDataset)
+```
+The type is FiftyOne's own for samples as plain JSON, with any number of fields of boxes; its newer type is a copy of
+its database. FiftyOne is not needed to write it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from grcn.data.records import AnnotatedImage
+
+
+def write_fiftyone(
+    path: str | Path, samples: Iterable[tuple[str | Path, Mapping[str, AnnotatedImage]]], class_names: Sequence[str]
+) -> None:
+    """Writes the samples of a FiftyOne data set.
+
+    Args:
+        path: of the file, `samples.json` in the folder to import, which must exist.
+        samples: of each image its path, absolute or relative to that folder, and its boxes by the field that they
+            become, such as `ground_truth` and `predictions`.
+        class_names: [C] names.
+    """
+    entries = [
+        {"filepath": str(file), **{name: _detections(image, class_names) for name, image in fields.items()}}
+        for file, fields in samples
+    ]
+    Path(path).write_text(json.dumps({"samples": entries}, ensure_ascii=False), encoding="utf-8")
+
+
+def _detections(image: AnnotatedImage, class_names: Sequence[str]) -> dict[str, Any]:
+    """Boxes as FiftyOne has them: x, y, width, height in fractions of the image's sides."""
+    boxes = np.asarray(image.boxes, dtype=np.float64).reshape(-1, 4)
+    fractions = boxes / np.array([image.width, image.height] * 2, dtype=np.float64)
+    detections: list[dict[str, Any]] = []
+    for i, ((x1, y1, x2, y2), class_id) in enumerate(zip(fractions.tolist(), image.class_ids, strict=True)):
+        item: dict[str, Any] = {
+            "_cls": "Detection",
+            "label": class_names[class_id],
+            "bounding_box": [x1, y1, x2 - x1, y2 - y1],
+        }
+        if image.scores is not None:
+            item["confidence"] = float(image.scores[i])
+        detections.append(item)
+    return {"_cls": "Detections", "detections": detections}

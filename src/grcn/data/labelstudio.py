@@ -1,0 +1,388 @@
+"""Label Studio: tasks with what a detector found, to be corrected there, and its JSON export, to be trained on.
+
+Written for import there (`write_labelstudio`): a list of tasks, each with an image's address and one prediction.
+Read from there: a JSON export (`JSON`, not `JSON-MIN`) in the root, the images in `images` or the root. A single export
+is the split `train`, unless it is named for another; several are the splits that they are named for.
+
+Both hold boxes in percent of the image's sides. An image is found by the end of its address: Label Studio names a
+file that it serves or stores by more than its own name. Classes are those of `classes.txt`, else sorted by name over
+all exports.
+
+What of an export is a label:
+
+- of several annotations of a task, the one marked as ground truth, else the one updated last; cancelled ones are none;
+- a task without annotation is left out and counted: it is not taken for an image without objects;
+- a turned rectangle becomes the box around it, and is counted; other shapes and choices are passed over and counted.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, quote, unquote, urlsplit
+from xml.etree.ElementTree import Element, ElementTree, SubElement, indent
+
+import numpy as np
+
+from grcn.data.boxes import clean_boxes
+from grcn.data.files import Root, image_files, number, read_bytes, read_class_list, shown, split_kind
+from grcn.data.image import ImageHeader
+from grcn.data.records import AnnotatedImage, Findings, ImageRecord
+from grcn.errors import AnnotationError, ImageError
+from grcn.types import Target
+
+LOOKED_FOR = "*.json, Label Studio's JSON export, with images/"
+
+MAX_JSON = 2**28  # bytes; some 200 a box
+
+_SNIFF = 2**20  # bytes of a JSON file in which the keys of an export must show
+_UPLOADED = re.compile(r"^[0-9a-f]{8}-(?=.)")  # what Label Studio puts before the name of an uploaded file
+_TYPE = "rectanglelabels"
+
+
+@dataclass(frozen=True)
+class LabelStudioLayout:
+    """A folder with exports of Label Studio: its root, and the JSON file of each split."""
+
+    root: Root
+    splits: dict[str, Path]
+
+
+def find_labelstudio(root: Root) -> LabelStudioLayout | None:
+    """The layout of a folder, or None if it holds no export. Opens only the beginnings of JSON files."""
+    files = [path for path in root.files(root.path, ".json") if _is_export(path)]
+    if len(files) == 1 and split_kind(files[0].stem) is None:
+        return LabelStudioLayout(root, {"train": files[0]})
+    return LabelStudioLayout(root, {path.stem: path for path in files}) if files else None
+
+
+def _is_export(path: Path) -> bool:
+    """Whether a JSON file is a list of tasks with annotations; pre-annotations are tasks without."""
+    with open(path, "rb") as file:
+        start = file.read(_SNIFF)
+    return start.lstrip()[:1] == b"[" and b'"data"' in start and b'"annotations"' in start
+
+
+@dataclass(frozen=True)
+class _Box:
+    """One rectangle: its place in the task's result, its class, and xyxy in fractions of the image's sides."""
+
+    index: int
+    name: str
+    corners: tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What one task says.
+
+    Args:
+        index: its place in the file.
+        address: of its image, as given; parts: the names along its path.
+        size: height and width as given; None where no object gives them.
+        boxes: None where the task is not annotated.
+    """
+
+    index: int
+    address: str
+    parts: tuple[str, ...]
+    size: tuple[float, float] | None
+    boxes: tuple[_Box, ...] | None
+
+
+def read_labelstudio(
+    layout: LabelStudioLayout, split: str, class_names: Sequence[str] | None, findings: Findings
+) -> tuple[tuple[str, ...], list[ImageRecord]]:
+    """Reads one split.
+
+    Args:
+        layout: of the folder.
+        split: one of the layout's.
+        class_names: the classes and their order; None: the folder's own.
+        findings: where defects go.
+
+    Returns:
+        The class names, and the records in the file's order.
+
+    Raises:
+        AnnotationError, ImageError: naming file and object, unless the findings collect them.
+    """
+    root, path = layout.root, layout.splits[split]
+    tasks = _read(path, findings)
+    names = tuple(class_names) if class_names is not None else read_class_list(root)
+    if names is None:
+        # What is wrong in the files of other splits is told when those are opened.
+        others = [_read(other, Findings(root.path, "collect")) for other in layout.splits.values() if other != path]
+        every = [box for some in [tasks, *others] for task in some for box in task.boxes or ()]
+        names = tuple(sorted({box.name for box in every}))
+    images = root.folder(root.path, "images")
+    folders = (images, root.path) if images else (root.path,)
+    found = [_locate(task, root, folders, path, findings) for task in tasks]
+    stems = Counter(image.stem for image in set(found) if image)
+    records: list[ImageRecord] = []
+    annotated: set[Path] = set()
+    for task, image in zip(tasks, found, strict=True):
+        if image is None:
+            continue
+        if task.boxes is None:
+            message = f"task {task.index} ({image.name}) is not annotated: image left out"
+            findings.note("missing-annotation", path, message, task.index)
+        elif image in annotated:
+            findings.fault("duplicate", path, f"task {task.index}: {image.name} is in an earlier task, too", task.index)
+        elif header := findings.header(image):
+            annotated.add(image)
+            image_id = image.stem if stems[image.stem] == 1 else image.relative_to(root.path).as_posix()
+            records.append(_record(image_id, task, path, image, header, names, findings))
+    if len(layout.splits) == 1:
+        for folder in dict.fromkeys(record.path.parent for record in records):
+            for image in image_files(folder):
+                if image not in found:
+                    findings.note("missing-annotation", image, "no task speaks of it: image left out")
+    return names, records
+
+
+def _read(path: Path, findings: Findings) -> list[_Task]:
+    """The tasks of an export."""
+    try:
+        content = json.loads(read_bytes(path, MAX_JSON))
+    # ValueError: broken JSON, text that is not Unicode, or integers of thousands of digits.
+    except (ValueError, RecursionError) as error:
+        raise AnnotationError(f"{path}: not JSON: {error}") from None
+    if not isinstance(content, list):
+        raise AnnotationError(f"{path}: a JSON {type(content).__name__}, expected Label Studio's list of tasks")
+    tasks = []
+    for index, entry in enumerate(content):
+        try:
+            address = _address(entry)
+            parts = _parts(address)
+            annotation = _annotation(entry)
+        except ValueError as error:
+            findings.fault("bad-task", path, f"task {index}: {error}", index)
+            continue
+        boxes, size = (None, None) if annotation is None else _boxes(index, annotation, path, findings)
+        tasks.append(_Task(index, address, parts, size, boxes))
+    return tasks
+
+
+def _address(entry: Any) -> str:
+    data = entry.get("data") if isinstance(entry, dict) else None
+    if not isinstance(data, dict):
+        raise ValueError("no 'data' with the image's address; export as JSON, not JSON-MIN")
+    texts = [value for value in data.values() if isinstance(value, str)]
+    address = data.get("image", texts[0] if len(texts) == 1 else None)
+    if not isinstance(address, str):
+        raise ValueError("'data' has no text 'image', the image's address")
+    return address
+
+
+def _annotation(entry: dict[str, Any]) -> list[Any] | None:
+    """The result that counts; None where there is none.
+
+    Raises:
+        ValueError: where the task has no annotations in the format's sense.
+    """
+    annotations = entry.get("annotations")
+    if not isinstance(annotations, list) or not all(
+        isinstance(one, dict) and isinstance(one.get("result"), list) for one in annotations
+    ):
+        raise ValueError("'annotations' is no list of objects with a list 'result'")
+    valid = [one for one in annotations if not one.get("was_cancelled")]
+    if not valid:
+        return None
+    best = max(valid, key=lambda one: (bool(one.get("ground_truth")), str(one.get("updated_at") or "")))
+    result: list[Any] = best["result"]
+    return result
+
+
+def _boxes(
+    index: int, result: list[Any], path: Path, findings: Findings
+) -> tuple[tuple[_Box, ...], tuple[float, float] | None]:
+    """The rectangles of a task's result, and the image's height and width where they give them."""
+    boxes: list[_Box] = []
+    sizes: set[tuple[float, float]] = set()
+    for place, entry in enumerate(result):
+        where = f"task {index}, result {place}"
+        kind = entry.get("type") if isinstance(entry, dict) else None
+        if isinstance(kind, str) and kind != _TYPE:
+            findings.note("other-annotation", path, f"{where}: '{kind[:40]}' is no rectangle: passed over", index)
+            continue
+        try:
+            box, size, turned = _box(place, entry)
+            if sizes - {size}:
+                raise ValueError(f"image of {size[1]:g} x {size[0]:g}, another object says otherwise")
+        except ValueError as error:
+            findings.fault("bad-object", path, f"{where}: {error}", index)
+            continue
+        if turned:
+            findings.note("box-turned", path, f"{where} ('{box.name}'): turned: the box around it is taken", index)
+        boxes.append(box)
+        sizes.add(size)
+    return tuple(boxes), next(iter(sizes), None)
+
+
+def _box(place: int, entry: Any) -> tuple[_Box, tuple[float, float], bool]:
+    """One rectangle, the image's height and width as it gives them, and whether it is turned.
+
+    Raises:
+        ValueError: saying what is wrong with it.
+    """
+    value = entry.get("value") if isinstance(entry, dict) else None
+    if not isinstance(value, dict):
+        raise ValueError("no 'value'")
+    labels = value.get(_TYPE)
+    if not isinstance(labels, list) or len(labels) != 1 or not isinstance(labels[0], str) or not labels[0].strip():
+        raise ValueError(f"'{_TYPE}' is {shown(labels)}, not a list of one class name")
+    if _number(entry, "image_rotation", 0.0) % 360:
+        raise ValueError("drawn on a turned image; turn it back in Label Studio")
+    height, width = _number(entry, "original_height"), _number(entry, "original_width")
+    if not (0 < height < math.inf and 0 < width < math.inf):
+        raise ValueError(f"image of {width:g} x {height:g}")
+    x, y, w, h = (_number(value, key) for key in ("x", "y", "width", "height"))
+    corners = np.array([[x, y], [x + w, y], [x + w, y + h], [x, y + h]], dtype=np.float64) / 100  # fractions
+    angle = math.radians(_number(value, "rotation", 0.0) % 360)
+    if angle:  # about the first corner, clockwise, in pixels
+        turn = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
+        sides = np.array([width, height])
+        corners = ((corners - corners[0]) * sides) @ turn / sides + corners[0]
+        first, second = corners.min(axis=0), corners.max(axis=0)  # NaN stays NaN
+    else:
+        first, second = corners[0], corners[2]
+    box = _Box(place, labels[0].strip(), (first[0], first[1], second[0], second[1]))
+    return box, (height, width), bool(angle)
+
+
+def _number(entry: dict[str, Any], key: str, default: float | None = None) -> float:
+    value = entry.get(key)
+    if value is None and default is not None:
+        return default
+    try:
+        return number(value)
+    except ValueError:
+        raise ValueError(f"'{key}' is {shown(value)}, not a number") from None
+
+
+def _locate(task: _Task, root: Root, folders: tuple[Path, ...], path: Path, findings: Findings) -> Path | None:
+    """The image of a task: the longest end of its address that names a file in one of the folders."""
+    where = f"task {task.index}"
+    ends = ["/".join(task.parts[start:]) for start in range(len(task.parts))] + [_UPLOADED.sub("", task.parts[-1])]
+    for end in ends:
+        for folder in folders:
+            file = root.join(folder, end) if ".." not in task.parts else None
+            if file is None:
+                message = f"{where}: {shown(task.address)} leads outside {root.path}"
+                findings.fault("path-escape", path, message, task.index)
+                return None
+            if os.path.isfile(file):
+                return file
+    looked = " and ".join(str(folder.relative_to(root.path)) for folder in folders)
+    message = f"{where}: no image of {shown(task.address)} in {looked}: left out, with its objects"
+    findings.note("missing-image", path, message, task.index, ImageError)
+    return None
+
+
+def _parts(address: str) -> tuple[str, ...]:
+    """The names along an address's path. That of a file served from a local folder stands in its query.
+
+    Raises:
+        ValueError: where it is no address, or names no file.
+    """
+    split = urlsplit(address)
+    local = parse_qs(split.query).get("d") if split.path.endswith("/local-files/") else None
+    names = (local[0] if local else unquote(split.path)).replace("\\", "/").split("/")
+    parts = tuple(name for name in names if name not in ("", "."))
+    if not parts:
+        raise ValueError(f"'image' is {shown(address)}, which names no file")
+    return parts
+
+
+def _record(
+    image_id: str,
+    task: _Task,
+    path: Path,
+    image: Path,
+    header: ImageHeader,
+    class_names: tuple[str, ...],
+    findings: Findings,
+) -> ImageRecord:
+    ids = {name: i for i, name in enumerate(class_names)}
+    for box in task.boxes or ():
+        if box.name not in ids:
+            where = f"task {task.index}, result {box.index}"
+            findings.unknown_class(path, where, box.name, class_names, task.index)
+    known = [box for box in task.boxes or () if box.name in ids]
+    # Fractions of the sides of the image as it was annotated, which a browser shows upright, but not an old one.
+    height, width = header.stored if task.size == header.stored else (header.height, header.width)
+    fractions = np.array([box.corners for box in known], dtype=np.float64).reshape(-1, 4)
+    with np.errstate(invalid="ignore", over="ignore"):
+        pixels = fractions * np.array([width, height, width, height], dtype=np.float64)
+    pixels = findings.align(path, image, header, task.size, pixels)
+    boxes, kept, problems = clean_boxes(pixels, header.height, header.width)
+    for problem in problems:
+        box = known[problem.index]
+        where = f"task {task.index}, result {box.index} ('{box.name}')"
+        findings.note(problem.kind, path, f"{where}: {problem.message}", task.index)
+    labels = np.array([ids[known[i].name] for i in kept], dtype=np.int64)
+    return ImageRecord(image_id, image, header.height, header.width, Target(boxes, labels))
+
+
+def write_labelstudio(
+    path: str | Path,
+    images: Iterable[AnnotatedImage],
+    class_names: Sequence[str],
+    *,
+    folder: str = "images",
+    model_version: str = "grcn",
+) -> None:
+    """Writes tasks with pre-annotations, for import into a Label Studio project of `write_labelstudio_config`'s.
+
+    Args:
+        path: of the JSON file; its folder must exist.
+        images: the images and what was found in them. The score of an image is the mean of its objects'.
+        class_names: [C] names.
+        folder: of the images, below Label Studio's document root (LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT).
+        model_version: what to call the detector there.
+    """
+    tasks = []
+    for image in images:
+        boxes = np.asarray(image.boxes, dtype=np.float64).reshape(-1, 4)
+        percent = 100 * boxes / np.array([image.width, image.height] * 2, dtype=np.float64)
+        result = []
+        for i, ((x1, y1, x2, y2), class_id) in enumerate(zip(percent.tolist(), image.class_ids, strict=True)):
+            value = {"x": x1, "y": y1, "width": x2 - x1, "height": y2 - y1, "rotation": 0}
+            item: dict[str, Any] = {
+                "id": f"box-{i}",
+                "type": _TYPE,
+                "from_name": "label",
+                "to_name": "image",
+                "original_width": image.width,
+                "original_height": image.height,
+                "image_rotation": 0,
+                "value": {**value, _TYPE: [class_names[class_id]]},
+            }
+            if image.scores is not None:
+                item["score"] = float(image.scores[i])
+            result.append(item)
+        prediction: dict[str, Any] = {"model_version": model_version, "result": result}
+        if image.scores is not None and len(image.scores):
+            prediction["score"] = float(np.mean(image.scores))
+        address = f"/data/local-files/?d={quote(f'{folder}/{image.file_name}')}"
+        tasks.append({"data": {"image": address}, "predictions": [prediction]})
+    Path(path).write_text(json.dumps(tasks, ensure_ascii=False), encoding="utf-8")
+
+
+def write_labelstudio_config(path: str | Path, class_names: Sequence[str]) -> None:
+    """Writes the labeling interface of a Label Studio project: one image, rectangles of the C classes."""
+    view = Element("View")
+    SubElement(view, "Image", name="image", value="$image")
+    labels = SubElement(view, "RectangleLabels", name="label", toName="image")
+    for name in class_names:
+        SubElement(labels, "Label", value=name)
+    indent(view)
+    ElementTree(view).write(path, encoding="utf-8")
