@@ -54,16 +54,16 @@ def assert_refused(words: list[str], capsys: pytest.CaptureFixture[str], code: i
 @settings(FUZZ, max_examples=25)
 @given(words=st.lists(WORDS, max_size=5))
 def test_unknown_options_of_every_command(command: str, words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    words = [word for word in words if word != "--"]  # after it, all words are arguments
+    words = [word for word in words if word not in ("--", "--debug")]  # after the one all words are arguments
     assert_refused([*command.split(), "--definitely_unknown", *words], capsys)
 
 
 @FUZZ
 @given(words=st.lists(TEXT, min_size=1, max_size=4))
 def test_unknown_commands(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    if words[0] in (*COMMANDS, "data") or words[0].startswith("-"):
+    if words[0] in (*COMMANDS, "data", "study") or words[0].startswith("-"):
         words[0] = "x" + words[0]
-    assert_refused(words, capsys)
+    assert_refused([word for word in words if word != "--debug"], capsys)
 
 
 def only_config_errors(read: Callable[[], TrainConfig]) -> None:
