@@ -1,0 +1,187 @@
+"""The whole of prediction as one graph of tensor operations: uint8 images in, detections in their own pixels out.
+
+What `Detector.predict` does in Python, image by image, stands here for a batch of equal-sized images, in shapes that do
+not depend on what is found: a runtime then plans its memory once and computes every image alike. Proposals and
+detections that are fewer than the most are filled up with ones that count for nothing.
+
+Shape letters: B images, H and W of an image as given, h and w as resized, P proposals of an image, C classes, D
+detections of an image.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torchvision.ops import nms
+
+from grcn.config import InputConfig
+from grcn.geometry import boxes as box_ops
+from grcn.model.detector import MULTIPLE, RCNN
+
+INPUT, OUTPUTS = "images", ("boxes", "scores", "class_ids")
+
+
+@torch.library.custom_op("grcn::nms", mutates_args=())
+def keep_best(boxes: Tensor, scores: Tensor, iou: float, threshold: float, most: int) -> Tensor:
+    """Which boxes non-maximum suppression keeps, set by set.
+
+    One operator, since every runtime has it as one, and since its answer, unlike torchvision's, has a shape that is
+    known beforehand.
+
+    Args:
+        boxes: [N, P, 4]; scores: [N, P].
+        iou: above which the lower-scored box is dropped; threshold: only scores above it count.
+        most: boxes kept of a set.
+
+    Returns:
+        [N, P] bool.
+    """
+    kept = torch.zeros_like(scores, dtype=torch.bool)
+    for row, own_boxes, own_scores in zip(kept, boxes, scores, strict=True):
+        above = (own_scores > threshold).nonzero()[:, 0]
+        row[above[nms(own_boxes[above], own_scores[above], iou)[:most]]] = True
+    return kept
+
+
+@keep_best.register_fake
+def _(boxes: Tensor, scores: Tensor, iou: float, threshold: float, most: int) -> Tensor:
+    return torch.empty_like(scores, dtype=torch.bool)
+
+
+class Graph(nn.Module):
+    """Prediction of `model` as a graph.
+
+    Args:
+        model: the detector; batch norm is best folded (`grcn.model.optimize`).
+    """
+
+    def __init__(self, model: RCNN) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The detections in each image.
+
+        Args:
+            images: [B, H, W, 3] uint8, RGB.
+
+        Returns:
+            boxes [B, D, 4] xyxy in pixels of `images`, clipped to them; scores [B, D], falling; class ids [B, D]
+            int64, -1 (and score 0) where there are fewer than D.
+        """
+        own = torch.stack([torch.scalar_tensor(n, dtype=torch.int64) for n in images.shape[1:3]])  # height, width
+        seen = _output_size(own, self.model.config.input)
+        model = self.model
+        maps = model.separation(self._enter(images, seen))
+        source = getattr(maps, model.config.rpn.source)
+        limit = seen.float().flip(0).repeat(2)  # [4], where boxes end
+        boxes, real = self._propose(*model.rpn.answer(source), limit)
+        count, most = real.shape
+        image = torch.arange(count, device=boxes.device, dtype=boxes.dtype)
+        rois = torch.cat((image.repeat_interleave(most)[:, None], boxes.reshape(-1, 4)), dim=1)  # [B * P, 5]
+        corner = (limit * limit.new_tensor([0.0, 0.0, 1.0, 1.0])).expand(count, 4)
+        answers = model.roi.answer(maps, rois, torch.cat((image[:, None], corner), dim=1))
+        boxes, scores, class_ids = self._detect(*answers, boxes, real, limit)
+        to_own = (own.float() / seen).flip(0).repeat(2)
+        return (boxes * to_own).minimum(own.float().flip(0).repeat(2)), scores, class_ids
+
+    def _enter(self, images: Tensor, seen: Tensor) -> Tensor:
+        """`images` resized to height and width `seen`, normalised and padded: [B, 3, h', w'], multiples of 32."""
+        cells = ((seen + MULTIPLE - 1) // MULTIPLE).tolist()
+        limit = -(-self.model.config.input.long_side // MULTIPLE)
+        for n in cells:
+            torch._check(n >= 1)
+            torch._check(n <= limit)
+        rows, columns = (
+            _resizing(new, MULTIPLE * n, old) for new, n, old in zip(seen, cells, images.shape[1:3], strict=True)
+        )
+        planes = images.permute(0, 3, 1, 2).float()
+        planes = _round_off(planes @ columns[0].T, columns[1])  # [B, 3, H, w'], the order of torch's resizing
+        planes = _round_off(rows[0] @ planes, rows[1])
+        inside = (rows[0].sum(dim=1) > 0)[:, None] & (columns[0].sum(dim=1) > 0)
+        return ((planes / 255 - self.model.mean) / self.model.std) * inside
+
+    def _propose(self, logits: Tensor, deltas: Tensor, anchors: Tensor, limit: Tensor) -> tuple[Tensor, Tensor]:
+        """Proposals [B, P, 4] by falling objectness, and the mask [B, P] of real ones; the others have no area."""
+        c = self.model.config.rpn
+        logits, deltas = box_ops.precise(logits), box_ops.precise(deltas)
+        # So many that the map of a small image has enough, too; what is added comes last and counts for nothing.
+        logits = torch.cat((logits, logits.new_full((logits.shape[0], c.pre_nms_test), -torch.inf)), dim=1)
+        scores, index = logits.topk(c.pre_nms_test, dim=1)
+        index = index.clamp(max=anchors.shape[0] - 1)
+        boxes = box_ops.decode(deltas.gather(1, index[..., None].expand(-1, -1, 4)), anchors[index])
+        boxes = boxes.clamp(min=0).minimum(limit)
+        scores = scores.masked_fill(~_has_area(boxes, c.min_size), -torch.inf)
+        kept = keep_best(boxes, scores, c.nms, LOWEST, c.post_nms_test)
+        scores, index = scores.masked_fill(~kept, -torch.inf).topk(min(c.post_nms_test, c.pre_nms_test), dim=1)
+        real = scores > LOWEST
+        return boxes.gather(1, index[..., None].expand(-1, -1, 4)) * real[..., None], real
+
+    def _detect(
+        self, logits: Tensor, deltas: Tensor, proposals: Tensor, real: Tensor, limit: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Boxes [B, D, 4], scores [B, D] and class ids [B, D] in pixels of the resized image."""
+        c, classes = self.model.config.roi, self.model.num_classes
+        count, most = real.shape
+        scores = box_ops.precise(logits).softmax(dim=1)[:, 1:].reshape(count, most, classes).transpose(1, 2)
+        boxes = box_ops.decode(box_ops.precise(deltas), proposals.reshape(-1, 1, 4), c.box_weights)
+        boxes = boxes.reshape(count, most, classes, 4).transpose(1, 2).clamp(min=0).minimum(limit)  # [B, C, P, 4]
+        counts = (scores > c.score_threshold) & real[:, None] & _has_area(boxes, 1e-2)
+        scores = scores.masked_fill(~counts, -1.0)
+        kept = keep_best(
+            boxes.reshape(-1, most, 4), scores.reshape(-1, most), c.nms, c.score_threshold, c.detections_per_image
+        )
+        scores = scores.masked_fill(~kept.view_as(scores), -1.0).reshape(count, -1)  # [B, C * P]
+        scores, index = scores.topk(min(c.detections_per_image, classes * most), dim=1)
+        boxes = boxes.reshape(count, -1, 4).gather(1, index[..., None].expand(-1, -1, 4))
+        found = scores > c.score_threshold
+        return (
+            boxes * found[..., None],
+            scores * found,
+            (index // most).masked_fill(~found, -1),
+        )
+
+
+LOWEST = -1e30
+"""Below every objectness; what counts for nothing is lower still."""
+
+
+def _output_size(own: Tensor, config: InputConfig) -> Tensor:
+    """`grcn.data.transforms.output_size` of height and width `own` [2] int64."""
+    short, long, small, large = config.short_side, config.long_side, own.min(), own.max()
+    by_short = short * large <= long * small
+    side = torch.where(by_short, small, large)
+    target = torch.where(by_short, short, long)
+    return ((2 * own * target + side) // (2 * side)).clamp(min=1)
+
+
+def _has_area(boxes: Tensor, side: float) -> Tensor:
+    return ((boxes[..., 2:] - boxes[..., :2]) >= side).all(dim=-1)
+
+
+def _resizing(new: Tensor, padded: int, old: int) -> tuple[Tensor, Tensor]:
+    """Antialiased bilinear resizing along one axis, as torch does it on uint8, as a matrix.
+
+    A pixel of the result weighs the old ones by a triangle about its centre, as wide as the coarser of both grids. In
+    units of half a pixel over both grids its numbers are whole, so they are exact. torch rounds the weights to as many
+    binary digits as fit 16 bits.
+
+    Args:
+        new, padded, old: lengths in pixels: of the result, of that with its padding, of the image.
+
+    Returns:
+        [padded, old], whole numbers, zeros for the padding; their unit, a power of two.
+    """
+    x = torch.arange(padded)[:, None]
+    distance = ((2 * x + 1) * old - (2 * torch.arange(old) + 1) * new).abs()
+    reach = 2 * new.clamp(min=old)
+    weights = ((reach - distance).clamp(min=0) * (x < new)).float()
+    weights = weights / weights.sum(dim=1, keepdim=True).clamp(min=1)
+    units = 2.0 ** torch.arange(23)
+    digits = (weights.max() * units[1:] < 2**15 - 0.5).sum()
+    unit = units.index_select(0, digits.reshape(1))  # [1]
+    return (weights * unit + 0.5).floor(), unit
+
+
+def _round_off(sums: Tensor, unit: Tensor) -> Tensor:
+    return (sums / unit + 0.5).floor().clamp(max=255)
