@@ -10,15 +10,17 @@ detections of an image.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torchvision.ops import nms
 
 from grcn.config import InputConfig
+from grcn.data.transforms import output_size
 from grcn.geometry import boxes as box_ops
 from grcn.model.detector import MULTIPLE, RCNN
-
-INPUT, OUTPUTS = "images", ("boxes", "scores", "class_ids")
 
 
 @torch.library.custom_op("grcn::nms", mutates_args=())
@@ -69,10 +71,9 @@ class Graph(nn.Module):
             boxes [B, D, 4] xyxy in pixels of `images`, clipped to them; scores [B, D], falling; class ids [B, D]
             int64, -1 (and score 0) where there are fewer than D.
         """
-        own = torch.stack([torch.scalar_tensor(n, dtype=torch.int64) for n in images.shape[1:3]])  # height, width
-        seen = _output_size(own, self.model.config.input)
-        model = self.model
-        maps = model.separation(self._enter(images, seen))
+        model, own = self.model, _as_tensor(images.shape[1:3])  # height, width
+        small, seen = self._resize(images, own)
+        maps = model.separation(self._normalise(small, seen))
         source = getattr(maps, model.config.rpn.source)
         limit = seen.float().flip(0).repeat(2)  # [4], where boxes end
         boxes, real = self._propose(*model.rpn.answer(source), limit)
@@ -85,20 +86,31 @@ class Graph(nn.Module):
         to_own = (own.float() / seen).flip(0).repeat(2)
         return (boxes * to_own).minimum(own.float().flip(0).repeat(2)), scores, class_ids
 
-    def _enter(self, images: Tensor, seen: Tensor) -> Tensor:
-        """`images` resized to height and width `seen`, normalised and padded: [B, 3, h', w'], multiples of 32."""
-        cells = ((seen + MULTIPLE - 1) // MULTIPLE).tolist()
-        limit = -(-self.model.config.input.long_side // MULTIPLE)
-        for n in cells:
-            torch._check(n >= 1)
-            torch._check(n <= limit)
-        rows, columns = (
-            _resizing(new, MULTIPLE * n, old) for new, n, old in zip(seen, cells, images.shape[1:3], strict=True)
-        )
+    def _resize(self, images: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
+        """`images` at the size that the model sees, padded: [B, 3, h', w'], multiples of 32, and height and width
+        without the padding."""
         planes = images.permute(0, 3, 1, 2).float()
+        old, size = images.shape[1:3], self.model.config.input
+        if all(isinstance(n, int) for n in old):  # a size that is known now takes less to compute later
+            new = output_size(old[0], old[1], size.short_side, size.long_side)
+            seen, padded = _as_tensor(new), [-(-n // MULTIPLE) * MULTIPLE for n in new]
+            if new == tuple(old):
+                return F.pad(planes, (0, padded[1] - new[1], 0, padded[0] - new[0])), seen
+        else:
+            seen = _output_size(own, size)
+            cells = ((seen + MULTIPLE - 1) // MULTIPLE).tolist()
+            for n in cells:
+                torch._check(n >= 1)
+                torch._check(n <= -(-size.long_side // MULTIPLE))
+            padded = [MULTIPLE * n for n in cells]
+        rows, columns = (_resizing(*lengths) for lengths in zip(seen, padded, old, strict=True))
         planes = _round_off(planes @ columns[0].T, columns[1])  # [B, 3, H, w'], the order of torch's resizing
-        planes = _round_off(rows[0] @ planes, rows[1])
-        inside = (rows[0].sum(dim=1) > 0)[:, None] & (columns[0].sum(dim=1) > 0)
+        return _round_off(rows[0] @ planes, rows[1]), seen
+
+    def _normalise(self, planes: Tensor, seen: Tensor) -> Tensor:
+        """As `RCNN.batch`: zero in the padding."""
+        y, x = (torch.arange(n, device=planes.device) for n in planes.shape[2:])
+        inside = (y < seen[0])[:, None] & (x < seen[1])
         return ((planes / 255 - self.model.mean) / self.model.std) * inside
 
     def _propose(self, logits: Tensor, deltas: Tensor, anchors: Tensor, limit: Tensor) -> tuple[Tensor, Tensor]:
@@ -144,6 +156,10 @@ class Graph(nn.Module):
 
 LOWEST = -1e30
 """Below every objectness; what counts for nothing is lower still."""
+
+
+def _as_tensor(shape: Sequence[int]) -> Tensor:
+    return torch.stack([torch.scalar_tensor(n, dtype=torch.int64) for n in shape])
 
 
 def _output_size(own: Tensor, config: InputConfig) -> Tensor:
