@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import warnings
 from collections.abc import Iterator, Sequence
@@ -23,6 +24,7 @@ from grcn.files import atomic_file
 from grcn.header import KEY, Header
 from grcn.model.detector import RCNN
 from grcn.model.optimize import optimized
+from grcn.model.roi import FCHead
 from grcn.model.weights import LoadedDetector
 
 if TYPE_CHECKING:
@@ -53,7 +55,8 @@ def export(
         size: height and width of the only images that it is to take, one at a time; None: images of any size, and
             any number of one size at a time.
         half: store weights in 16 bits; they are computed in 32.
-        calibration: images [H, W, 3] to quantize on: then convolutions and large matrix products are in int8.
+        calibration: images [H, W, 3], some hundred, to quantize on: then convolutions and large matrix products are in
+            int8; `openvino` alone.
 
     Returns:
         the file or folder.
@@ -63,11 +66,14 @@ def export(
         CheckpointError: where the file cannot be written.
     """
     out = Path(out)
-    if calibration and format == "torch":
-        raise ConfigError("int8 with format 'torch': quantize onnx or openvino")
+    if calibration and format != "openvino":
+        raise ConfigError(f"int8 with format '{format}': only openvino has it")
     if calibration and half:
         raise ConfigError("int8 and half: choose one")
     model = optimized(detector.model.cpu(), "fold")
+    for head in model.modules():
+        if isinstance(head, FCHead):  # the matrix as which it is used: quantization wants a weight as it is stored
+            head.fc6.weight.data = head.fc6.weight.data.contiguous().flatten(1)
     normalisation = {"mean": model.mean.flatten().tolist(), "std": model.std.flatten().tolist()}
     precision = "int8" if calibration else "f16 weights" if half else "f32"
     about = {"grcn": version("grcn"), "precision": precision, "normalisation": normalisation, **detector.extra}
@@ -81,8 +87,6 @@ def export(
         return out
     onnx_model = _to_onnx(program)
     if format == "onnx":
-        if calibration:
-            onnx_model = _quantized(onnx_model, calibration)
         entry = onnx_model.metadata_props.add()
         entry.key, entry.value = KEY, header.to_json()
         _import("onnx", format).checker.check_model(onnx_model, full_check=True)
@@ -163,8 +167,50 @@ def _nms(boxes: Any, scores: Any, iou: float, threshold: float, most: int) -> An
 
 
 def _quantized(model: Any, calibration: Sequence[NDArray[np.uint8]]) -> Any:
-    nncf = _import("nncf", "int8")
-    raise NotImplementedError(nncf, calibration, model)
+    """An OpenVINO model with the layers that take the time in int8; ranges are those seen on `calibration`."""
+    nncf = _import("nncf", "openvino")
+    taken = _layers_worth_it(model)
+    left = [op.get_friendly_name() for op in model.get_ops() if op.get_friendly_name() not in taken]
+    nncf.set_log_level(logging.ERROR)
+    with _quiet():
+        return nncf.quantize(
+            model,
+            nncf.Dataset([image[None] for image in calibration]),
+            subset_size=len(calibration),
+            preset=nncf.QuantizationPreset.MIXED,  # activations need not be symmetric about zero
+            ignored_scope=nncf.IgnoredScope(names=left, validate=False),
+        )
+
+
+def _layers_worth_it(model: Any) -> set[str]:
+    """Names of the operations to quantize: convolutions, residual sums, and fc6 and fc7.
+
+    Not the last layers, whose numbers are coordinates and scores and which cost little, and nothing before the first
+    convolution or between boxes.
+    """
+    taken = set()
+    for op in model.get_ops():
+        kind, name = op.get_type_name(), op.get_friendly_name()
+        if kind == "Convolution":
+            out = _after(_after(op) if _after(op).get_type_name() == "Add" else op)
+            if out.get_type_name() != "Transpose":  # the RPN's answers are told by what comes next
+                taken.add(name)
+        elif kind == "MatMul" and op.input_value(1).get_node().get_type_name() == "Constant":
+            if np.prod(op.input(1).get_shape()) >= 2**20:
+                taken.add(name)
+        elif kind == "Add":
+            sources = [op.input_value(i).get_node() for i in range(2)]
+            sources = [s.input_value(0).get_node() if s.get_type_name() == "Add" else s for s in sources]
+            if any(s.get_type_name() == "Convolution" for s in sources):
+                taken.add(name)
+        elif kind in ("Relu", "MaxPool"):
+            taken.add(name)
+    return taken
+
+
+def _after(op: Any) -> Any:
+    """The first of the operations that read what `op` gives."""
+    return next(iter(op.output(0).get_target_inputs())).get_node()
 
 
 def _save_openvino(openvino: Any, model: Any, out: Path, half: bool) -> None:

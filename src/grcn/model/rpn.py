@@ -67,7 +67,7 @@ class RPN(nn.Module):
         return proposals, losses
 
     def answer(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Of each anchor of a map [B, C, H, W]: objectness logits [B, A], deltas [B, A, 4], the anchor itself [A, 4]."""
+        """Objectness logits [B, A] and deltas [B, A, 4] of each anchor of a map [B, C, H, W], and anchors [A, 4]."""
         hidden = torch.relu(self.conv(features))
         logits = self.objectness(hidden).permute(0, 2, 3, 1).flatten(1)
         deltas = self.deltas(hidden).permute(0, 2, 3, 1).reshape(logits.shape[0], -1, 4)
