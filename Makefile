@@ -36,6 +36,7 @@ bench: $(INSTALLED)  ## the benchmarks beside their peers, an hour on two idle c
 	$(BIN)/python benchmarks/evaluation.py --out $(BENCH)/evaluation.json
 	$(BIN)/python benchmarks/loader.py $(DATA) --out $(BENCH)/loader.json
 	$(BIN)/python benchmarks/steps.py $(DATA) --out $(BENCH)/steps.json
+	$(BIN)/python benchmarks/export.py --data $(DATA) --out $(BENCH)/export.json
 
 check: lint types test  ## everything that CI runs
 

@@ -87,31 +87,29 @@ class Graph(nn.Module):
         return (boxes * to_own).minimum(own.float().flip(0).repeat(2)), scores, class_ids
 
     def _resize(self, images: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
-        """`images` at the size that the model sees, padded: [B, 3, h', w'], multiples of 32, and height and width
-        without the padding."""
-        planes = images.permute(0, 3, 1, 2).float()
+        """`images` at the size that the model sees, padded, [B, h', w', 3], multiples of 32, whole numbers 0..255; and
+        height and width without the padding."""
         old, size = images.shape[1:3], self.model.config.input
-        if all(isinstance(n, int) for n in old):  # a size that is known now takes less to compute later
-            new = output_size(old[0], old[1], size.short_side, size.long_side)
-            seen, padded = _as_tensor(new), [-(-n // MULTIPLE) * MULTIPLE for n in new]
-            if new == tuple(old):
-                return F.pad(planes, (0, padded[1] - new[1], 0, padded[0] - new[0])), seen
-        else:
+        if not all(isinstance(n, int) for n in old):
             seen = _output_size(own, size)
             cells = ((seen + MULTIPLE - 1) // MULTIPLE).tolist()
             for n in cells:
                 torch._check(n >= 1)
                 torch._check(n <= -(-size.long_side // MULTIPLE))
-            padded = [MULTIPLE * n for n in cells]
-        rows, columns = (_resizing(*lengths) for lengths in zip(seen, padded, old, strict=True))
-        planes = _round_off(planes @ columns[0].T, columns[1])  # [B, 3, H, w'], the order of torch's resizing
-        return _round_off(rows[0] @ planes, rows[1]), seen
+            return _resized(images, seen, cells), seen
+        # A size that is known now takes less to compute later.
+        new = output_size(old[0], old[1], size.short_side, size.long_side)
+        cells = [-(-n // MULTIPLE) for n in new]
+        if new == tuple(old):
+            below, right = (MULTIPLE * n - m for n, m in zip(cells, new, strict=True))
+            return F.pad(images.float(), (0, 0, 0, right, 0, below)), own
+        return _resized(images, _as_tensor(new), cells), _as_tensor(new)
 
-    def _normalise(self, planes: Tensor, seen: Tensor) -> Tensor:
-        """As `RCNN.batch`: zero in the padding."""
-        y, x = (torch.arange(n, device=planes.device) for n in planes.shape[2:])
+    def _normalise(self, pixels: Tensor, seen: Tensor) -> Tensor:
+        """As `RCNN.batch`, [B, 3, h', w']: zero in the padding."""
+        y, x = (torch.arange(n, device=pixels.device) for n in pixels.shape[1:3])
         inside = (y < seen[0])[:, None] & (x < seen[1])
-        return ((planes / 255 - self.model.mean) / self.model.std) * inside
+        return ((pixels.permute(0, 3, 1, 2) / 255 - self.model.mean) / self.model.std) * inside
 
     def _propose(self, logits: Tensor, deltas: Tensor, anchors: Tensor, limit: Tensor) -> tuple[Tensor, Tensor]:
         """Proposals [B, P, 4] by falling objectness, and the mask [B, P] of real ones; the others have no area."""
@@ -175,29 +173,61 @@ def _has_area(boxes: Tensor, side: float) -> Tensor:
     return ((boxes[..., 2:] - boxes[..., :2]) >= side).all(dim=-1)
 
 
-def _resizing(new: Tensor, padded: int, old: int) -> tuple[Tensor, Tensor]:
-    """Antialiased bilinear resizing along one axis, as torch does it on uint8, as a matrix.
-
-    A pixel of the result weighs the old ones by a triangle about its centre, as wide as the coarser of both grids. In
-    units of half a pixel over both grids its numbers are whole, so they are exact. torch rounds the weights to as many
-    binary digits as fit 16 bits, and so does this: the result differs in no more than a pixel in a thousand, by one.
+def _resized(images: Tensor, new: Tensor, cells: Sequence[int]) -> Tensor:
+    """Antialiased bilinear resizing as torch does it on uint8: along x, rounded, then along y, rounded.
 
     Args:
-        new, padded, old: lengths in pixels: of the result, of that with its padding, of the image.
+        images: [B, H, W, 3] uint8; new: height and width of the result, int64 [2].
+        cells: the same with its padding, which becomes zero, in units of 32 pixels.
 
     Returns:
-        [padded, old], whole numbers, zeros for the padding; their unit, a power of two.
+        [B, h', w', 3] of whole numbers 0..255.
     """
-    x = torch.arange(padded)[:, None]
-    distance = ((2 * x + 1) * old - (2 * torch.arange(old) + 1) * new).abs()
-    reach = 2 * new.clamp(min=old)
+    batch, height = images.shape[:2]
+    columns = _resized_rows(images.permute(0, 2, 1, 3).flatten(2), new[1], cells[1])  # [B, w', H * 3]
+    columns = columns.reshape(batch, -1, height, 3).permute(0, 2, 1, 3).flatten(2)  # [B, H, w' * 3]
+    return _resized_rows(columns, new[0], cells[0]).reshape(batch, cells[0] * MULTIPLE, -1, 3) + 128.0
+
+
+def _resized_rows(images: Tensor, new: Tensor, cells: int) -> Tensor:
+    """Resizing along the second axis.
+
+    A pixel of the result weighs the old ones by a triangle about its centre, as wide as the coarser of both grids: in
+    units of half a pixel over both grids, whole numbers. torch rounds the weights, of sum 1, to as many binary digits
+    as fit 16 bits, and so does this; a weight in a thousand may round otherwise, by one in its last digit. All numbers
+    are whole and, with 128 taken off the pixels, small enough to be exact in float32 where the image is not made eight
+    times smaller or more.
+
+    Each 32 pixels of the result are a small matrix product with the window of the image that they look at.
+
+    Args:
+        images: [B, N, M], uint8, or float less 128; new: pixels of the result, int64; cells: the same with padding, in
+            units of 32.
+
+    Returns:
+        [B, 32 * cells, M] float, less 128.
+    """
+    old = images.shape[1]
+    reach = 2 * new.clamp(min=old)  # of the triangle, in units of 1 / (2 * new) pixels of the image
+    length = ((2 * MULTIPLE * old + 2 * reach) // (2 * new) + 2).clamp(max=old)
+    window: int = length.item()  # type: ignore[assignment]
+    torch._check(window >= 1)
+    torch._check(window <= old)
+    first = torch.arange(cells)[:, None] * MULTIPLE  # [cells, 1]
+    start = (((2 * first + 1) * old - reach) // (2 * new)).clamp(min=0).minimum(old - length)
+    index = start + torch.arange(window)  # [cells, window] of the image
+    x = (first + torch.arange(MULTIPLE))[..., None]  # [cells, 32, 1] of the result
+    distance = ((2 * x + 1) * old - (2 * index[:, None] + 1) * new).abs()
     weights = ((reach - distance).clamp(min=0) * (x < new)).float()
-    weights = weights / weights.sum(dim=1, keepdim=True).clamp(min=1)
+    weights = weights / weights.sum(dim=2, keepdim=True).clamp(min=1)
     units = 2.0 ** torch.arange(23)
     digits = (weights.max() * units[1:] < 2**15 - 0.5).sum()
-    unit = units.index_select(0, digits.reshape(1))  # [1]
-    return (weights * unit + 0.5).floor(), unit
-
-
-def _round_off(sums: Tensor, unit: Tensor) -> Tensor:
-    return (sums / unit + 0.5).floor().clamp(max=255)
+    unit = units.index_select(0, digits.reshape(1))
+    weights = (weights * unit + 0.5).floor()
+    # What is added before rounding down: a half, and what the 128 taken off lack where weights do not sum to 1.
+    shift = 128 * (weights.sum(dim=2, keepdim=True) - unit) + unit / 2
+    taken = images.index_select(1, index.flatten())
+    taken = taken.float() - 128 if taken.dtype == torch.uint8 else taken
+    taken = taken.reshape(images.shape[0], cells, window, -1)  # [B, cells, window, M]
+    rows: Tensor = ((weights @ taken + shift) / unit).floor().clamp(max=127)
+    return rows.flatten(1, 2)

