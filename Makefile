@@ -37,6 +37,7 @@ bench: $(INSTALLED)  ## the benchmarks beside their peers, an hour on two idle c
 	$(BIN)/python benchmarks/loader.py $(DATA) --out $(BENCH)/loader.json
 	$(BIN)/python benchmarks/steps.py $(DATA) --out $(BENCH)/steps.json
 	$(BIN)/python benchmarks/serve.py --out $(BENCH)/serve.json
+	$(BIN)/python benchmarks/export.py --data $(DATA) --out $(BENCH)/export.json
 
 check: lint types test  ## everything that CI runs
 

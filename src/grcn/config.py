@@ -20,6 +20,7 @@ Stride = Literal[8, 16, 32]
 Context = Literal["none", "global", "attention"]
 Head = Literal["conv5", "fc2", "light_fc2", "vgg_fc", "avgpool"]
 Norm = Literal["auto", "frozen_bn", "bn", "group", "none"]
+Optimization = Literal["none", "fold", "bf16"]
 
 
 @dataclass(frozen=True)

@@ -56,3 +56,8 @@ class Interrupted(GrcnError):  # noqa: N818 - a stop that was asked for is no er
     def __init__(self, message: str, number: int) -> None:
         super().__init__(message)
         self.exit_code = 128 + number
+
+
+def first_line(error: Exception) -> str:
+    """What an error of another library says in its first line, short enough to stand in one of ours."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -15,14 +15,14 @@ import tempfile
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
-import torch
 import yaml
 
 from grcn.errors import CheckpointError, ConfigError
-from grcn.model.weights import LoadedDetector, load_detector, save_detector
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
+
+    from grcn.model.weights import LoadedDetector
 
 PREFIX = "hf://"
 WEIGHTS, CARD, CONFIG = "model.safetensors", "README.md", "config.yaml"
@@ -116,6 +116,8 @@ def push(
         CheckpointError: where the source is no detector, or the Hub refuses.
         ConfigError: without the extra `hub`, or on a name that no repository can have.
     """
+    from grcn.model.weights import load_detector, save_detector
+
     hub = _import_hub()
     loaded = load_detector(source)
     train = _without_paths(loaded.extra.get("train"))
@@ -265,7 +267,7 @@ def _without_paths(train: Any) -> dict[str, Any]:
 def _halve(loaded: LoadedDetector, source: Path) -> None:
     """Turns weights to float16 in place; buffers, such as norm's statistics, keep their precision."""
     for name, parameter in loaded.model.named_parameters():
-        parameter.data = parameter.data.to(torch.float16)
+        parameter.data = parameter.data.half()
         if not parameter.isfinite().all():
             raise CheckpointError(f"{source}: {name} holds values beyond float16; push without half")
 

@@ -1,50 +1,71 @@
-"""The trained detector as a user holds it: pictures in, `Detections` out, boxes in the pictures' own pixels."""
+"""The trained detector as a user holds it: pictures in, `Detections` out, boxes in the pictures' own pixels.
+
+What computes them is a network: torch's (`grcn.eager`) or an exported file's (`grcn.deploy.runtimes`). The latter needs
+no torch, so nothing here imports it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, get_args, overload
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, get_args, overload, runtime_checkable
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
 
-from grcn.config import DetectorConfig
+from grcn.config import DetectorConfig, Optimization
 from grcn.data.image import read_image
-from grcn.data.transforms import resize, scale_boxes
+from grcn.deploy.runtimes import open_exported
 from grcn.errors import CheckpointError, ConfigError, ImageError
 from grcn.hub import PREFIX, download, parse_address, push
-from grcn.model.detector import RCNN, build_detector
-from grcn.model.optimize import Optimization, optimized
-from grcn.model.weights import load_detector
-from grcn.presets import PRESETS
 from grcn.types import Detections
 
 if TYPE_CHECKING:
+    import torch
     from numpy.typing import NDArray
 
-    Picture: TypeAlias = str | Path | Image.Image | NDArray[np.uint8] | Tensor
+    from grcn.model.detector import RCNN
+
+    Picture: TypeAlias = str | Path | Image.Image | NDArray[np.uint8] | torch.Tensor
+
+
+@runtime_checkable
+class Network(Protocol):
+    """What a detector needs of what computes it."""
+
+    @property
+    def num_classes(self) -> int: ...
+    @property
+    def config(self) -> DetectorConfig: ...
+    @property
+    def device(self) -> Any:
+        """What it runs on, as torch or the runtime calls it."""
+
+    def detect(self, images: list[NDArray[np.uint8]], class_names: tuple[str, ...]) -> list[Detections]:
+        """The objects in images [H, W, 3] of any sizes."""
 
 
 class Detector:
     """A detector and its class names, ready to predict.
 
     Args:
-        model: the network; `predict` leaves its mode and gradients as they are.
+        model: the network: a torch module, or one that `Detector.load` opened.
         class_names: the C names, by class id.
         preset: the name of the configuration it was made from, for the record.
     """
 
-    def __init__(self, model: RCNN, class_names: Sequence[str], preset: str = "") -> None:
+    def __init__(self, model: RCNN | Network, class_names: Sequence[str], preset: str = "") -> None:
+        if not isinstance(model, Network):
+            from grcn.eager import Eager
+
+            model = Eager(model)
         if len(class_names) != model.num_classes:
             raise ConfigError(f"{len(class_names)} class names for a model of {model.num_classes} classes")
-        self.model = model
+        self.network = model
         self.class_names = tuple(class_names)
         self.preset = preset
-        self.source: Path | None = None  # the file that it was loaded from
+        self.source: Path | None = None  # the weights file that it was loaded from
 
     @classmethod
     def load(
@@ -55,39 +76,43 @@ class Detector:
         class_names: Sequence[str] | None = None,
         optimize: Optimization = "fold",
     ) -> Detector:
-        """A detector from a run folder, a weights file, the Hugging Face Hub or the name of a preset.
+        """A detector from a run folder, a weights file, an exported file, the Hugging Face Hub or the name of a
+        preset.
 
         Args:
             source: a run folder (its `best.safetensors`, else `last.safetensors`), a `.safetensors` file written by
-                grcn, `hf://user/name` or `hf://user/name@revision` (`from_pretrained`), or a preset's name: then the
-                backbone has its ImageNet weights and the rest is untrained.
-            device: as torch names it; `auto`: the first CUDA device where there is one, else the CPU.
+                grcn, what `grcn export` made (a `.onnx` file, an OpenVINO folder), `hf://user/name` or
+                `hf://user/name@revision` (`from_pretrained`), or a preset's name: then the backbone has its ImageNet
+                weights and the rest is untrained.
+            device: as torch names it; `auto`: the first CUDA device where there is one, else the CPU. What was
+                exported runs on the CPU.
             class_names: of a preset's detector; a trained one has its own.
             optimize: how the network is made faster (`grcn.model.optimize.optimized`): `fold`, which leaves the
-                detections the same; `bf16`, which changes them a little; `none`: as it was trained.
+                detections the same; `bf16`, which changes them a little; `none`: as it was trained. What was exported
+                is folded; OpenVINO computes it in bfloat16 on request.
 
         Raises:
             CheckpointError: where there is no such file, or it is no detector of grcn.
-            ConfigError: on a preset without class names, class names beside trained weights, or an unknown device
-                or optimization.
+            ConfigError: on a preset without class names, class names beside trained weights, an unknown device or
+                optimization, or a runtime that is not installed.
         """
-        target = _device(device)
         if optimize not in get_args(Optimization):
             raise ConfigError(f"optimize '{optimize}': use one of {', '.join(get_args(Optimization))}")
-        if str(source) in PRESETS and not Path(source).exists():
-            if not class_names:
-                raise ConfigError(f"preset '{source}' is untrained and has no classes yet; give class_names")
-            model = build_detector(str(source), len(class_names))
-            return cls(optimized(model, optimize).to(target), class_names, str(source))
-        if class_names is not None:
-            raise ConfigError(f"{source}: has its own class names; leave class_names out")
         if isinstance(source, str) and source.startswith(PREFIX):
             source = download(*parse_address(source))
-        file = _weights_file(Path(source))
-        loaded = load_detector(file)
-        detector = cls(optimized(loaded.model, optimize).to(target), loaded.class_names, loaded.preset)
-        detector.source = file
-        return detector
+        exported = open_exported(Path(source), optimize)
+        if exported is None:
+            from grcn.eager import load
+
+            loaded = load(source, device=device, class_names=class_names, optimize=optimize)
+            detector = cls(loaded.model, loaded.class_names, loaded.preset)
+            detector.source = loaded.file
+            return detector
+        if class_names is not None:
+            raise ConfigError(f"{source}: has its own class names; leave class_names out")
+        if str(device) not in ("auto", "cpu"):
+            raise ConfigError(f"device '{device}': {source} is exported and runs on the cpu; load the run itself")
+        return cls(exported, exported.header.class_names, exported.header.preset)
 
     @classmethod
     def from_pretrained(
@@ -115,7 +140,7 @@ class Detector:
         return cls.load(file, device=device, optimize=optimize)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
-        """Uploads the file that this detector was loaded from, with a model card, to the Hugging Face Hub.
+        """Uploads the weights file that this detector was loaded from, with a model card, to the Hugging Face Hub.
 
         Args:
             repo_id: `user/name`, made where absent.
@@ -135,12 +160,25 @@ class Detector:
         return push(self.source, repo_id, **options)
 
     @property
-    def config(self) -> DetectorConfig:
-        return self.model.config
+    def model(self) -> RCNN:
+        """The torch module.
+
+        Raises:
+            ConfigError: where the detector is an exported one.
+        """
+        model: RCNN | None = getattr(self.network, "model", None)
+        if model is None:
+            raise ConfigError("an exported detector has no torch module; load the run that it was made from")
+        return model
 
     @property
-    def device(self) -> torch.device:
-        return next(self.model.parameters()).device
+    def config(self) -> DetectorConfig:
+        return self.network.config
+
+    @property
+    def device(self) -> Any:
+        """What it runs on: torch's device, or the runtime's name."""
+        return self.network.device
 
     @overload
     def predict(self, images: Picture, *, score: float | None = ..., batch_size: int = ...) -> Detections: ...
@@ -172,114 +210,46 @@ class Detector:
         found: list[Detections] = []
         for start in range(0, len(pictures), batch_size):
             batch = [
-                _to_tensor(picture, "image" if single else f"images[{start + i}]")
+                _to_array(picture, "image" if single else f"images[{start + i}]")
                 for i, picture in enumerate(pictures[start : start + batch_size])
             ]
-            found.extend(self._predict_batch(batch))
+            found.extend(self.network.detect(batch, self.class_names))
         if score is not None:
             found = [detections.above(score) for detections in found]
         return found[0] if single else found
 
-    def _predict_batch(self, images: list[Tensor]) -> list[Detections]:
-        """Detections in uint8 images [3, H, W] of any sizes."""
-        size = self.config.input
-        resized = [resize(image, size.short_side, size.long_side) for image in images]
-        with _evaluating(self.model):
-            outputs = self.model([image.to(self.device) for image in resized])
-        return [
-            to_detections(output, _size(small), _size(image), self.class_names)
-            for output, image, small in zip(outputs, images, resized, strict=True)
-        ]
 
-
-def to_detections(
-    output: dict[str, Tensor], seen: tuple[int, int], own: tuple[int, int], class_names: tuple[str, ...]
-) -> Detections:
-    """What the model found in one image, as `Detections` in the image's own pixels, inside the image.
-
-    Args:
-        output: `boxes`, `scores` and `labels` in the pixels of the image as the model saw it.
-        seen: height and width of that; own: of the image itself.
-    """
-    height, width = own
-    boxes = scale_boxes(output["boxes"].float().cpu(), seen, own).clamp(min=0)  # [N, 4]
-    boxes = boxes.minimum(boxes.new_tensor([width, height] * 2))
-    return Detections(
-        boxes.numpy(), output["scores"].float().cpu().numpy(), output["labels"].cpu().numpy(), class_names
-    )
-
-
-def _size(image: Tensor) -> tuple[int, int]:
-    return image.shape[-2], image.shape[-1]
-
-
-def _device(name: str | torch.device) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # torch built without CUDA raises AssertionError
-        raise ConfigError(f"device '{name}': {str(error).splitlines()[0]}") from None
-    return device
-
-
-def _weights_file(source: Path) -> Path:
-    """The weights file that `source`, a file or a run folder, stands for."""
-    if not source.is_dir():
-        if not source.exists():
-            raise CheckpointError(f"{source}: no such run folder, weights file or preset (`grcn models` lists presets)")
-        return source
-    for name in ("best.safetensors", "last.safetensors"):
-        if (source / name).is_file():
-            return source / name
-    raise CheckpointError(f"{source}: no best.safetensors or last.safetensors; is it the folder of a run?")
-
-
-def _to_tensor(picture: Any, name: str) -> Tensor:
-    """A picture of any accepted kind as uint8 [3, H, W], which is what training sees.
+def _to_array(picture: Any, name: str) -> NDArray[np.uint8]:
+    """A picture of any accepted kind as uint8 [H, W, 3], which is what training sees.
 
     Raises:
         ImageError: naming the picture, what was found, and what is accepted.
     """
     if isinstance(picture, (str, Path)):
-        return _from_array(read_image(picture))
+        return read_image(picture)
     if isinstance(picture, Image.Image):
-        return _from_array(read_image(picture, name=name))
+        return read_image(picture, name=name)
     if isinstance(picture, np.ndarray):
         if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or not picture.size:
             raise ImageError(f"{name}: array {picture.dtype} {list(picture.shape)}; needs uint8 [H, W, 3], RGB")
-        return _from_array(picture)
-    if isinstance(picture, Tensor):
-        if picture.ndim != 3 or picture.shape[0] != 3 or not picture.numel():
-            raise ImageError(f"{name}: tensor {list(picture.shape)}; needs [3, H, W] (several images: a list)")
-        if picture.dtype == torch.uint8:
-            return picture.detach().cpu()
-        if not picture.is_floating_point():
-            raise ImageError(f"{name}: tensor of {picture.dtype}; needs uint8, or float in 0..1")
-        low, high = (float(v) for v in torch.aminmax(picture.detach()))
-        if not (low >= 0 and high <= 1):  # false for NaN, too
-            raise ImageError(f"{name}: float tensor with values {low:g}..{high:g}; needs 0..1")
-        return (picture.detach().float().cpu() * 255).round().to(torch.uint8)
+        return picture
+    torch = sys.modules.get("torch")  # whoever has a tensor has imported it
+    if torch is not None and isinstance(picture, torch.Tensor):
+        return _from_tensor(picture, name)
     raise ImageError(f"{name}: {type(picture).__name__} is no picture; needs a path, PIL image, array or tensor")
 
 
-def _from_array(array: NDArray[np.uint8]) -> Tensor:
-    # [H, W, 3] in memory, as the loader's images: resizing is fastest on it. A copy only where torch needs one.
-    return torch.from_numpy(np.require(array, requirements=["C", "W"])).permute(2, 0, 1)
-
-
-@contextmanager
-def _evaluating(model: torch.nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; each module's own mode is restored, also after an error.
-
-    no_grad, not inference_mode: a map that the model keeps (anchors) must stay usable in a later training step.
-    """
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
+def _from_tensor(picture: torch.Tensor, name: str) -> NDArray[np.uint8]:
+    if picture.ndim != 3 or picture.shape[0] != 3 or not picture.numel():
+        raise ImageError(f"{name}: tensor {list(picture.shape)}; needs [3, H, W] (several images: a list)")
+    values = picture.detach().permute(1, 2, 0).cpu()
+    if not picture.is_floating_point():
+        if str(picture.dtype) != "torch.uint8":
+            raise ImageError(f"{name}: tensor of {picture.dtype}; needs uint8, or float in 0..1")
+        pixels: NDArray[np.uint8] = values.numpy()
+        return pixels
+    floats: NDArray[np.float32] = values.float().numpy()
+    low, high = float(floats.min()), float(floats.max())
+    if not (low >= 0 and high <= 1):  # false for NaN, too
+        raise ImageError(f"{name}: float tensor with values {low:g}..{high:g}; needs 0..1")
+    return np.rint(floats * 255).astype(np.uint8)

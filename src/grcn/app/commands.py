@@ -16,6 +16,9 @@ from typing import TYPE_CHECKING, Any
 from grcn.errors import CheckpointError, ConfigError, DataError, ImageError
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from grcn.app.options import Parser
     from grcn.config import TrainConfig
     from grcn.data.dataset import Dataset
@@ -71,7 +74,7 @@ def evaluate(words: Sequence[str]) -> int:
         "grcn evaluate runs/photos --data photos --split test --iou 0.5 0.7 --out report\n"
         "grcn evaluate --predictions results.json --data photos",
     )
-    parser.add_argument("run", nargs="?", type=str, metavar="RUN", help="run folder or .safetensors file")
+    parser.add_argument("run", nargs="?", type=str, metavar="RUN", help="run folder, .safetensors or exported file")
     parser.add_argument("--predictions", type=str, metavar="FILE", help="COCO results to score instead of a run")
     _add_data_options(parser, split="test")
     parser.add_argument("--iou", nargs="+", type=float, default=[0.5, 0.7], metavar="IOU", help="of the VOC figures")
@@ -180,7 +183,7 @@ def predict(words: Sequence[str]) -> int:
         "the detections in each frame of a video.",
         "grcn predict runs/photos holiday clip.mp4 'more/**/*.jpg' --out found --score 0.5 --save voc",
     )
-    parser.add_argument("run", type=str, metavar="RUN", help="run folder or .safetensors file")
+    parser.add_argument("run", type=str, metavar="RUN", help="run folder, .safetensors or exported file")
     parser.add_argument("sources", nargs="+", type=str, metavar="SOURCE", help="image, folder, glob, video or -")
     parser.add_argument("--out", type=str, required=True, help="folder of results")
     parser.add_argument("--score", type=float, default=0.3, help="leave out detections below this")
@@ -222,6 +225,70 @@ def predict(words: Sequence[str]) -> int:
     if summary.broken:
         raise ImageError(f"{len(summary.broken)} of {len(sources)} sources could not be read; the others are done")
     return 0
+
+
+def export(words: Sequence[str]) -> int:
+    from grcn.app.options import Parser
+
+    parser = Parser(
+        "export",
+        "RUN --format onnx|openvino|torch [options]",
+        "Writes a detector as one graph, from uint8 images of any size to boxes, scores and classes, with all that is "
+        "needed to run it without torch. `grcn predict` and `grcn evaluate` take .onnx files and OpenVINO folders as "
+        "they take runs.",
+        "grcn export runs/photos --format onnx\n"
+        "grcn export runs/photos --format openvino --int8 --data photos --out photos-int8",
+    )
+    parser.add_argument("run", type=str, metavar="RUN", help="run folder or .safetensors file")
+    parser.add_argument("--format", choices=("onnx", "openvino", "torch"), required=True, help="of the file")
+    parser.add_argument("--out", type=str, help="file, or folder for openvino; default: beside the weights")
+    parser.add_argument("--half", action="store_true", help="store weights in 16 bits: half the size")
+    parser.add_argument("--int8", action="store_true", help="quantize: faster, a quarter of the size; needs --data")
+    parser.add_argument("--data", type=str, metavar="DIR", help="data set whose images --int8 is calibrated on")
+    parser.add_argument("--split", type=str, default="auto", help="auto: the train split by its usual name")
+    _add_format_option(parser, "--data_format")
+    parser.add_argument("--images", type=int, default=100, help="images of it that are used")
+    parser.add_argument("--size", nargs=2, type=int, metavar=("HEIGHT", "WIDTH"), help="take images of this size alone")
+    parser.add_argument("--dynamic", action="store_true", help="take images of any size: so it is without --size, too")
+    options = parser.read(words)
+    if options.int8 != (options.data is not None):
+        raise ConfigError("export: --int8 and --data DIR go together")
+    if options.dynamic and options.size:
+        raise ConfigError("export: --dynamic and --size: choose one")
+    if options.size and min(options.size) < 1:
+        raise ConfigError(f"size {options.size}: needs positive numbers of pixels")
+    if options.images < 1:
+        raise ConfigError(f"images {options.images}: needs at least 1")
+
+    from grcn.deploy.export import export
+    from grcn.model.weights import find_weights, load_detector
+
+    weights = find_weights(Path(options.run))
+    out = Path(options.out or weights.with_name(_export_name(options)))
+    images = _calibration_images(options) if options.int8 else []
+    size = tuple(options.size) if options.size else None
+    export(load_detector(weights), out, options.format, size=size, half=options.half, calibration=images)
+    files = [out] if out.is_file() else list(out.iterdir())
+    print(f"{out}: {sum(file.stat().st_size for file in files) / 1e6:.0f} MB")
+    if options.format != "torch":
+        print(f"next: grcn predict {out} photos --out found")
+    return 0
+
+
+def _export_name(options: Any) -> str:
+    kind = "-int8" if options.int8 else "-half" if options.half else ""
+    return {"onnx": f"model{kind}.onnx", "openvino": f"openvino{kind}", "torch": f"model{kind}.pt2"}[options.format]
+
+
+def _calibration_images(options: Any) -> list[NDArray[np.uint8]]:
+    """So many images of the data set, evenly spaced over it."""
+    from grcn.data.dataset import open_dataset, resolve_split
+    from grcn.data.image import read_image
+
+    split = resolve_split(options.data, options.split, "train", options.data_format)
+    records = open_dataset(options.data, split=split, format=options.data_format).records
+    count = min(options.images, len(records))
+    return [read_image(records[i * len(records) // count].path) for i in range(count)]
 
 
 def check(words: Sequence[str]) -> int:
@@ -536,9 +603,9 @@ def _add_data_options(parser: Parser, split: str) -> None:
     _add_format_option(parser)
 
 
-def _add_format_option(parser: Parser) -> None:
+def _add_format_option(parser: Parser, name: str = "--format") -> None:
     formats = ("auto", "voc", "coco", "yolo", "labelstudio")
-    parser.add_argument("--format", choices=formats, default="auto", help="of the annotations")
+    parser.add_argument(name, choices=formats, default="auto", help="of the annotations")
 
 
 def _add_device_options(parser: Parser, batches: bool = True) -> None:
@@ -651,6 +718,7 @@ COMMANDS = {
     "evaluate": Command("AP50, AP70, AP and more of a detector or of a results file", evaluate),
     "gap": Command("what classification and localization each cost a detector", gap),
     "predict": Command("find objects in images and videos; draw them, write them down", predict),
+    "export": Command("write a detector as one file for ONNX Runtime, OpenVINO or torch.export", export),
     "check": Command("look through a data set before training on it", check),
     "models": Command("list the detectors, or show which map each task of one sees", models),
     "data generate": Command("write the embedded data set", data_generate),

@@ -36,8 +36,11 @@ def output_size(height: int, width: int, short: float, long: float) -> tuple[int
     >>> output_size(100, 400, 600, 1000)
     (250, 1000)
     """
-    scale = min(short / min(height, width), long / max(height, width))
-    return max(1, math.floor(height * scale + 0.5)), max(1, math.floor(width * scale + 0.5))
+    small, large = sorted((height, width))
+    side, target = (small, short) if short * large <= long * small else (large, long)
+    # Whole numbers divided once, so that halves are halves on every machine (an exported detector computes this, too).
+    height, width = (max(1, math.floor((2 * n * target + side) / (2 * side))) for n in (height, width))
+    return height, width
 
 
 def resize(image: Tensor, short: float, long: float) -> Tensor:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from copy import deepcopy
-from typing import Literal
 
 import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from grcn.config import Optimization
 from grcn.model.backbone import norm_pairs
 from grcn.model.detector import RCNN
-
-Optimization = Literal["none", "fold", "bf16"]
 
 
 def optimized(model: RCNN, how: Optimization) -> RCNN:

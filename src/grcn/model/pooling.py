@@ -30,7 +30,7 @@ def roi_align(features: Tensor, rois: Tensor, size: int, scale: float, sampling_
         [R, C, S, S] of the map's type, summed in float32 at least; channels-last on the CPU.
     """
     maps = _as_precise(features, rois)
-    if maps.device.type != "cpu" or sampling_ratio == 0 or not len(rois) or torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or maps.device.type != "cpu" or sampling_ratio == 0 or not len(rois):
         pooled: Tensor = torchvision.ops.roi_align(maps, rois.to(maps.dtype), size, scale, sampling_ratio, aligned)
         return pooled.to(features.dtype)
     channels, height, width = maps.shape[1:]

@@ -63,10 +63,12 @@ class FCHead(nn.Module):
             nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
 
     def forward(self, features: Tensor) -> Tensor:
+        if torch.compiler.is_exporting():  # other runtimes have layouts of their own
+            hidden = F.linear(features.flatten(1), self.fc6.weight.flatten(1), self.fc6.bias)
         # In float32 on a CPU oneDNN's convolutions take less time than MKL's matrix products, which torch makes of a
         # linear layer there: half on one machine, nine tenths on another (benchmarks/ablation.py). For a few RoIs,
         # such as the whole image, and in bfloat16 and on a GPU the products are as fast or faster.
-        if features.device.type != "cpu" or features.dtype != torch.float32 or len(features) < _FEW:
+        elif features.device.type != "cpu" or features.dtype != torch.float32 or len(features) < _FEW:
             hidden = F.linear(_by_cell(features), _by_cell(self.fc6.weight), self.fc6.bias)
         elif torch.is_grad_enabled():
             hidden = _WholeRoI.apply(features, self.fc6.weight, self.fc6.bias)
@@ -126,11 +128,14 @@ class AttentionContext(nn.Module):
         super().__init__()
         self.attention, self.transform = nn.Conv2d(inputs, 1, 1), nn.Linear(inputs, channels)
 
-    def forward(self, features: Tensor, sizes: Sizes, stride: int) -> Tensor:
-        """Map [B, C, H, W] to [B, F]; cells that lie wholly in an image's padding get no attention."""
-        height, width = features.shape[2:]
-        y, x = (torch.arange(n, device=features.device) * stride for n in (height, width))
-        inside = torch.stack([(y < h)[:, None] & (x < w) for h, w in sizes])  # [B, H, W]
+    def forward(self, features: Tensor, whole: Tensor, stride: int) -> Tensor:
+        """Map [B, C, H, W] to [B, F]; cells that lie wholly in an image's padding get no attention.
+
+        Args:
+            whole: [B, 5], each image as a RoI.
+        """
+        y, x = (torch.arange(n, device=features.device) * stride for n in features.shape[2:])
+        inside = (y < whole[:, 4:])[:, :, None] & (x < whole[:, 3:4])[:, None]  # [B, H, W]
         weights = self.attention(features)[:, 0].masked_fill(~inside, -torch.inf).flatten(1).softmax(dim=1)
         pooled = torch.einsum("bcn,bn->bc", features.flatten(2), weights.to(features.dtype))
         return torch.relu(self.transform(pooled))
@@ -211,12 +216,20 @@ class RoIStage(nn.Module):
 
     def predict(self, maps: Maps, proposals: list[Tensor], sizes: Sizes) -> Predictions:
         """Class logits and box deltas of every proposal, image by image."""
-        count = sum(len(p) for p in proposals)
+        whole = [[i, 0, 0, width, height] for i, (height, width) in enumerate(sizes)]
+        return self.answer(maps, _rois(proposals), proposals[0].new_tensor(whole))
+
+    def answer(self, maps: Maps, rois: Tensor, whole: Tensor) -> Predictions:
+        """Class logits and box deltas of every RoI.
+
+        Args:
+            rois: [R, 5], index of the image, then the box.
+            whole: [B, 5], each image, without padding, as a RoI.
+        """
         reduced = {key: layer(getattr(maps, _task_of(key))) for key, layer in self.reduce.items()}
         keys = {task: task if task in self.heads else "shared" for task in TASKS}
-        vectors = self._vectors(reduced, proposals, set(keys.values()))  # [R, F] each
+        vectors = self._vectors(reduced, rois, set(keys.values()))  # [R, F] each
         readers = {keys[task] for task in TASKS if self.contexts[task] == "global"}
-        whole = [proposals[0].new_tensor([[0, 0, width, height]]) for height, width in sizes] if readers else []
         # By themselves: in one batch with the RoIs, whose number is round, they cost as much again as all of those.
         contexts = self._vectors(reduced, whole, readers)  # [B, F] each
         answers = {}
@@ -226,20 +239,20 @@ class RoIStage(nn.Module):
                 if self.contexts[task] == "global":
                     context = contexts[keys[task]]
                 else:
-                    context = self.attention[task](getattr(maps, task), sizes, self.strides[task])
-                context = context.repeat_interleave(_counts(proposals, context.device), dim=0, output_size=count)
+                    context = self.attention[task](getattr(maps, task), whole, self.strides[task])
+                context = context.index_select(0, rois[:, 0].long())
                 features = torch.cat((features, context.to(features.dtype)), dim=1)
             answers[task] = layer(features)
-        return Predictions(answers["cls"], answers["loc"].reshape(count, self.num_classes, 4))
+        return Predictions(answers["cls"], answers["loc"].reshape(-1, self.num_classes, 4))
 
-    def _vectors(self, reduced: dict[str, Tensor], boxes: list[Tensor], keys: set[str]) -> dict[str, Tensor]:
-        """The vector of each box, [R, F], from each of the heads `keys`; boxes are per image, as proposals are."""
+    def _vectors(self, reduced: dict[str, Tensor], rois: Tensor, keys: set[str]) -> dict[str, Tensor]:
+        """The vector of each RoI, [R, F], from each of the heads `keys`."""
         pooled: dict[str, Tensor] = {}
         vectors: dict[str, Tensor] = {}
         for key in sorted(keys):
             source = key if key in reduced else "shared"
             if source not in pooled:
-                pooled[source] = self._pool(reduced[source], _rois(boxes), self.strides[_task_of(source)])
+                pooled[source] = self._pool(reduced[source], rois, self.strides[_task_of(source)])
             vectors[key] = self.heads[key](pooled[source])
         return vectors
 
@@ -325,9 +338,6 @@ def _rois(boxes: list[Tensor]) -> Tensor:
     """Boxes per image to [R, 5]: index of the image, then the box."""
     joined = torch.cat(boxes)
     images = torch.arange(len(boxes), device=joined.device)
-    index = images.repeat_interleave(_counts(boxes, joined.device), output_size=len(joined))
+    counts = torch.tensor([len(b) for b in boxes], device=joined.device)
+    index = images.repeat_interleave(counts, output_size=len(joined))
     return torch.cat((index[:, None].to(joined.dtype), joined), dim=1)
-
-
-def _counts(boxes: list[Tensor], device: torch.device) -> Tensor:
-    return torch.tensor([len(b) for b in boxes], device=device)

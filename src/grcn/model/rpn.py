@@ -61,13 +61,17 @@ class RPN(nn.Module):
         Returns:
             [P_i, 4] boxes per image, detached; losses (empty outside training).
         """
-        hidden = torch.relu(self.conv(features))
-        logits = self.objectness(hidden).permute(0, 2, 3, 1).flatten(1)  # [B, A]
-        deltas = self.deltas(hidden).permute(0, 2, 3, 1).reshape(len(logits), -1, 4)  # [B, A, 4]
-        anchors = grid_anchors(self.cells, (features.shape[2], features.shape[3]), self.stride)  # [A, 4]
+        logits, deltas, anchors = self.answer(features)
         proposals = self._propose(box_ops.precise(logits.detach()), box_ops.precise(deltas.detach()), anchors, sizes)
         losses = {} if objects is None else self._losses(logits, deltas, anchors, *objects, generators)
         return proposals, losses
+
+    def answer(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Objectness logits [B, A] and deltas [B, A, 4] of each anchor of a map [B, C, H, W], and anchors [A, 4]."""
+        hidden = torch.relu(self.conv(features))
+        logits = self.objectness(hidden).permute(0, 2, 3, 1).flatten(1)
+        deltas = self.deltas(hidden).permute(0, 2, 3, 1).reshape(logits.shape[0], -1, 4)
+        return logits, deltas, grid_anchors(self.cells, (features.shape[2], features.shape[3]), self.stride)
 
     def _propose(self, logits: Tensor, deltas: Tensor, anchors: Tensor, sizes: Sizes) -> list[Tensor]:
         c = self.config

@@ -6,7 +6,6 @@ Nothing here unpickles: state dicts of others are read with torch's restricted l
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,15 +16,14 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from grcn.config import DetectorConfig, from_dict, to_dict
-from grcn.errors import CheckpointError, ConfigError
+from grcn.config import DetectorConfig
+from grcn.errors import CheckpointError, ConfigError, first_line
 from grcn.files import atomic_file
+from grcn.header import KEY, Header, read_header
 from grcn.model.backbone import build_classifier
 
 if TYPE_CHECKING:
     from grcn.model.detector import RCNN
-
-FORMAT = "grcn-1"
 
 
 def load_backbone(network: nn.Module, config: DetectorConfig, weights: str | Path) -> None:
@@ -86,7 +84,7 @@ def download_state_dict(url: str) -> dict[str, Tensor]:
         return torch.hub.load_state_dict_from_url(url, map_location="cpu", check_hash=True, weights_only=True)
     except Exception as error:  # urllib, hashing and unpickling each raise their own
         raise CheckpointError(
-            f"{url}: {_first_line(error)}; fetch it by hand and pass weights=FILE, or start from weights=random"
+            f"{url}: {first_line(error)}; fetch it by hand and pass weights=FILE, or start from weights=random"
         ) from None
 
 
@@ -101,7 +99,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
             return safetensors.torch.load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror or _first_line(error)}") from None
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror or first_line(error)}") from None
     except Exception as error:  # the two readers raise a dozen kinds on hostile input; torch's say how to execute it
         raise CheckpointError(
             f"{path}: broken, or no file of tensors alone ({type(error).__name__}); nothing in it was executed"
@@ -122,16 +120,26 @@ def save_detector(
     Raises:
         CheckpointError: where the file cannot be written; an earlier one of that name stays as it was.
     """
-    header = {
-        "format": FORMAT,
-        "preset": preset,
-        "class_names": list(class_names),
-        "config": to_dict(model.config),
-        "extra": extra,
-    }
+    header = Header(model.config, class_names, preset, extra)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     with atomic_file(path) as file:
-        file.write(safetensors.torch.save(tensors, {"grcn": json.dumps(header)}))
+        file.write(safetensors.torch.save(tensors, {KEY: header.to_json()}))
+
+
+def find_weights(source: Path) -> Path:
+    """The weights file that `source`, a file or a run folder, stands for.
+
+    Raises:
+        CheckpointError: where there is none.
+    """
+    if not source.is_dir():
+        if not source.exists():
+            raise CheckpointError(f"{source}: no such run folder, weights file or preset (`grcn models` lists presets)")
+        return source
+    for name in ("best.safetensors", "last.safetensors"):
+        if (source / name).is_file():
+            return source / name
+    raise CheckpointError(f"{source}: no best.safetensors or last.safetensors; is it the folder of a run?")
 
 
 @dataclass(frozen=True)
@@ -142,6 +150,7 @@ class LoadedDetector:
     class_names: tuple[str, ...]
     preset: str
     extra: dict[str, Any]
+    file: Path | None = None
 
 
 def load_detector(path: str | Path) -> LoadedDetector:
@@ -160,13 +169,14 @@ def load_detector(path: str | Path) -> LoadedDetector:
             metadata = file.metadata() or {}
         tensors = safetensors.torch.load_file(path)
     except Exception as error:  # safetensors raises its own kind, OSError and more
-        raise CheckpointError(f"{path}: cannot be read as safetensors: {_first_line(error)}") from None
-    config, class_names, name, extra = _read_header(path, metadata)
+        raise CheckpointError(f"{path}: cannot be read as safetensors: {first_line(error)}") from None
+    header = read_header(path, metadata)
+    config, class_names = header.config, header.class_names
     try:
         with torch.device("meta"):
             outline = RCNN(config, len(class_names), build_classifier(config.backbone, config.norm))
     except Exception as error:  # such as sizes beyond what torch can count
-        raise CheckpointError(f"{path}: its configuration cannot be built: {_first_line(error)}") from None
+        raise CheckpointError(f"{path}: its configuration cannot be built: {first_line(error)}") from None
     wanted = outline.state_dict()
     unlike = wanted.keys() ^ tensors.keys() | {k for k in wanted.keys() & tensors if not _fits(tensors[k], wanted[k])}
     if unlike:
@@ -174,35 +184,4 @@ def load_detector(path: str | Path) -> LoadedDetector:
         raise CheckpointError(f"{path}: {len(unlike)} tensors do not fit its configuration: {listed}")
     model = RCNN(config, len(class_names), build_classifier(config.backbone, config.norm))
     model.load_state_dict(tensors)
-    return LoadedDetector(model.eval(), class_names, name, extra)
-
-
-def _read_header(
-    path: str | Path, metadata: dict[str, str]
-) -> tuple[DetectorConfig, tuple[str, ...], str, dict[str, Any]]:
-    """Configuration, class names, preset and extra of a detector's file."""
-    try:
-        header = json.loads(metadata["grcn"])
-        version, names, preset, extra = (header[key] for key in ("format", "class_names", "preset", "extra"))
-        plain = header["config"]
-    except (KeyError, ValueError, TypeError, RecursionError) as error:
-        raise CheckpointError(
-            f"{path}: not a grcn detector: its header lacks or garbles {_first_line(error)}"
-        ) from None
-    if version != FORMAT:
-        raise CheckpointError(f"{path}: format {version!r}, this version reads {FORMAT!r}")
-    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in [*names, preset]):
-        raise CheckpointError(f"{path}: not a grcn detector: preset or class names in its header are no text or none")
-    if not isinstance(extra, dict):
-        raise CheckpointError(f"{path}: not a grcn detector: 'extra' in its header holds no keys and values")
-    try:
-        config = from_dict(DetectorConfig, plain)
-    except ConfigError as error:
-        raise CheckpointError(f"{path}: {error}") from None
-    if config.norm == "auto":
-        raise CheckpointError(f"{path}: norm 'auto' in its header; a saved detector's is settled")
-    return config, tuple(names), preset, extra
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+    return LoadedDetector(model.eval(), class_names, header.preset, header.extra, Path(path))

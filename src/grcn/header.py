@@ -1,0 +1,66 @@
+"""What a detector's file says of itself, as JSON under the key `grcn`: the same in weights and in exported files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from grcn.config import DetectorConfig, from_dict, to_dict
+from grcn.errors import CheckpointError, ConfigError, first_line
+
+KEY, FORMAT = "grcn", "grcn-1"
+
+
+@dataclass(frozen=True)
+class Header:
+    """What is needed beside a network's weights.
+
+    Args:
+        config: the configuration, with input size and thresholds; class_names: by class id.
+        preset: the name of the configuration it was made from; extra: JSON values, such as metrics.
+    """
+
+    config: DetectorConfig
+    class_names: tuple[str, ...]
+    preset: str
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        content = {
+            "format": FORMAT,
+            "preset": self.preset,
+            "class_names": list(self.class_names),
+            "config": to_dict(self.config),
+            "extra": self.extra,
+        }
+        return json.dumps(content)
+
+
+def read_header(path: str | Path, metadata: Mapping[str, str]) -> Header:
+    """The header in a file's metadata.
+
+    Raises:
+        CheckpointError: naming `path`, where there is none, or it is not a detector's.
+    """
+    try:
+        header = json.loads(metadata[KEY])
+        version, names, preset, extra = (header[key] for key in ("format", "class_names", "preset", "extra"))
+        plain = header["config"]
+    except (KeyError, ValueError, TypeError, RecursionError) as error:
+        raise CheckpointError(f"{path}: not a grcn detector: its header lacks or garbles {first_line(error)}") from None
+    if version != FORMAT:
+        raise CheckpointError(f"{path}: format {version!r}, this version reads {FORMAT!r}")
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in [*names, preset]):
+        raise CheckpointError(f"{path}: not a grcn detector: preset or class names in its header are no text or none")
+    if not isinstance(extra, dict):
+        raise CheckpointError(f"{path}: not a grcn detector: 'extra' in its header holds no keys and values")
+    try:
+        config = from_dict(DetectorConfig, plain)
+    except ConfigError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    if config.norm == "auto":
+        raise CheckpointError(f"{path}: norm 'auto' in its header; a saved detector's is settled")
+    return Header(config, tuple(names), preset, extra)
