@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 DATA ?= ../shared/data/bccd
 BENCH ?= docs/results/bench
 
-.PHONY: help demo test test-slow bench check lint types format install clean
+.PHONY: help demo test test-slow bench docs dist check lint types format install clean
 
 help:  ## what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -37,6 +37,12 @@ bench: $(INSTALLED)  ## the benchmarks beside their peers, an hour on two idle c
 	$(BIN)/python benchmarks/loader.py $(DATA) --out $(BENCH)/loader.json
 	$(BIN)/python benchmarks/steps.py $(DATA) --out $(BENCH)/steps.json
 
+docs: $(INSTALLED)  ## the documentation site, into site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+
+dist: $(INSTALLED)  ## wheel and source archive, into dist/
+	$(BIN)/python -m build
+
 check: lint types test  ## everything that CI runs
 
 lint: $(INSTALLED)  ## format and lint, without changing anything
@@ -52,4 +58,4 @@ format: $(INSTALLED)  ## format in place
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) dist demo .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) dist site demo .mypy_cache .ruff_cache .pytest_cache

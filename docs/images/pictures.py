@@ -90,7 +90,12 @@ def branches(out: Path) -> None:
         axis.axis("off")
         for left, line, width, text, colour in parts:
             shape = FancyBboxPatch(
-                (left, line - 0.36), width, 0.72, "round,pad=0,rounding_size=0.08", facecolor=colour, edgecolor="#555555"
+                (left, line - 0.36),
+                width,
+                0.72,
+                "round,pad=0,rounding_size=0.08",
+                facecolor=colour,
+                edgecolor="#555555",
             )
             axis.add_patch(shape)
             axis.text(left + width / 2, line, text, ha="center", va="center", fontsize=9)
@@ -141,7 +146,7 @@ def maps(run: str, photo: str, out: Path) -> None:
     for axis, name, stride, tensor in zip(axes.flat[1:], names, strides, found, strict=True):
         energy = tensor[0].float().square().mean(dim=0).sqrt().numpy()  # [H, W], over channels
         energy = energy[: -(-height // stride), : -(-width // stride)]  # without the padding
-        low, high = np.quantile(energy, (0.02, 0.98))
+        low, high = np.quantile(energy, (0.02, 0.95))
         axis.imshow(np.asarray(picture.convert("L").resize((width, height))), cmap="gray", extent=(0, width, height, 0))
         axis.imshow(
             np.clip((energy - low) / (high - low), 0, 1),

@@ -1,0 +1,166 @@
+"""Everything that the pages tell a reader to type is tried: commands against their parsers, Python by running it."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from PIL import Image
+
+import documentation as docs
+from grcn.app.cli import main
+
+IDS = [str(page.relative_to(docs.ROOT)) for page in docs.PAGES]
+pages = pytest.mark.parametrize("page", docs.PAGES, ids=IDS)
+
+CONFIG = "data: photos\npreset: grcn_r18\n"
+
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory: pytest.TempPathFactory, beach: Path, tiny: ModuleType) -> Path:
+    """A folder as the pages assume the reader's: labelled `photos`, a trained `runs/photos`, `holiday` pictures."""
+    import torch
+
+    from grcn import build_detector, open_dataset
+    from grcn.model.weights import save_detector
+
+    folder = tmp_path_factory.mktemp("reader")
+    (folder / "photos").symlink_to(beach)
+    (folder / "configs").symlink_to(docs.ROOT / "configs")
+    (folder / "holiday").mkdir()
+    Image.new("RGB", (96, 72), "steelblue").save(folder / "holiday" / "one.jpg")
+    names = open_dataset(beach).class_names
+    torch.manual_seed(0)
+    model = build_detector(tiny.tiny_model(), len(names), weights=None)
+    for name in ("photos", "c4", "grcn"):
+        (folder / "runs" / name).mkdir(parents=True)
+        (folder / "runs" / name / "config.yaml").write_text(CONFIG)
+        save_detector(
+            folder / "runs" / name / "best.safetensors", model, class_names=names, preset="grcn_r18", extra={}
+        )
+    (folder / "run.yaml").write_text(CONFIG)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def inside(reader: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(reader)
+
+
+@pages
+def test_what_a_page_says_is_so(page: Path, tmp_path: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert docs.command_problems(text) == []
+    assert docs.inline_problems(text) == []
+    assert docs.link_problems(text, page) == []
+    assert docs.quotation_problems(text) == []
+    assert docs.yaml_problems(text, tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "page",
+    [page for page in docs.PAGES if docs.python_blocks(page.read_text(encoding="utf-8"))],
+    ids=lambda page: str(page.relative_to(docs.ROOT)),
+)
+def test_a_pages_python_runs(page: Path) -> None:
+    """One block after the other, as someone would who types them into one session."""
+    namespace: dict[str, object] = {"__name__": "__main__"}
+    for block in docs.python_blocks(page.read_text(encoding="utf-8")):
+        code = compile("\n" * (block.line - 1) + block.text, str(page), "exec")
+        with contextlib.redirect_stdout(io.StringIO()):
+            exec(code, namespace)
+
+
+def test_the_first_tutorial_can_be_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its commands, in their order, smaller: few pictures, two steps from random weights."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "holiday").mkdir()
+    Image.new("RGB", (128, 96), "steelblue").save("holiday/one.jpg")
+    smaller = {
+        "data": "--images 12 --size 128 96",
+        "train": "--minutes 0 --iterations 2 --weights random --batch_size 2 --workers 0 --model.roi.fc_channels 16 "
+        "--loggers [csv]",
+        "gap": "--resamples 10",
+    }
+    done = []
+    for _, words in docs.commands((docs.ROOT / "docs/tutorials/own-data.md").read_text(encoding="utf-8")):
+        ours = docs.grcn_words(words)
+        if ours is None or words[0] == "pip":
+            continue
+        extra = smaller.get(ours[0], "").split() if "--resume" not in ours else []
+        assert main([*ours, *extra]) == 0, ours
+        done.append(ours[0])
+    assert done == ["--help", "data", "check", "train", "train", "evaluate", "gap", "predict"]
+    assert Path("found/drawn/one.jpg").is_file()
+    assert Path("runs/photos/gap/gap.html").is_file()
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("```bash\ngrcn train --data photos --batchsize 2\n```", "unknown option '--batchsize'"),
+        ("```\ngrcn train --data photos --model.cls_stride 12\n```", "cls_stride"),
+        ("    grcn train --data photos --preset grcn_r19\n", "unknown preset 'grcn_r19'"),
+        ("```bash\ngrcn train --data photos \\\n    --optim.lr fast\n```", "optim.lr"),
+        ("```bash\ngrcn train --preset grcn_r18\n```", "data"),
+        ("```bash\ntorchrun --nnodes 2 -m grcn train --data photos --node 2\n```", "unknown option '--node'"),
+        ("```bash\ngrcn predict runs/photos a.jpg --out found --sure 0.5 > log.txt\n```", "unknown option '--sure'"),
+        ("```bash\ncd x && grcn evaluate runs/photos --data photos --iou half\n```", "iou"),
+        ("```bash\ngrcn predict runs/photos\n```", "arguments are required: sources, out"),
+        ("```bash\ngrcn forecast runs/photos\n```", "unknown command 'forecast'"),
+        ("```bash\ngrcn study run contexts\n```", "contexts"),
+        ("```bash\ngrcn study table context --data atlantis\n```", "atlantis"),
+        ("```bash\nmake coffee\n```", "no target ['coffee']"),
+        ("```bash\npip install 'grcn[studies]'\n```", "no extra ['studies']"),
+        ("```bash\npython benchmarks/nothing.py\n```", "no file benchmarks/nothing.py"),
+        ("```bash\npython benchmarks/presets.py --fast\n```", "has no ['--fast']"),
+    ],
+)
+def test_a_wrong_command_is_found(text: str, problem: str) -> None:
+    assert docs.command_problems("Right: `grcn train`.\n\n```bash\ngrcn check photos\n```\n") == []
+    found = docs.command_problems(f"So:\n\n{text}\n")
+    assert len(found) == 1
+    assert problem in found[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("Use `grcn forecast`.", "no command 'forecast'"),
+        ("Use `grcn data fetch x`.", "no command 'data fetch'"),
+        ("With `--batchsize 2` it\nfits.", "no command has --batchsize"),
+        ("See `src/grcn/model/separate.py`.", "no such file"),
+        ("Or `make coffee`.", "no target"),
+        ("Install `pip install 'grcn[studies]'`.", "no extra"),
+    ],
+)
+def test_a_wrong_mention_is_found(text: str, problem: str) -> None:
+    assert docs.inline_problems("`grcn train --batch_size 2`, `src/grcn/model/separation.py`, `make test`") == []
+    found = docs.inline_problems(text)
+    assert len(found) == 1
+    assert problem in found[0]
+
+
+def test_a_wrong_link_quotation_or_file_is_found(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.touch()
+    assert docs.link_problems("[a](page.md#there) [b](https://arxiv.org) ![c](c.png)", page) == [
+        "link to c.png: no such file"
+    ]
+    quoted = '```python title="src/grcn/presets.py"\n    return DetectorConfig(backbone=backbone, head="{}")\n```'
+    assert docs.quotation_problems(quoted.format("conv5")) == []
+    assert docs.quotation_problems(quoted.format("conv6")) == ["line 2: not in src/grcn/presets.py"]
+    assert docs.yaml_problems("```yaml\npreset: grcn_r18\niterations: 5\n```", tmp_path) == []
+    assert "iteration" in docs.yaml_problems("```yaml\npreset: grcn_r18\niteration: 5\n```", tmp_path)[0]
+    study = "```yaml\nquestion: q\nbaseline: a\nseeds: [0]\ndata: {photos: {path: photos}}\ncells: {a: {}, b: {modl: {}}}\n```"
+    assert "modl" in docs.yaml_problems(study, tmp_path)[0]
+
+
+def test_python_that_does_not_run_is_found(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("Text.\n\n```python\nimport grcn\n\ngrcn.Detektor\n```\n", encoding="utf-8")
+    with pytest.raises(AttributeError, match="no attribute 'Detektor'"):
+        test_a_pages_python_runs(page)
