@@ -131,8 +131,8 @@ def test_a_browser_shows_every_page(site: Path, served: str) -> None:
                 wrong.append(f"{path}: {wider} px wider than a phone")
         # The menu that leads on is there, on a phone in a drawer, and so is the search.
         page.goto(f"{served}/index.html")
-        page.locator("label[for=__drawer]").first.click()
-        assert page.get_by_text("Tutorials").first.is_visible()
+        page.locator(".md-header label[for=__drawer]").click()
+        page.locator(".md-nav--primary").get_by_text("Tutorials").first.wait_for(state="visible", timeout=10_000)
         browser.close()
     assert wrong == []
 
