@@ -47,9 +47,9 @@ def page() -> str:
 
 
 def _help(name: str) -> str:
-    """What a command prints to --help on a terminal of 96 columns."""
+    """What a command prints to --help on a terminal of 88 columns."""
     before = os.environ.get("COLUMNS")
-    os.environ["COLUMNS"] = "96"
+    os.environ["COLUMNS"] = "88"
     try:
         with contextlib.redirect_stdout(io.StringIO()) as printed:
             main([*name.split(), "--help"])
@@ -58,4 +58,4 @@ def _help(name: str) -> str:
             del os.environ["COLUMNS"]
         else:
             os.environ["COLUMNS"] = before
-    return printed.getvalue()
+    return printed.getvalue().replace(" \b", "")  # jsonargparse backspaces over the blank after --print_config

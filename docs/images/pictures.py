@@ -2,8 +2,8 @@
 
 python docs/images/pictures.py [--maps RUN PHOTO]
 
-Without --maps: `branches.svg` (where each detector's parts stand) and `cells.png` (an object in cells of three strides).
-With it: `maps.png`, what the two branches of a trained G-RCN make of a photo.
+Without --maps: `branches.svg` (where each detector's parts stand) and `cells.png` (an object in cells of three
+strides). With it: `maps.png`, what the two branches of a trained G-RCN make of a photo.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SHARED, CLS, LOC, RPN = "#DDDDDD", "#9CCBE8", "#F3C08A", "#C9E4B5"
 # Of each row: its title, and its parts as (left, line, width, text, colour) with line 0 in the middle, 1 above it.
 ROWS = (
     (
-        "Faster R-CNN, protocol C4: one map; conv5 runs once for each RoI",
+        "Faster R-CNN, C4: one map, conv5 anew for each RoI",
         (
             (0.0, 0, 3.0, "conv1 to conv4\nstride 16", SHARED),
             (3.6, -1, 1.3, "RPN", RPN),
@@ -42,7 +42,7 @@ ROWS = (
         ),
     ),
     (
-        "Faster R-CNN, protocol C5: conv5 once for the image; still one map and one head for both tasks",
+        "Faster R-CNN, C5: conv5 once; one map, one head",
         (
             (0.0, 0, 3.0, "conv1 to conv4\nstride 16", SHARED),
             (3.6, 0, 1.7, "conv5\nstride 16", SHARED),
@@ -53,7 +53,7 @@ ROWS = (
         ),
     ),
     (
-        "G-RCN: after conv4 each task has its own conv5, at its own stride, and its own head",
+        "G-RCN: each task its own conv5, stride and head",
         (
             (0.0, 0, 3.0, "conv1 to conv4\nstride 16", SHARED),
             (3.6, 0, 1.3, "RPN", RPN),
@@ -83,10 +83,10 @@ ARROWS = (
 
 def branches(out: Path) -> None:
     """Three detectors as boxes and arrows."""
-    figure, axes = plt.subplots(3, 1, figsize=(8.4, 7.0))
+    figure, axes = plt.subplots(3, 1, figsize=(6.0, 6.2))
     for axis, (title, parts), arrows in zip(axes, ROWS, ARROWS, strict=True):
         axis.set(xlim=(-0.1, 10.6), ylim=(-1.6, 1.6))
-        axis.set_title(title, loc="left", fontsize=10)
+        axis.set_title(title, loc="left", fontsize=11)
         axis.axis("off")
         for left, line, width, text, colour in parts:
             shape = FancyBboxPatch(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import subprocess
 from pathlib import Path
 from types import ModuleType
 
@@ -11,7 +12,10 @@ import pytest
 from PIL import Image
 
 import documentation as docs
+import hours
 from grcn.app.cli import main
+from grcn.data.dataset import list_splits, open_dataset
+from grcn.data.generate import generate
 
 IDS = [str(page.relative_to(docs.ROOT)) for page in docs.PAGES]
 pages = pytest.mark.parametrize("page", docs.PAGES, ids=IDS)
@@ -24,7 +28,7 @@ def reader(tmp_path_factory: pytest.TempPathFactory, beach: Path, tiny: ModuleTy
     """A folder as the pages assume the reader's: labelled `photos`, a trained `runs/photos`, `holiday` pictures."""
     import torch
 
-    from grcn import build_detector, open_dataset
+    from grcn import build_detector
     from grcn.model.weights import save_detector
 
     folder = tmp_path_factory.mktemp("reader")
@@ -98,6 +102,35 @@ def test_the_first_tutorial_can_be_followed(tmp_path: Path, monkeypatch: pytest.
     assert Path("runs/photos/gap/gap.html").is_file()
 
 
+def test_the_folder_of_both_voc_years_is_made(tmp_path: Path) -> None:
+    """The shell lines of docs/tutorials/the-paper.md that join two VOC folders, as they stand there."""
+    text = (docs.ROOT / "docs/tutorials/the-paper.md").read_text(encoding="utf-8")
+    (joins,) = (block.text for block in docs.blocks(text) if block.text.startswith("mkdir -p voc0712"))
+    lines = [line for line in joins.splitlines() if not line.startswith("grcn ")]
+    for year, splits in (("2007", ("trainval", "test")), ("2012", ("trainval",))):
+        root = generate(tmp_path / f"voc{year}", images=8, seed=int(year), size=(64, 64), objects=(1, 2))
+        for place in sorted([*root.glob("*/*.jpg"), *root.glob("*/*.xml")]):
+            place.rename(place.with_name(f"{year}_{place.name}"))
+        lists = root / "ImageSets" / "Main"
+        for old in lists.iterdir():
+            old.unlink()
+        for n, split in enumerate(splits):
+            (lists / f"{split}.txt").write_text("".join(f"{year}_{i:06d}\n" for i in range(4 * n, 4 * n + 4)))
+    subprocess.run(["bash", "-euc", "\n".join(lines)], cwd=tmp_path, check=True, timeout=60)
+    assert list_splits(tmp_path / "voc0712") == ("trainval", "test")
+    both, test = (open_dataset(tmp_path / "voc0712", split=split) for split in ("trainval", "test"))
+    assert [record.path.name[:4] for record in both] == ["2007"] * 4 + ["2012"] * 4
+    assert [record.path.name[:4] for record in test] == ["2007"] * 4
+    assert (both.defects, test.defects) == ((), ())
+
+
+def test_the_table_of_hours_is_the_scripts() -> None:
+    text = (docs.ROOT / "docs/tutorials/the-paper.md").read_text(encoding="utf-8")
+    assert hours.table(hours.PAPER, 30) in text
+    for line in hours.peers().splitlines():
+        assert line.split()[-3] in text  # the TFLOP/s that the page quotes
+
+
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
@@ -155,8 +188,8 @@ def test_a_wrong_link_quotation_or_file_is_found(tmp_path: Path) -> None:
     assert docs.quotation_problems(quoted.format("conv6")) == ["line 2: not in src/grcn/presets.py"]
     assert docs.yaml_problems("```yaml\npreset: grcn_r18\niterations: 5\n```", tmp_path) == []
     assert "iteration" in docs.yaml_problems("```yaml\npreset: grcn_r18\niteration: 5\n```", tmp_path)[0]
-    study = "```yaml\nquestion: q\nbaseline: a\nseeds: [0]\ndata: {photos: {path: photos}}\ncells: {a: {}, b: {modl: {}}}\n```"
-    assert "modl" in docs.yaml_problems(study, tmp_path)[0]
+    study = "question: q\nbaseline: a\nseeds: [0]\ndata: {photos: {path: photos}}\ncells: {a: {}, b: {modl: {}}}"
+    assert "modl" in docs.yaml_problems(f"```yaml\n{study}\n```", tmp_path)[0]
 
 
 def test_python_that_does_not_run_is_found(tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def test_the_metadata_is_what_pyproject_says(metadata: Message) -> None:
 
 
 def test_extras_are_whole(metadata: Message) -> None:
-    """What each asks for, its own extras followed, is installed here in a version that satisfies it, and fits together."""
+    """What each asks for is installed here, in a version that satisfies it."""
     requirements = [Requirement(text) for text in metadata.get_all("Requires-Dist")]
     for extra in metadata.get_all("Provides-Extra"):
         if extra in ("wandb", "mlflow"):  # loggers, which nobody needs to develop grcn
