@@ -1,6 +1,9 @@
 """Reading the documentation as its readers do: what it tells them to type, run, make, install and open.
 
 Each `*_problems` function takes a page's Markdown and returns a line for everything in it that is not so.
+
+A block after `<!-- not run: REASON -->` cannot be tried here, for a reason that the page says: of its Python, imports
+and what is taken from imported modules are tried all the same; YAML is left alone.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import yaml
@@ -31,20 +35,20 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").r
 GROUPS = {name.split()[0] for name in COMMANDS if " " in name}  # of commands: data, study
 _SHELL = ("", "bash", "sh", "shell", "console")
 _PLACEHOLDER = re.compile(r" [A-Z]|\.\.\.")
-_OTHERS_OPTIONS = {
-    *("--debug", "--help", "--strict", "--no-deps", "--no-build-isolation"),
-    *("--nnodes", "--nproc-per-node", "--node-rank", "--master-addr", "--master-port"),
-}
 
 
 @dataclass(frozen=True)
 class Block:
-    """A block of code: its language ("" where none is said), what else its fence says, its first line, its text."""
+    """A block of code: its language ("" where none is said), what else its fence says, its first line, its text.
+
+    runs: whether it can be tried here.
+    """
 
     language: str
     says: str
     line: int
     text: str
+    runs: bool = True
 
     @property
     def title(self) -> str | None:
@@ -74,7 +78,9 @@ def blocks(text: str) -> list[Block]:
             )
             indent = len(fence[1])
             inside = [line[indent:] for line in lines[at + 1 : end]]
-            found.append(Block(fence[3], fence[4], at + 2, "\n".join(inside)))
+            above = next((line for line in reversed(lines[:at]) if line.strip()), "")
+            runs = not re.fullmatch(r"\s*<!-- not run: \S.* -->", above)
+            found.append(Block(fence[3], fence[4], at + 2, "\n".join(inside), runs))
             at = end + 1
         elif lines[at].startswith("    "):
             end = at
@@ -225,7 +231,7 @@ def _script_problem(script: str, words: list[str]) -> str | None:
 @cache
 def known_options() -> set[str]:
     """Every option of every command of grcn, and of the scripts of the repository."""
-    options: set[str] = set(_OTHERS_OPTIONS)
+    options = {"--debug", "--version"}
     for name in COMMANDS:
         with contextlib.redirect_stdout(io.StringIO()) as printed:
             main([*name.split(), "--help"])
@@ -250,8 +256,8 @@ def inline_problems(text: str) -> list[str]:
         if words[0] in ("pip", "grcn") and (problem := _extras_problem(code)):
             problems.append(f"`{code}`: {problem}")
         for word in words:
-            option = re.match(r"--[a-z][\w.-]*", word)
-            if option and words[0] not in ("pip", "git") and option[0].rstrip(".") not in known_options():
+            option = re.match(r"--[a-z][\w.-]*", word) if words[0] in ("grcn", "python") or code[0] == "-" else None
+            if option and option[0].rstrip(".") not in known_options():
                 problems.append(f"`{code}`: no command has {option[0]}")
         if re.fullmatch(r"(src|docs|tests|benchmarks|configs)/[\w./*-]+", code) and not list(
             ROOT.glob(code.rstrip("/"))
@@ -293,7 +299,7 @@ def yaml_problems(text: str, folder: Path) -> list[str]:
     """YAML blocks that are neither a study nor a configuration of a training run."""
     problems = []
     for block in blocks(text):
-        if block.language != "yaml":
+        if block.language != "yaml" or not block.runs:
             continue
         path = folder / "block.yaml"
         path.write_text(block.text, encoding="utf-8")
@@ -310,3 +316,31 @@ def yaml_problems(text: str, folder: Path) -> list[str]:
 def python_blocks(text: str) -> list[Block]:
     """The blocks of Python that a reader can run: all but quotations."""
     return [block for block in blocks(text) if block.language == "python" and block.title is None]
+
+
+def run_python(text: str, name: str) -> None:
+    """Runs a page's blocks one after the other, as someone would who types them into one session.
+
+    Of those that cannot be run here, only the imports, and what is taken from imported modules.
+    """
+    namespace: dict[str, object] = {"__name__": "__main__"}
+    for block in python_blocks(text):
+        tree = ast.parse("\n" * (block.line - 1) + block.text)
+        if not block.runs:
+            imports = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+            exec(compile(ast.Module(imports, []), name, "exec"), namespace)
+            taken = [ast.Expr(node) for node in ast.walk(tree) if _is_of_module(node, namespace)]
+            tree = ast.fix_missing_locations(ast.Module(list(taken), []))
+        with contextlib.redirect_stdout(io.StringIO()):
+            exec(compile(tree, name, "exec"), namespace)
+
+
+def _is_of_module(node: ast.AST, namespace: dict[str, object]) -> bool:
+    """Whether `node` is `module.name` or `Class.name` of something that was imported."""
+    if (
+        not isinstance(node, ast.Attribute)
+        or not isinstance(node.value, ast.Name)
+        or not isinstance(node.ctx, ast.Load)
+    ):
+        return False
+    return isinstance(namespace.get(node.value.id), ModuleType | type)

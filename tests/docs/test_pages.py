@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
+import importlib.util
 import subprocess
 from pathlib import Path
 from types import ModuleType
@@ -70,12 +69,7 @@ def test_what_a_page_says_is_so(page: Path, tmp_path: Path) -> None:
     ids=lambda page: str(page.relative_to(docs.ROOT)),
 )
 def test_a_pages_python_runs(page: Path) -> None:
-    """One block after the other, as someone would who types them into one session."""
-    namespace: dict[str, object] = {"__name__": "__main__"}
-    for block in docs.python_blocks(page.read_text(encoding="utf-8")):
-        code = compile("\n" * (block.line - 1) + block.text, str(page), "exec")
-        with contextlib.redirect_stdout(io.StringIO()):
-            exec(code, namespace)
+    docs.run_python(page.read_text(encoding="utf-8"), str(page))
 
 
 def test_the_first_tutorial_can_be_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,8 +186,33 @@ def test_a_wrong_link_quotation_or_file_is_found(tmp_path: Path) -> None:
     assert "modl" in docs.yaml_problems(f"```yaml\n{study}\n```", tmp_path)[0]
 
 
-def test_python_that_does_not_run_is_found(tmp_path: Path) -> None:
-    page = tmp_path / "page.md"
-    page.write_text("Text.\n\n```python\nimport grcn\n\ngrcn.Detektor\n```\n", encoding="utf-8")
+@pytest.mark.parametrize("marked", ["", "<!-- not run: needs a download -->\n\n"])
+def test_python_that_does_not_run_is_found(marked: str) -> None:
+    block = "Text.\n\n" + marked + "```python\nimport grcn\nfrom grcn import Detector\n\n{}\n```\n"
     with pytest.raises(AttributeError, match="no attribute 'Detektor'"):
-        test_a_pages_python_runs(page)
+        docs.run_python(block.format("grcn.Detektor"), "page")
+    with pytest.raises(AttributeError, match="no attribute 'lode'"):
+        docs.run_python(block.format("Detector.lode('x')"), "page")
+    with pytest.raises(ImportError):
+        docs.run_python(block.format("from grcn import detect"), "page")
+    with pytest.raises(SyntaxError):
+        docs.run_python(block.format("Detector("), "page")
+    if marked:
+        docs.run_python(block.format("found = Detector.load('absent').predict('x')"), "page")
+
+
+def test_the_pictures_are_made(tmp_path: Path) -> None:
+    found = importlib.util.spec_from_file_location("pictures", docs.ROOT / "docs/images/pictures.py")
+    assert found is not None
+    assert found.loader is not None
+    pictures = importlib.util.module_from_spec(found)
+    found.loader.exec_module(pictures)
+    pictures.branches(tmp_path / "branches.svg")
+    pictures.cells(tmp_path / "cells.png")
+    pictures.maps("runs/photos", "holiday/one.jpg", tmp_path / "maps.png")
+    assert "</svg>" in (tmp_path / "branches.svg").read_text(encoding="utf-8")
+    for name in ("cells.png", "maps.png"):
+        with Image.open(tmp_path / name) as picture, Image.open(docs.ROOT / "docs/images" / name) as committed:
+            assert picture.size == committed.size
+    for picture in (docs.ROOT / "docs/images").iterdir():
+        assert picture.stat().st_size < 400_000, picture
