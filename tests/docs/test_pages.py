@@ -96,6 +96,20 @@ def test_the_first_tutorial_can_be_followed(tmp_path: Path, monkeypatch: pytest.
     assert Path("runs/photos/gap/gap.html").is_file()
 
 
+@pytest.mark.slow
+def test_the_first_tutorials_table_is_what_check_prints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (docs.ROOT / "docs/tutorials/own-data.md").read_text(encoding="utf-8")
+    (table,) = (block.text for block in docs.blocks(text) if block.text.startswith("│ input"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["data", "generate", "photos", "--images", "200"]) == 0
+    capsys.readouterr()
+    assert main(["check", "photos", "--preset", "grcn_r18"]) == 0
+    assert table in capsys.readouterr().out
+
+
 def test_the_folder_of_both_voc_years_is_made(tmp_path: Path) -> None:
     """The shell lines of docs/tutorials/the-paper.md that join two VOC folders, as they stand there."""
     text = (docs.ROOT / "docs/tutorials/the-paper.md").read_text(encoding="utf-8")
