@@ -146,7 +146,8 @@ def maps(run: str, photo: str, out: Path) -> None:
     for axis, name, stride, tensor in zip(axes.flat[1:], names, strides, found, strict=True):
         energy = tensor[0].float().square().mean(dim=0).sqrt().numpy()  # [H, W], over channels
         energy = energy[: -(-height // stride), : -(-width // stride)]  # without the padding
-        low, high = np.quantile(energy, (0.02, 0.95))
+        inside = energy[: height // stride, : width // stride]  # cells that see no padding themselves
+        low, high = np.quantile(inside, (0.02, 0.98))
         axis.imshow(np.asarray(picture.convert("L").resize((width, height))), cmap="gray", extent=(0, width, height, 0))
         axis.imshow(
             np.clip((energy - low) / (high - low), 0, 1),
