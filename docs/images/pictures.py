@@ -123,7 +123,7 @@ def cells(out: Path) -> None:
         axis.set_title(f"stride {stride}: {size / stride:.1f} cells across", fontsize=10)
         axis.set(xticks=[], yticks=[])
     figure.tight_layout()
-    figure.savefig(out, dpi=90)
+    figure.savefig(out, dpi=90, bbox_inches="tight")
     plt.close(figure)
     _shrink(out)
 
@@ -159,7 +159,7 @@ def maps(run: str, photo: str, out: Path) -> None:
         axis.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[])
         axis.set_title(f"{name}: stride {stride}", fontsize=10)
     figure.tight_layout()
-    figure.savefig(out, dpi=90)
+    figure.savefig(out, dpi=90, bbox_inches="tight")
     plt.close(figure)
     _shrink(out)
 
