@@ -191,6 +191,10 @@ def test_a_wrong_link_quotation_or_file_is_found(tmp_path: Path) -> None:
     assert docs.link_problems("[a](page.md#there) [b](https://arxiv.org) ![c](c.png)", page) == [
         "link to c.png: no such file"
     ]
+    assert docs.link_problems("[a](../../docs/index.md)", docs.ROOT / "docs/how-to/label.md") == []
+    assert docs.link_problems("[a](../README.md)", docs.ROOT / "docs/index.md") == [
+        "link to ../README.md: not in docs/, so not on the site; write its path as code"
+    ]
     quoted = '```python title="src/grcn/presets.py"\n    return DetectorConfig(backbone=backbone, head="{}")\n```'
     assert docs.quotation_problems(quoted.format("conv5")) == []
     assert docs.quotation_problems(quoted.format("conv6")) == ["line 2: not in src/grcn/presets.py"]
@@ -212,7 +216,9 @@ def test_python_that_does_not_run_is_found(marked: str) -> None:
     with pytest.raises(SyntaxError):
         docs.run_python(block.format("Detector("), "page")
     if marked:
-        docs.run_python(block.format("found = Detector.load('absent').predict('x')"), "page")
+        docs.run_python(block.format("import absent\nfound = Detector.load('absent').predict('x')"), "page")
+        with pytest.raises(ModuleNotFoundError):
+            docs.run_python(block.format("import grcn.absent"), "page")
 
 
 def test_the_pictures_are_made(tmp_path: Path) -> None:
