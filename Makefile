@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 DATA ?= ../shared/data/bccd
 BENCH ?= docs/results/bench
 
-.PHONY: help demo test test-slow bench check lint types format install clean
+.PHONY: help demo test test-slow bench docs dist check lint types format install clean
 
 help:  ## what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -39,6 +39,12 @@ bench: $(INSTALLED)  ## the benchmarks beside their peers, an hour on two idle c
 	$(BIN)/python benchmarks/serve.py --out $(BENCH)/serve.json
 	$(BIN)/python benchmarks/export.py --data $(DATA) --out $(BENCH)/export.json
 
+docs: $(INSTALLED)  ## the documentation site, into site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+
+dist: $(INSTALLED)  ## wheel and source archive, into dist/
+	$(BIN)/python -m build
+
 check: lint types test  ## everything that CI runs
 
 lint: $(INSTALLED)  ## format and lint, without changing anything
@@ -54,4 +60,4 @@ format: $(INSTALLED)  ## format in place
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) dist demo .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) dist site demo .mypy_cache .ruff_cache .pytest_cache

@@ -481,7 +481,8 @@ def from_dict(kind: type[T], values: Any, where: str = "") -> T:
     for key in values:
         if key not in names:
             near = difflib.get_close_matches(str(key), names, n=1)
-            raise ConfigError(f"unknown key '{where}{key}'" + (f"; did you mean '{where}{near[0]}'?" if near else ""))
+            hint = f"; did you mean '{where}{near[0]}'?" if near else ""
+            raise ConfigError(f"unknown key {f'{where}{key}'!r}{hint}")  # !r: it may hold a line break
     try:
         return kind(**{key: _coerce(hints[key], value, f"{where}{key}") for key, value in values.items()})
     except TypeError as error:

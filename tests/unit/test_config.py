@@ -219,6 +219,7 @@ def test_absent_keys_take_their_defaults() -> None:
         ({"rpn": {"anchor_size": [1]}}, r"unknown key 'rpn.anchor_size'; did you mean 'rpn.anchor_sizes'\?"),
         ({"qqqqqq": 1}, "unknown key 'qqqqqq'$"),
         ({5: 1}, "unknown key '5'"),
+        ({"rpn": {"\n": 1}}, r"unknown key 'rpn\.\\n'"),
         ({"backbone": "resnet19"}, "backbone: 'resnet19' is none of resnet18"),
         ({"backbone": ["resnet18"]}, "backbone: .* is none of"),
         ({"cls_stride": 16.0}, "cls_stride: 16.0 is none of 8, 16, 32"),
