@@ -63,7 +63,7 @@ def test_any_size_and_any_batch_are_as_eager(kind: str, weights: Path, request: 
         assert_same(exported.predict(picture), eager.predict(picture))
     batch = [scene(120, 160, seed) for seed in range(4)]
     expected = [eager.predict(picture) for picture in batch]
-    assert min(len(found) for found in expected) > 5
+    assert sum(len(found) for found in expected) > 20
     for count in range(1, 5):
         for found, own in zip(exported.predict(batch[:count], batch_size=4), expected, strict=False):
             assert_same(found, own)
@@ -101,8 +101,9 @@ def check_preset(name: str, formats: list[Format], folder: Path, sizes: tuple[tu
         for i, size in enumerate(sizes):
             picture = scene(*size, seed=i)
             expected = eager.predict(picture)
-            assert len(expected) > 5
             assert_same(exported.predict(picture), expected)
+            found += len(expected)
+        assert found > 10
 
 
 def test_nothing_found(tmp_path: Path) -> None:
@@ -115,6 +116,7 @@ def test_a_fixed_size_takes_that_size_alone(weights: Path, tmp_path: Path) -> No
     out = tmp_path / "fixed"
     words = ["--format", "openvino", "--size", "80", "100", "--half", "--out", str(out)]
     assert main(["export", str(weights), *words]) == 0
+    assert (out / "model.bin").stat().st_size < 0.51 * weights.stat().st_size
     fixed, eager = Detector.load(out), Detector.load(weights)
     batch = [scene(80, 100, seed) for seed in range(2)]
     for found, own in zip(fixed.predict(batch, batch_size=2), batch, strict=True):
@@ -123,6 +125,7 @@ def test_a_fixed_size_takes_that_size_alone(weights: Path, tmp_path: Path) -> No
         fixed.predict(scene(81, 100))
 
 
+@pytest.mark.slow
 def test_weights_in_half_the_size(weights: Path, onnx_file: Path, tmp_path: Path) -> None:
     half = export(load_detector(weights), tmp_path / "half.onnx", "onnx", half=True)
     assert half.stat().st_size < 0.51 * onnx_file.stat().st_size
