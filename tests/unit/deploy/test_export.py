@@ -95,6 +95,7 @@ def check_preset(name: str, formats: list[Format], folder: Path, sizes: tuple[tu
     weights = save(name, folder)
     eager = Detector.load(weights)
     for format in formats:
+        found = 0
         exported = Detector.load(
             export(load_detector(weights), folder / {"onnx": "model.onnx", "openvino": "openvino"}[format], format)
         )
