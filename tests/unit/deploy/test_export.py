@@ -1,6 +1,8 @@
 """Exported files, run by ONNX Runtime and OpenVINO: the eager detector's answers, no torch; broken ones refused."""
 
 import json
+import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -234,6 +236,25 @@ def test_python_needs_no_torch(onnx_file: Path, openvino_folder: Path, tmp_path:
         )
         assert done.returncode == 0, done.stderr
         assert int(done.stdout) == len(Detector.load(source).predict(picture)) > 5
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_the_pages_programs_run(runtime: str, onnx_file: Path, openvino_folder: Path, tmp_path: Path) -> None:
+    """docs/deploy.md: with the runtime, numpy and OpenCV alone."""
+    page = (Path(__file__).parents[3] / "docs" / "deploy.md").read_text(encoding="utf-8")
+    (program,) = (
+        block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if f"import {runtime}" in block
+    )
+    shutil.copy(onnx_file, tmp_path / "model.onnx")
+    shutil.copytree(openvino_folder, tmp_path / "openvino")
+    Image.fromarray(scene(96, 128)).save(tmp_path / "beach.jpg")
+    program += (
+        "\nimport sys\nassert not {'torch', 'grcn'} & set(sys.modules)\nprint(len(names), (class_ids >= 0).sum())"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    classes, found = map(int, done.stdout.split()[-2:])
+    assert (classes, found > 5) == (len(NAMES), True)
 
 
 def foreign() -> onnx.ModelProto:
