@@ -25,7 +25,7 @@ def small(name: str) -> DetectorConfig:
     return replace(
         config,
         input=InputConfig(96, 160),
-        rpn=replace(config.rpn, anchor_sizes=(12.0, 24.0, 48.0), channels=32, pre_nms_test=200, post_nms_test=60),
+        rpn=replace(config.rpn, anchor_sizes=(12.0, 24.0, 48.0), channels=32, pre_nms_test=200, post_nms_test=40),
         roi=replace(config.roi, fc_channels=32, reduce_channels=16),
     )
 

@@ -72,8 +72,8 @@ def export(
         raise ConfigError("int8 and half: choose one")
     model = optimized(detector.model.cpu(), "fold")
     for head in model.modules():
-        if isinstance(head, FCHead):  # the matrix as which it is used: quantization wants a weight as it is stored
-            head.fc6.weight.data = head.fc6.weight.data.contiguous().flatten(1)
+        if isinstance(head, FCHead):
+            head.as_matrix()
     normalisation = {"mean": model.mean.flatten().tolist(), "std": model.std.flatten().tolist()}
     precision = "int8" if calibration else "f16 weights" if half else "f32"
     about = {"grcn": version("grcn"), "precision": precision, "normalisation": normalisation, **detector.extra}

@@ -63,8 +63,8 @@ class FCHead(nn.Module):
             nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
 
     def forward(self, features: Tensor) -> Tensor:
-        if torch.compiler.is_exporting():  # other runtimes have layouts of their own
-            hidden = F.linear(features.flatten(1), self.fc6.weight.flatten(1), self.fc6.bias)
+        if torch.compiler.is_exporting():  # after `as_matrix`
+            hidden = F.linear(_by_cell(features), self.fc6.weight, self.fc6.bias)
         # In float32 on a CPU oneDNN's convolutions take less time than MKL's matrix products, which torch makes of a
         # linear layer there: half on one machine, nine tenths on another (benchmarks/ablation.py). For a few RoIs,
         # such as the whole image, and in bfloat16 and on a GPU the products are as fast or faster.
@@ -76,6 +76,10 @@ class FCHead(nn.Module):
             hidden = self.fc6(features).flatten(1)
         hidden = F.dropout(torch.relu(hidden), self.dropout, self.training)
         return F.dropout(torch.relu(self.fc7(hidden)), self.dropout, self.training)
+
+    def as_matrix(self) -> None:
+        """Holds fc6 as the matrix that an exported graph computes, which other runtimes find quickest; for it alone."""
+        self.fc6.weight.data = _by_cell(self.fc6.weight.data).contiguous()
 
 
 class _WholeRoI(torch.autograd.Function):
