@@ -19,7 +19,7 @@ def write(path: Path, rows: Sequence[dict[str, Any]], **more: Any) -> None:
     root = Path(__file__).parents[1]
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=root)
     record = {
-        "command": "python benchmarks/" + " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": "python benchmarks/" + " ".join([Path(sys.argv[0]).name, *map(_short, sys.argv[1:])]),
         "commit": commit.stdout.strip(),
         "versions": {"torch": torch.__version__, "torchvision": torchvision.__version__},
         "machine": {"processor": processor(), "threads": torch.get_num_threads(), "system": platform.system()},
@@ -28,6 +28,11 @@ def write(path: Path, rows: Sequence[dict[str, Any]], **more: Any) -> None:
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(record, indent=1) + "\n")
+
+
+def _short(argument: str) -> str:
+    """An absolute path by its last name: where a machine keeps its files is of no use to others."""
+    return Path(argument).name if Path(argument).is_absolute() else argument
 
 
 def processor() -> str:
