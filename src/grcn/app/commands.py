@@ -486,7 +486,9 @@ def demo(words: Sequence[str]) -> int:
         "this machine to try that detector in a browser, on photos or the webcam; with OTHER two side by side.",
         "grcn demo\ngrcn demo demo/runs/grcn_r18 demo/runs/faster_rcnn_r18_c4",
     )
-    parser.add_argument("run", nargs="?", type=str, metavar="RUN", help="run folder or .safetensors file to try")
+    parser.add_argument(
+        "run", nargs="?", type=str, metavar="RUN", help="run folder, .safetensors or exported file to try"
+    )
     parser.add_argument("other", nargs="?", type=str, metavar="OTHER", help="another, beside it")
     parser.add_argument("--out", type=str, default="demo", help="without RUN: folder for data, runs and pictures")
     parser.add_argument("--minutes", type=float, default=4.0, help="without RUN: training time of each detector")
