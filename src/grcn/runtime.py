@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8  # malloc.h
@@ -36,3 +37,14 @@ def multiplies_bf16() -> bool:
 
     capabilities = torch.cpu.get_capabilities()
     return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "arm_bf16", "bf16"))
+
+
+@functools.cache
+def convolves_whole_rois() -> bool:
+    """Whether a convolution over whole RoIs is quicker than the matrix product that it equals, in float32 on this CPU.
+
+    oneDNN has quick ones for AVX-512; without, they take some ten times as long as the product (docs/performance.md).
+    """
+    import torch
+
+    return bool(torch.cpu.get_capabilities().get("avx512_f", False))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from grcn.runtime import multiplies_bf16
+from grcn.runtime import convolves_whole_rois, multiplies_bf16
 
 # Takes and frees 64 MB ten times, after a first time, and prints how many pages that faulted in.
 SCRIPT = """
@@ -47,3 +47,8 @@ def test_the_users_own_malloc_settings_are_left_alone():
 @pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="asks Linux what the processor can do")
 def test_bf16_is_native_or_not() -> None:
     assert multiplies_bf16() is any(f in Path("/proc/cpuinfo").read_text() for f in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+@pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="asks Linux what the processor can do")
+def test_whole_rois_are_convolved_where_there_is_avx512() -> None:
+    assert convolves_whole_rois() is ("avx512f" in Path("/proc/cpuinfo").read_text())

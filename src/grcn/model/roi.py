@@ -24,6 +24,7 @@ from grcn.model.losses import roi_losses
 from grcn.model.pooling import roi_align, roi_pool
 from grcn.model.rpn import Generators, Sizes
 from grcn.model.separation import Maps, run
+from grcn.runtime import convolves_whole_rois
 
 Task = Literal["cls", "loc"]
 TASKS: tuple[Task, Task] = ("cls", "loc")
@@ -65,10 +66,15 @@ class FCHead(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         if torch.compiler.is_exporting():  # after `as_matrix`
             hidden = F.linear(_by_cell(features), self.fc6.weight, self.fc6.bias)
-        # In float32 on a CPU oneDNN's convolutions take less time than MKL's matrix products, which torch makes of a
-        # linear layer there: half on one machine, nine tenths on another (benchmarks/ablation.py). For a few RoIs,
-        # such as the whole image, and in bfloat16 and on a GPU the products are as fast or faster.
-        elif features.device.type != "cpu" or features.dtype != torch.float32 or len(features) < _FEW:
+        # In float32 on a CPU with AVX-512 oneDNN's convolutions take less time than MKL's matrix products, which torch
+        # makes of a linear layer there: half on one machine, nine tenths on another (benchmarks/ablation.py). For a few
+        # RoIs, such as the whole image, and elsewhere the products are as fast or faster.
+        elif (
+            features.device.type != "cpu"
+            or features.dtype != torch.float32
+            or len(features) < _FEW
+            or not convolves_whole_rois()
+        ):
             hidden = F.linear(_by_cell(features), _by_cell(self.fc6.weight), self.fc6.bias)
         elif torch.is_grad_enabled():
             hidden = _WholeRoI.apply(features, self.fc6.weight, self.fc6.bias)

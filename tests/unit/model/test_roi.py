@@ -147,8 +147,10 @@ def test_global_context_sees_the_whole_image_and_nothing_of_the_padding() -> Non
         assert not torch.allclose(model.roi.predict(maps, proposals, sizes).logits, before)
 
 
-@pytest.mark.parametrize("rois", [1, 4, 40])  # few: a matrix product; many: a convolution
-def test_fc_head(rois: int) -> None:
+# Few RoIs, or no AVX-512: a matrix product; many, and AVX-512: a convolution.
+@pytest.mark.parametrize(("rois", "avx512"), [(1, True), (4, True), (40, True), (40, False)])
+def test_fc_head(rois: int, avx512: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("grcn.model.roi.convolves_whole_rois", lambda: avx512)
     torch.manual_seed(0)
     head = FCHead(2, 3, 5, dropout=0.5)
     features = torch.randn(rois, 2, 3, 3, requires_grad=True)
