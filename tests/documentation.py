@@ -24,7 +24,8 @@ import pytest
 import yaml
 
 from grcn.app.cli import main
-from grcn.app.commands import COMMANDS, read_train_config
+from grcn.app.commands import COMMANDS
+from grcn.app.commands.train import read_train_config
 from grcn.app.options import Options, Parser
 from grcn.errors import GrcnError
 from grcn.study import read_study

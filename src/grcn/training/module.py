@@ -202,8 +202,8 @@ def make_optimizer(model: nn.Module, config: OptimConfig, lr: float) -> Optimize
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
     if config.name == "adamw":
-        return torch.optim.AdamW(groups, lr=lr)
-    return torch.optim.SGD(groups, lr=lr, momentum=config.momentum)
+        return torch.optim.AdamW(groups, lr=lr, fused=True)
+    return torch.optim.SGD(groups, lr=lr, momentum=config.momentum, fused=True)
 
 
 def clip_gradients(model: nn.Module, limit: float) -> Tensor:

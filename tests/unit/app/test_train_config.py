@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from grcn.app.cli import main
-from grcn.app.commands import read_train_config
+from grcn.app.commands.train import read_train_config
 from grcn.config import TrainConfig, from_dict, to_dict
 from grcn.errors import ConfigError
 from grcn.presets import PRESETS

@@ -1,0 +1,55 @@
+"""`grcn demo`: the main job, or with a run a page to try it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from grcn.app.commands.common import add_device_options, load_detector, progress_bar
+from grcn.errors import CheckpointError, ConfigError
+
+
+def demo(words: Sequence[str]) -> int:
+    from grcn.app.options import Parser
+
+    parser = Parser(
+        "demo",
+        "[RUN [OTHER]] [options]",
+        "Without RUN: the main job from start to end on the embedded data set: renders it, trains a small G-RCN and a "
+        "Faster R-CNN (C4) for the same time, measures both and draws what the better one finds. With RUN: a page on "
+        "this machine to try that detector in a browser, on photos or the webcam; with OTHER two side by side.",
+        "grcn demo\ngrcn demo demo/runs/grcn_r18 demo/runs/faster_rcnn_r18_c4",
+    )
+    parser.add_argument(
+        "run", nargs="?", type=str, metavar="RUN", help="run folder, .safetensors or exported file to try"
+    )
+    parser.add_argument("other", nargs="?", type=str, metavar="OTHER", help="another, beside it")
+    parser.add_argument("--out", type=str, default="demo", help="without RUN: folder for data, runs and pictures")
+    parser.add_argument("--minutes", type=float, default=4.0, help="without RUN: training time of each detector")
+    parser.add_argument("--port", type=int, help="of the page; default: the first free one from 7860")
+    add_device_options(parser, batches=False)
+    options = parser.read(words)
+    if not options.minutes > 0:
+        raise ConfigError(f"minutes {options.minutes}: needs more than 0")
+    if options.port is not None and not 1 <= options.port <= 65535:
+        raise ConfigError(f"port {options.port}: needs 1..65535")
+    if options.run is not None:
+        return _demo_page(options)
+    from grcn.app.demo import demo
+
+    demo(Path(options.out), minutes=options.minutes, progress=progress_bar)
+    return 0
+
+
+def _demo_page(options: Any) -> int:
+    sources = [source for source in (options.run, options.other) if source is not None]
+    for source in sources:
+        if not (Path(source).exists() or source.startswith("hf://")):
+            raise CheckpointError(f"{source}: no such run folder or file; `grcn demo` without RUN trains two to try")
+    from grcn.app.gap import label
+    from grcn.app.page import open_page
+
+    names = label(sources)
+    open_page({name: load_detector(source, options) for name, source in zip(names, sources, strict=True)}, options.port)
+    return 0
