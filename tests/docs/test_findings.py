@@ -1,0 +1,34 @@
+"""The findings rest on records: the tables are what `grcn study table` makes of them, and the page quotes these."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from grcn.study import read_study, write_tables
+
+RESULTS = Path(__file__).parents[2] / "docs" / "results"
+TABLES = sorted(RESULTS.glob("studies/*/table.md"))
+
+
+@pytest.mark.parametrize("table", TABLES, ids=[table.parent.name for table in TABLES])
+def test_tables_are_made_of_the_records(table: Path, tmp_path: Path) -> None:
+    shutil.copytree(RESULTS / "studies" / "results", tmp_path / "results")
+    name = table.parent.name
+    write_tables(read_study(name), tmp_path)
+    for file in ("table.md", "trials.csv"):
+        made = (tmp_path / name / file).read_text(encoding="utf-8")
+        assert table.with_name(file).read_text(encoding="utf-8") == made
+
+
+def test_the_page_quotes_tables_and_three_seeds_or_more() -> None:
+    known = {row for table in TABLES for row in table.read_text(encoding="utf-8").splitlines()}
+    quoted = [
+        row for row in (RESULTS / "findings.md").read_text(encoding="utf-8").splitlines() if row.startswith("| `")
+    ]
+    assert len(quoted) > 10
+    for row in quoted:
+        assert row in known
+        assert int(row.split("|")[2]) >= 3, row
