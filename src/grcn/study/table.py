@@ -86,8 +86,8 @@ def write_tables(study: Study, out: str | Path) -> list[Path]:
         folder / "trials.csv": _csv(results).encode(),
     }
     for data in study.sources:
-        if any(trial.data == data for trial in results):
-            figure = Figure(figsize=(11, max(3.6, 0.5 * len(study.baselines) + 1.5)), layout="constrained")
+        if done := {trial.cell for trial in results if trial.data == data}:
+            figure = Figure(figsize=(11, max(3.6, 0.5 * len(done) + 1.5)), layout="constrained")
             differences, curves = figure.subplots(1, 2)
             _draw_differences(differences, study, results, data)
             _draw_curves(curves, study, results, data)
@@ -127,8 +127,13 @@ def _markdown(study: Study, results: Results) -> str:
     head += ["params, M", "GMAC", "iterations", "s / it"]
     for data in study.sources:
         lines += [f"## {data}", "", _row(head), _row(["---"] * len(head))]
-        lines += [_row(_cells(study, results, data, cell)) for cell in study.baselines]
-        lines += ["", f"![differences and curves]({data}.png)", ""]
+        done = [cell for cell in study.baselines if _of(results, data, cell)]
+        lines += [_row(_cells(study, results, data, cell)) for cell in done]
+        if missing := [f"`{cell}`" for cell in study.baselines if cell not in done]:
+            lines += ["", f"Not run: {', '.join(missing)}."]
+        if done:
+            lines += ["", f"![differences and curves]({data}.png)"]
+        lines.append("")
     return "\n".join(lines)
 
 
@@ -136,8 +141,6 @@ def _cells(study: Study, results: Results, data: str, cell: str) -> list[str]:
     from grcn.model.summary import summarize
 
     own, versus = _of(results, data, cell), study.baselines[cell]
-    if not own:
-        return [f"`{cell}`", "0", *["–"] * 12]
     config = next(t.config for t in results if (t.data, t.cell) == (data, cell))
     size = config.model.input
     summary = summarize(config.model, size=(size.short_side, size.long_side))
@@ -196,13 +199,12 @@ def _csv(results: Results) -> str:
 
 def _draw_differences(axes: Axes, study: Study, results: Results, data: str) -> None:
     """Each cell's difference to the baseline: the seeds as dots, the interval as a bar."""
-    cells = [cell for cell, versus in study.baselines.items() if cell != versus]
+    of = {cell: _of(results, data, cell) for cell in study.baselines}
+    cells = [cell for cell, versus in study.baselines.items() if cell != versus and of[cell].keys() & of[versus]]
     for k, (key, color) in enumerate(zip(("AP70", "AP"), _COLORS, strict=False)):
         for row, cell in enumerate(cells):
-            own, base = _of(results, data, cell), _of(results, data, study.baselines[cell])
+            own, base = of[cell], of[study.baselines[cell]]
             difference = _difference(own, base, key)
-            if not difference.seeds:
-                continue
             at = row + (k - 0.5) * 0.3
             ends = [100 * difference.low, 100 * difference.high]
             if difference.seeds > 1:
@@ -213,7 +215,7 @@ def _draw_differences(axes: Axes, study: Study, results: Results, data: str) -> 
             axes.plot([100 * difference.mean], [at], "os"[k], color=color, markersize=7, label=label)
     axes.axvline(0, color="0.3", linewidth=1)
     axes.set_yticks(range(len(cells)), [f"{cell}\nvs {study.baselines[cell]}" for cell in cells], fontsize=8)
-    axes.invert_yaxis()
+    axes.set_ylim(len(cells) - 0.5, -0.5)
     axes.set_xlabel("difference, points")
     axes.grid(axis="x", color="0.9")
     axes.set_axisbelow(True)
