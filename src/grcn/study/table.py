@@ -120,10 +120,11 @@ def _markdown(study: Study, results: Results) -> str:
         f"`grcn study table {study.name}`. Points of 100 on the test split, last weights: mean ± standard deviation "
         "over seeds. Δ: difference to the cell in `vs`, mean over the seeds that both have, with its 95% confidence "
         "interval (Student's t); what an interval without zero says, and no more, is that chance alone would not do "
-        "it. Lost to: the AP that mending the task would gain (`grcn gap`). GMAC: for an image of the largest size.",
+        "it. Lost to: the AP that mending the task would gain (`grcn gap`). ρ: Spearman's rank correlation of score "
+        "and IoU, times 100, of the detections that hit at IoU 0.5. GMAC: for an image of the largest size.",
         "",
     ]
-    head = ["cell", "seeds", *KEYS, "vs", "Δ AP70", "Δ AP", "lost to loc.", "lost to cls."]
+    head = ["cell", "seeds", *KEYS, "vs", "Δ AP70", "Δ AP", "lost to loc.", "lost to cls.", "ρ"]
     head += ["params, M", "GMAC", "iterations", "s / it"]
     for data in study.sources:
         lines += [f"## {data}", "", _row(head), _row(["---"] * len(head))]
@@ -145,6 +146,7 @@ def _cells(study: Study, results: Results, data: str, cell: str) -> list[str]:
     size = config.model.input
     summary = summarize(config.model, size=(size.short_side, size.long_side))
     lost = [[r["gap"]["loses"]["AP"][task] for r in own.values()] for task in ("localization", "classification")]
+    lost.append([r["gap"]["true_positives"]["rank_correlation"] for r in own.values()])
     base = _of(results, data, versus)
     against = (
         ["", "", ""]
@@ -215,7 +217,7 @@ def _draw_differences(axes: Axes, study: Study, results: Results, data: str) -> 
             axes.plot([100 * difference.mean], [at], "os"[k], color=color, markersize=7, label=label)
     axes.axvline(0, color="0.3", linewidth=1)
     axes.set_yticks(range(len(cells)), [f"{cell}\nvs {study.baselines[cell]}" for cell in cells], fontsize=8)
-    axes.set_ylim(len(cells) - 0.5, -0.5)
+    axes.set_ylim(max(len(cells), 1) - 0.5, -0.5)
     axes.set_xlabel("difference, points")
     axes.grid(axis="x", color="0.9")
     axes.set_axisbelow(True)
