@@ -209,7 +209,7 @@ def assert_near(run: Path, other: Path) -> None:
     assert rows[0] == pytest.approx(rows[1], rel=1e-4)
     first, second = (load_state(out / STATE)["state_dict"] for out in (run, other))
     for name, tensor in first.items():
-        torch.testing.assert_close(tensor, second[name], rtol=1e-3, atol=1e-5, msg=name)
+        torch.testing.assert_close(tensor, second[name], rtol=1e-3, atol=1e-4, msg=name)  # AVX2 sums in other orders
 
 
 def test_two_ranks_and_then_one_equal_one_process(tiny, beach, in_one, tmp_path):
