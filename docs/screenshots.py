@@ -1,6 +1,5 @@
-"""The pictures of docs/demo.md: `grcn demo RUN OTHER` in a headless Chromium, with one photo.
-
-python docs/screenshots.py demo/runs/grcn_r18 demo/runs/faster_rcnn_r18_c4 demo/data/JPEGImages/000350.jpg
+"""The pictures of docs/demo.md: `grcn demo RUN OTHER` in a headless Chromium, with one photo:
+`python docs/screenshots.py demo/runs/grcn_r18 demo/runs/faster_rcnn_r18_c4 demo/data/JPEGImages/000350.jpg`
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ def multiplies_bf16() -> bool:
 def convolves_whole_rois() -> bool:
     """Whether a convolution over whole RoIs is quicker than the matrix product that it equals, in float32 on this CPU.
 
-    oneDNN has quick ones for AVX-512; without, they take some ten times as long as the product (docs/performance.md).
+    oneDNN has quick ones for AVX-512; without, they take several times as long as the product (docs/performance.md).
     """
     import torch
 

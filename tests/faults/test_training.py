@@ -195,9 +195,11 @@ def test_two_ranks_train_with_one_of_them_without_objects_and_stop_together(tiny
 @pytest.fixture(scope="module")
 def in_one(tiny, beach, tmp_path_factory) -> tuple[Path, dict]:
     """A run in one process, and its settings: with a norm that does not look at the batch, since a rank's batch norm
-    sees its own images only."""
+    sees its own images only. And with a seed whose ten steps pass no knife's edge: with seed 0 the last bit of a sum
+    decides which cell wins a max pooling, and two steps later which proposal survives; with 1, sums made in four ways
+    (fc6 as convolution and as product, SGD fused and not) agree to 6e-8."""
     model = replace(tiny.tiny_model(), norm="group")
-    changes = {"iterations": 10, "val_every": 10, "save_every": 2, "batch_size": 4, "model": model}
+    changes = {"iterations": 10, "val_every": 10, "save_every": 2, "batch_size": 4, "model": model, "seed": 1}
     return train(tiny.tiny_config(beach, tmp_path_factory.mktemp("one") / "run", **changes), progress=False), changes
 
 
@@ -209,7 +211,7 @@ def assert_near(run: Path, other: Path) -> None:
     assert rows[0] == pytest.approx(rows[1], rel=1e-4)
     first, second = (load_state(out / STATE)["state_dict"] for out in (run, other))
     for name, tensor in first.items():
-        torch.testing.assert_close(tensor, second[name], rtol=1e-3, atol=1e-4, msg=name)  # AVX2 sums in other orders
+        torch.testing.assert_close(tensor, second[name], rtol=1e-3, atol=1e-5, msg=name)
 
 
 def test_two_ranks_and_then_one_equal_one_process(tiny, beach, in_one, tmp_path):

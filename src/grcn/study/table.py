@@ -145,8 +145,9 @@ def _cells(study: Study, results: Results, data: str, cell: str) -> list[str]:
     config = next(t.config for t in results if (t.data, t.cell) == (data, cell))
     size = config.model.input
     summary = summarize(config.model, size=(size.short_side, size.long_side))
-    lost = [[r["gap"]["loses"]["AP"][task] for r in own.values()] for task in ("localization", "classification")]
-    lost.append([r["gap"]["true_positives"]["rank_correlation"] for r in own.values()])
+    gaps = [result["gap"] for result in own.values()]
+    lost = [[gap["loses"]["AP"][task] or 0.0 for gap in gaps] for task in ("localization", "classification")]
+    correlations = [gap["true_positives"]["rank_correlation"] for gap in gaps]  # None: too few hits for one
     base = _of(results, data, versus)
     against = (
         ["", "", ""]
@@ -158,7 +159,8 @@ def _cells(study: Study, results: Results, data: str, cell: str) -> list[str]:
         str(len(own)),
         *(_spread([r["metrics"][key] or 0.0 for r in own.values()]) for key in KEYS),
         *against,
-        *(_spread([value or 0.0 for value in values]) for values in lost),
+        *(_spread(values) for values in lost),
+        "–" if None in correlations else _spread(correlations),
         f"{summary.parameters / 1e6:.1f}",
         f"{summary.macs / 1e9:.1f}",
         str(config.iterations),
