@@ -29,7 +29,7 @@ from grcn.training import train
 from grcn.training.checkpoint import KEY, load_state
 
 SCRIPT = Path(__file__).parents[1] / "training_script.py"
-LONG = {"iterations": 20, "val_every": 10, "save_every": 2, "workers": 1}
+LONG = {"iterations": 20, "val_every": 10, "save_every": 4, "workers": 1}
 STATE = "checkpoints/last.ckpt"
 
 
@@ -199,7 +199,7 @@ def in_one(tiny, beach, tmp_path_factory) -> tuple[Path, dict]:
     decides which cell wins a max pooling, and two steps later which proposal survives; with 1, sums made in four ways
     (fc6 as convolution and as product, SGD fused and not) agree to 6e-8."""
     model = replace(tiny.tiny_model(), norm="group")
-    changes = {"iterations": 10, "val_every": 10, "save_every": 2, "batch_size": 4, "model": model, "seed": 1}
+    changes = {"iterations": 10, "val_every": 10, "save_every": 4, "batch_size": 4, "model": model, "seed": 1}
     return train(tiny.tiny_config(beach, tmp_path_factory.mktemp("one") / "run", **changes), progress=False), changes
 
 
