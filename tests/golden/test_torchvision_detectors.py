@@ -17,7 +17,7 @@ from peers import Pair, Scale, c4_pair, c5_pair, no_resize, our_name, our_value
 from .photos import CLASSES, Sample, photo
 
 # Few proposals, since each costs a pass through conv5 in protocol C4; every sample, so that nothing is left to chance.
-SCALE = Scale(classes=len(CLASSES), proposals=16, fc_channels=128, samples=10**6)
+SCALE = Scale(classes=len(CLASSES), proposals=32, fc_channels=128, samples=10**6)
 
 
 @pytest.fixture(scope="module", params=["c4", "c5"])
