@@ -38,7 +38,7 @@ from grcn.runtime import tune_cpu
 from grcn.training.callbacks import Journal, ProgressBar, Saving, Signals, Skipped, Validation, versions
 from grcn.training.checkpoint import KEY, AtomicCheckpointIO, check_same, identity, load_state
 from grcn.training.finetune import transfer_weights
-from grcn.training.length import DEFAULT_EPOCHS, from_epochs, measure
+from grcn.training.length import DEFAULT_EPOCHS, FEW_IMAGES, from_epochs, measure
 from grcn.training.logs import make_loggers
 from grcn.training.module import Training
 
@@ -327,6 +327,11 @@ def _length(
         f"{config.minutes:g} minutes: {iterations} iterations of {timing.step:.3g} s and {timing.validation:.3g} s per "
         f"validation ({iterations * images_per_step / len(data):.3g} epochs)"
     )
+    if iterations * images_per_step < FEW_IMAGES:
+        say(
+            f"{iterations * images_per_step} images are few to learn from: give more minutes, a smaller batch_size, or "
+            "a smaller model.input.short_side and long_side"
+        )
     return iterations
 
 

@@ -189,6 +189,7 @@ def test_minutes_become_iterations(tiny, beach, tmp_path, capsys):
     config = from_dict(TrainConfig, yaml.safe_load((tmp_path / "run/config.yaml").read_text()))
     assert config.minutes == 0
     assert f"0.02 minutes: {config.iterations} iterations of " in said
+    assert f"{2 * config.iterations} images are few to learn from: " in said
     state = load_state(tmp_path / "run/checkpoints/last.ckpt")
     assert state["global_step"] == config.iterations >= 1
     assert "exp_avg_sq" in state["optimizer_states"][0]["state"][0]
