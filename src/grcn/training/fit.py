@@ -329,8 +329,8 @@ def _length(
     )
     if iterations * images_per_step < FEW_IMAGES:
         say(
-            f"{iterations * images_per_step} images are few to learn from: give more minutes, a smaller batch_size, or "
-            "a smaller model.input.short_side and long_side"
+            f"{iterations * images_per_step} images are few to learn from: give more minutes, or a smaller model.input "
+            "without fit, whose strides grow finer as the input shrinks"
         )
     return iterations
 
