@@ -193,7 +193,7 @@ def wait_for(condition: Any, process: subprocess.Popen[str], seconds: float = 12
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_study_that_is_killed_continues_within_its_trial(done: Path, tmp_path: Path, number: int) -> None:
     """Killed while its second trial trains; the same command gives the results of the study that was left alone."""
     write_study(tmp_path)

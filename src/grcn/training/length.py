@@ -52,7 +52,7 @@ def from_epochs(epochs: float, images: int, images_per_step: int) -> int:
 def measure(model: RCNN, config: TrainConfig, data: Dataset, val_data: Dataset | None, device: torch.device) -> Timing:
     """Times steps and a few batches of validation on a throw-away copy of `model`, on this process alone.
 
-    With several devices the exchange of gradients is not in it.
+    With several devices the exchange of gradients is not in it. Where steps or validation are slow, fewer are timed.
     """
     limit = _SHARE * 60 * config.minutes
     model = deepcopy(model).to(device).train()
