@@ -1,5 +1,5 @@
 """The pictures of docs/demo.md: `grcn demo RUN OTHER` in a headless Chromium, with one photo:
-`python docs/screenshots.py demo/runs/grcn_r18 demo/runs/faster_rcnn_r18_c4 demo/data/JPEGImages/000350.jpg`
+`python docs/screenshots.py runs/grcn runs/c4 datasets/bccd/JPEGImages/BloodImage_00058.jpg`
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from PIL import Image
 from playwright.sync_api import sync_playwright
 
 IMAGES = Path(__file__).parent / "images"
-DESKTOP, PHONE = {"width": 1000, "height": 760}, {"width": 360, "height": 740}
+DESKTOP, PHONE = {"width": 1280, "height": 760}, {"width": 360, "height": 740}
 
 
 @contextmanager
