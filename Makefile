@@ -12,9 +12,10 @@ help:  ## what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 install: $(INSTALLED)  ## create .venv and install grcn with its development tools
+# Twenty thousand modules, most of them never imported: Python compiles what it imports.
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile -e '.[dev]'
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps tidecv==1.0.1
 	touch $@
 
