@@ -131,6 +131,20 @@ def test_tables_of_half_a_study(done: Path, tmp_path: Path) -> None:
     assert "| `parted` | 1 |" in text
 
 
+def test_a_table_along_training_has_the_mean_of_the_seeds(done: Path, tmp_path: Path) -> None:
+    study = read_study(done / "mine.yaml")
+    for trial, last in zip((t for t in study.trials if t.cell == "parted"), (0.25, 0.75), strict=True):
+        result = json.loads(result_path(done / "out", trial).read_text())
+        result["curve"] = [[2, 0.3, 0.2, 0.1], [4, 1.0, last, 0.5]]
+        there = result_path(tmp_path, trial)
+        there.parent.mkdir(parents=True, exist_ok=True)
+        there.write_text(json.dumps(result))
+    lines = write_tables(study, tmp_path)[0].read_text().splitlines()
+    assert "| iteration | 2 | 4 |" in lines
+    assert "| of `parted` | 20.0 / 10.0 | 50.0 / 50.0 |" in lines
+    assert not [line for line in lines if line.startswith("| of `shared`")]
+
+
 def test_a_result_that_is_none_is_said(done: Path, tmp_path: Path) -> None:
     study = read_study(done / "mine.yaml")
     there = result_path(tmp_path, study.trials[0])

@@ -132,6 +132,7 @@ def _markdown(study: Study, results: Results) -> str:
         lines += [_row(_cells(study, results, data, cell)) for cell in done]
         if missing := [f"`{cell}`" for cell in study.baselines if cell not in done]:
             lines += ["", f"Not run: {', '.join(missing)}."]
+        lines += _curve_table({cell: _curve(results, data, cell) for cell in done})
         if done:
             lines += ["", f"![differences and curves]({data}.png)"]
         lines.append("")
@@ -166,6 +167,27 @@ def _cells(study: Study, results: Results, data: str, cell: str) -> list[str]:
         str(config.iterations),
         f"{np.median([r['seconds']['iteration'] or np.nan for r in own.values()]):.2f}",
     ]
+
+
+def _curve(results: Results, data: str, cell: str) -> dict[int, tuple[float, float]]:
+    """AP70 and AP of a cell by iteration, the mean of its seeds; of the weights of then on the validation split."""
+    points: dict[int, list[tuple[float, float]]] = {}
+    for result in _of(results, data, cell).values():
+        for iteration, _, ap70, ap in result["curve"]:
+            points.setdefault(iteration, []).append((ap70, ap))
+    return {iteration: tuple(np.mean(values, axis=0)) for iteration, values in points.items()}
+
+
+def _curve_table(curves: dict[str, dict[int, tuple[float, float]]]) -> list[str]:
+    iterations = sorted({iteration for curve in curves.values() for iteration in curve})
+    if not iterations:
+        return []
+    lines = ["", "AP70 / AP along training, mean over seeds:", ""]
+    lines += [_row(["iteration", *map(str, iterations)]), _row(["---"] * (len(iterations) + 1))]
+    for cell, curve in curves.items():
+        shown = [f"{100 * curve[i][0]:.1f} / {100 * curve[i][1]:.1f}" if i in curve else "" for i in iterations]
+        lines.append(_row([f"of `{cell}`", *shown]))
+    return lines
 
 
 def _row(cells: Sequence[str]) -> str:
@@ -228,15 +250,11 @@ def _draw_differences(axes: Axes, study: Study, results: Results, data: str) -> 
 
 
 def _draw_curves(axes: Axes, study: Study, results: Results, data: str) -> None:
-    """AP over iterations, the mean of the seeds; of the last weights on the split that training was validated on."""
+    """AP over iterations."""
     for i, cell in enumerate(study.baselines):
-        curves: dict[int, list[float]] = {}
-        for result in _of(results, data, cell).values():
-            for iteration, _, _, ap in result["curve"]:
-                curves.setdefault(iteration, []).append(100 * ap)
-        if curves:
+        if curve := _curve(results, data, cell):
             style = {"color": _COLORS[i % len(_COLORS)], "linestyle": ("-", "--", ":")[i // len(_COLORS) % 3]}
-            axes.plot(list(curves), [np.mean(v) for v in curves.values()], marker=".", label=cell, **style)  # type: ignore[arg-type]
+            axes.plot(list(curve), [100 * ap for _, ap in curve.values()], marker=".", label=cell, **style)  # type: ignore[arg-type]
     axes.set(xlabel="iteration", ylabel="AP", ylim=(0, None))
     axes.grid(color="0.9")
     axes.set_axisbelow(True)
