@@ -11,6 +11,16 @@ from torch import Tensor
 from grcn.model.detector import RCNN
 from grcn.model.weights import LoadedDetector
 
+# Where a task has a layer of its own, and where the same layer is when both tasks share it.
+_SHARED = {
+    "separation.cls_branch.": "separation.trunk.",
+    "separation.loc_branch.": "separation.trunk.",
+    "roi.reduce.cls.": "roi.reduce.shared.",
+    "roi.reduce.loc.": "roi.reduce.shared.",
+    "roi.heads.cls.": "roi.heads.shared.",
+    "roi.heads.loc.": "roi.heads.shared.",
+}
+
 # The layers that have rows per class: rows before the first class, and rows of each class.
 _PER_CLASS = {"roi.scores": (1, 1), "roi.deltas": (0, 4)}
 
@@ -53,6 +63,10 @@ class TransferReport:
 def transfer_weights(model: RCNN, class_names: Sequence[str], loaded: LoadedDetector) -> TransferReport:
     """Fills `model` in place with every tensor of `loaded` that has its name and shape.
 
+    A layer that each task of `model` has for itself is filled from the one that the tasks of `loaded` share, if so (the
+    paper's separation: copies that start from the same weights). Then a separated detector finds what the C5 one does
+    that it starts from, if it has equal strides, no context, and an RPN that looks at either branch.
+
     Of the last layers, which have rows per class, the background's rows and those of classes with the same name are
     taken over, whatever their order.
 
@@ -60,30 +74,36 @@ def transfer_weights(model: RCNN, class_names: Sequence[str], loaded: LoadedDete
         class_names: of `model`, by class id.
     """
     old, new = loaded.model.state_dict(), model.state_dict()
-    kept, by_class, fresh = [], [], []
+    kept, by_class, fresh, used = [], [], [], set()
     for name, tensor in new.items():
         layer = name.rpartition(".")[0]
-        source = old.get(name)
+        own = name if name in old else _shared_name(name)
+        source = old.get(own)
         if source is None or source.shape[1:] != tensor.shape[1:] or source.ndim != tensor.ndim:
             fresh.append(name)
         elif layer in _PER_CLASS:
             _copy_rows(tensor, source, _PER_CLASS[layer], class_names, loaded.class_names)
             by_class.append(name)
+            used.add(own)
         elif source.shape == tensor.shape:
             tensor.copy_(source)
             kept.append(name)
+            used.add(own)
         else:
             fresh.append(name)
-    taken = {*kept, *by_class}
     return TransferReport(
         kept=tuple(kept),
         by_class=tuple(by_class),
         fresh=tuple(fresh),
-        unused=tuple(name for name in old if name not in taken),
+        unused=tuple(name for name in old if name not in used),
         classes_kept=tuple(name for name in class_names if name in loaded.class_names),
         classes_new=tuple(name for name in class_names if name not in loaded.class_names),
         classes_dropped=tuple(name for name in loaded.class_names if name not in class_names),
     )
+
+
+def _shared_name(name: str) -> str:
+    return next((name.replace(own, shared, 1) for own, shared in _SHARED.items() if name.startswith(own)), name)
 
 
 def _copy_rows(

@@ -153,3 +153,12 @@ def test_the_shipped_studies_share_what_they_have_in_common() -> None:
     }
     assert digests["sharing", "conv4"] == digests["stride", "cls16-loc16"] == digests["context", "none"]
     assert digests["sharing", "none"] == digests["method", "r18-c5"] == digests["protocol", "r18-c5-light_fc2"]
+
+
+def test_the_study_from_c5_starts_from_trials_of_method() -> None:
+    runs = {(t.data, f"{t.cell}-{t.seed}-{t.digest}") for t in read_study("method").trials}
+    for trial in read_study("from_c5").trials:
+        data, run, file = Path(trial.config.weights).parts[-3:]
+        assert data == trial.data
+        assert (data, run) in runs
+        assert file == "last.safetensors"

@@ -8,6 +8,7 @@ import torch
 from grcn.model.detector import build_detector
 from grcn.model.weights import LoadedDetector
 from grcn.training import transfer_weights
+from lively import NAMES, lively, scene, small
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +52,25 @@ def test_another_number_of_classes_fits_too(tiny, trained):
     assert torch.equal(model.roi.scores.weight, trained.model.roi.scores.weight[[0, 2]])
     assert torch.equal(model.roi.deltas.bias, trained.model.roi.deltas.bias[4:8])
     assert report.classes_dropped == ("cat", "cow")
+
+
+@pytest.mark.parametrize("source", ["cls", "loc"])
+def test_tasks_that_part_take_what_they_shared(source):
+    """Separated at conv4, with equal strides and no context, the detector finds what it found before."""
+    shared = small("faster_rcnn_r18_c5")
+    former = LoadedDetector(lively(shared), NAMES, "faster_rcnn_r18_c5", {})
+    parted = build_detector(
+        replace(shared, separation="conv4", rpn=replace(shared.rpn, source=source)), len(NAMES), None
+    )
+    report = transfer_weights(parted, NAMES, former)
+    assert not report.fresh
+    assert not report.unused
+    picture = torch.from_numpy(scene(96, 128)).permute(2, 0, 1)
+    with torch.inference_mode():
+        (found,), (expected,) = parted.eval()([picture]), former.model.eval()([picture])
+    assert len(expected["boxes"]) > 5
+    for key in expected:
+        torch.testing.assert_close(found[key], expected[key])
 
 
 def test_what_does_not_fit_is_named_and_left_as_initialised(tiny, trained):
