@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from grcn.study import read_study, write_tables
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
+INTERVAL = re.compile(r"[+-]\d+\.\d \([+-]\d+\.\d to [+-]\d+\.\d\)")
 TABLES = sorted(RESULTS.glob("studies/*/table.md"))
 
 
@@ -37,10 +39,14 @@ def seeds_of_rows(table: Path) -> dict[str, int]:
     return rows
 
 
-def test_the_page_quotes_tables_and_three_seeds_or_more() -> None:
+def test_the_page_quotes_rows_and_intervals_of_three_seeds_or_more() -> None:
     known = {row: seeds for table in TABLES for row, seeds in seeds_of_rows(table).items()}
     lines = (RESULTS / "findings.md").read_text(encoding="utf-8").splitlines()
     quoted = [row for row in lines if row.startswith(("| `", "| of `"))]
     assert quoted
     for row in quoted:
         assert known[row] >= 3, row
+    intervals = {i for row, seeds in known.items() if seeds >= 3 for i in INTERVAL.findall(row)}
+    assert intervals
+    for interval in INTERVAL.findall(" ".join(lines)):
+        assert interval in intervals
