@@ -6,6 +6,8 @@ The detectors predict once in each round, in turn, so that what the machine does
 is the ratio of the medians to fasterrcnn_resnet50_fpn, float32, at its own 1000 proposals. Weights are random,
 calibrated on a scene; int8 is quantized on 40 images of DIR, without it on scenes, which is enough for timing.
 
+`products`: what part of OpenVINO's time goes to convolutions and matrix products, by its own count.
+
 With a RUN, a grcn_r50 trained on DIR, each kind of file is made of it, too, at its own input size, and its AP on DIR's
 test split stands beside the times, with its distance to that of the run in torch, float32, in points.
 """
@@ -23,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import openvino
 import torch
 from numpy.typing import NDArray
 
@@ -33,6 +36,7 @@ from grcn.config import Optimization
 from grcn.data.image import read_image
 from grcn.data.scenes import render_scene
 from grcn.deploy.export import Format, export
+from grcn.deploy.runtimes import OPENVINO_FILE
 from grcn.evaluation import evaluate_detector
 from grcn.model.detector import build_detector
 from grcn.model.optimize import optimized
@@ -109,6 +113,20 @@ def time_all(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list
     return seconds
 
 
+def products_share(file: Path, precision: str, pixels: NDArray[np.uint8]) -> float:
+    """The part of its operations' time that goes to convolutions and matrix products, in the quickest of five runs."""
+    settings = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY", "PERF_COUNT": "YES"}
+    request = openvino.compile_model(file / OPENVINO_FILE, "CPU", settings).create_infer_request()
+    runs: list[tuple[float, float]] = []
+    for _ in range(5):
+        request.infer([pixels[None]])
+        taken = [(o.node_type, o.real_time.total_seconds()) for o in request.profiling_info]
+        products = sum(s for kind, s in taken if kind in ("Convolution", "FullyConnected", "MatMul"))
+        runs.append((sum(s for _, s in taken), products))
+    everything, products = min(runs)
+    return products / everything
+
+
 def average_precision(detector: Detector, data: Path) -> float:
     """AP on the test split, in points of 100."""
     dataset = open_dataset(data, split="test", class_names=detector.class_names)
@@ -145,6 +163,11 @@ def main() -> None:
         calls: dict[str, Callable[[], Any]] = {"torchvision": torchvision_predicts}
         calls |= {name: lambda own=own: own.predict(pixels) for name, own in detectors.items()}
         seconds = time_all(calls, options.rounds)
+        products = {
+            name: products_share(Path(folder) / case.file, "bf16" if case.optimize == "bf16" else "f32", pixels)
+            for name, case in cases.items()
+            if case.file is not None and case.file.startswith("openvino")
+        }
     del detectors, calls
     scores: dict[str, float] = {}
     if options.run is not None:
@@ -161,6 +184,7 @@ def main() -> None:
             "ratio": round(median[name] / median["torchvision"], 3),
             "target": case.target,
             "met": case.target and median[name] / median["torchvision"] <= case.target,
+            "products": name in products and round(products[name], 3),
             "MB": sizes[name],
             "AP": name in scores and round(scores[name], 2),
             "to torch fp32": name in scores and round(scores[name] - scores["torch fp32"], 2),
