@@ -234,7 +234,7 @@ def _say_defects(data: Dataset, say: Say) -> None:
         if defect.exit_code == ImageError.exit_code:
             say(f"{data.root}: {defect.file}: {defect.message}")
     if data.defects:
-        say(f"{data.root}: {len(data.defects)} defects in split '{data.split}'; `grcn check` lists them")
+        say(f"{data.root}: split '{data.split}' has defects ({len(data.defects)}); `grcn check` lists them")
 
 
 def _as_saved(config: TrainConfig, saved: dict[str, Any], data: Dataset) -> TrainConfig:
