@@ -17,9 +17,9 @@ is exact. Every object has at least `MIN_VISIBLE` of its area in sight; none is 
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from xml.etree import ElementTree
 
@@ -46,7 +46,8 @@ def generate(
     """Writes the embedded set to the folder `out`: JPEGImages, Annotations, ImageSets/Main/{train,val,test}.txt.
 
     The same arguments give the same bytes (with the same numpy and Pillow); image i does not depend on `images`. The
-    folder appears only when it is complete. One that is already there from the same arguments is left as it is.
+    folder appears only when it is complete. One that is already there from the same arguments is left as it is, also
+    one that another process finishes first.
 
     Args:
         out: the folder to make.
@@ -92,27 +93,30 @@ def generate(
             return out
         raise DataError(f"{out}: exists and is not this set; remove it or name another folder")
 
-    partial = out.with_name(out.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    for folder in ("JPEGImages", "Annotations", "ImageSets/Main"):
-        (partial / folder).mkdir(parents=True)
-    for index in range(images):
-        picture, found = render_scene(np.random.default_rng([seed, index]), size, object_size, objects)
-        name = f"{index:06d}"
-        Image.fromarray(picture).save(partial / "JPEGImages" / f"{name}.jpg", quality=92)
-        (partial / "Annotations" / f"{name}.xml").write_bytes(_voc_xml(f"{name}.jpg", size, found))
-        if progress is not None:
-            progress(index + 1, images)
-    first = 0
-    for split, last in zip(SPLITS, _split_ends(images), strict=True):
-        names = "".join(f"{index:06d}\n" for index in range(first, last))
-        (partial / "ImageSets" / "Main" / f"{split}.txt").write_text(names, encoding="utf-8")
-        first = last
-    # No suffix: a JSON file would make the folder look like COCO.
-    (partial / "GENERATED").write_text(json.dumps(recipe, indent=1) + "\n", encoding="utf-8")
-    if out.exists():
-        out.rmdir()
-    partial.rename(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as own:  # others may be rendering the same set
+        partial = Path(own) / out.name
+        for folder in ("JPEGImages", "Annotations", "ImageSets/Main"):
+            (partial / folder).mkdir(parents=True)
+        for index in range(images):
+            picture, found = render_scene(np.random.default_rng([seed, index]), size, object_size, objects)
+            name = f"{index:06d}"
+            Image.fromarray(picture).save(partial / "JPEGImages" / f"{name}.jpg", quality=92)
+            (partial / "Annotations" / f"{name}.xml").write_bytes(_voc_xml(f"{name}.jpg", size, found))
+            if progress is not None:
+                progress(index + 1, images)
+        first = 0
+        for split, last in zip(SPLITS, _split_ends(images), strict=True):
+            names = "".join(f"{index:06d}\n" for index in range(first, last))
+            (partial / "ImageSets" / "Main" / f"{split}.txt").write_text(names, encoding="utf-8")
+            first = last
+        # No suffix: a JSON file would make the folder look like COCO.
+        (partial / "GENERATED").write_text(json.dumps(recipe, indent=1) + "\n", encoding="utf-8")
+        try:
+            partial.rename(out)  # an empty folder gives way
+        except OSError:
+            if _recipe_of(out) != recipe:
+                raise
     return out
 
 

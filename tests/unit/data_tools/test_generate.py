@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -61,7 +62,30 @@ def test_folder_splits_and_pictures(tmp_path: Path) -> None:
             assert (picture.size, picture.mode) == ((160, 120), "RGB")
             assert np.asarray(picture).std() > 10
     assert done == [(i + 1, 20) for i in range(20)]
-    assert not (tmp_path / "set.partial").exists()
+    assert os.listdir(tmp_path) == ["set"]
+
+
+def test_two_that_render_the_same_set_at_once(tmp_path: Path) -> None:
+    """As two `grcn study run` of one folder do."""
+
+    def another(done: int, of: int) -> None:
+        if done == of:
+            assert generate(tmp_path / "set", images=4, **SMALL) == tmp_path / "set"
+
+    assert generate(tmp_path / "set", images=4, progress=another, **SMALL) == tmp_path / "set"
+    assert os.listdir(tmp_path) == ["set"]
+    assert digest(tmp_path / "set") == digest(generate(tmp_path / "alone", images=4, **SMALL))
+
+
+def test_what_comes_into_being_meanwhile_is_kept(tmp_path: Path) -> None:
+    def other(done: int, of: int) -> None:
+        if done == of:
+            generate(tmp_path / "set", images=5, **SMALL)
+
+    with pytest.raises(OSError, match="set"):
+        generate(tmp_path / "set", images=4, progress=other, **SMALL)
+    assert len(digest(tmp_path / "set")) == len(digest(generate(tmp_path / "alone", images=5, **SMALL)))
+    assert sorted(os.listdir(tmp_path)) == ["alone", "set"]
 
 
 def test_every_class_and_the_promised_sizes(tmp_path: Path) -> None:
