@@ -64,7 +64,7 @@ def generate(
 
     Raises:
         ConfigError: on arguments that cannot be carried out.
-        DataError: where `out` exists and holds something else.
+        DataError: where `out` exists and holds something else, or cannot be made.
     """
     width, height = size
     if object_size is None:
@@ -114,9 +114,9 @@ def generate(
         (partial / "GENERATED").write_text(json.dumps(recipe, indent=1) + "\n", encoding="utf-8")
         try:
             partial.rename(out)  # an empty folder gives way
-        except OSError:
+        except OSError as error:
             if _recipe_of(out) != recipe:
-                raise
+                raise DataError(f"{out}: cannot be made: {error.strerror}; name another folder") from None
     return out
 
 
