@@ -9,12 +9,12 @@ from __future__ import annotations
 import difflib
 import math
 import types
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from grcn.errors import ConfigError
 
-Backbone = Literal["resnet18", "resnet34", "resnet50", "resnet101", "vgg16"]
 Separation = Literal["none", "roi", "conv5", "conv4", "conv3"]
 Stride = Literal[8, 16, 32]
 Context = Literal["none", "global", "attention"]
@@ -41,7 +41,7 @@ class RPNConfig:
     """Region proposal network (Ren et al. 2015, section 3).
 
     Args:
-        source: the map it looks at.
+        source: the map it looks at: the trunk's, that of a task, or that of a stage in the trunk.
         channels: width of its 3x3 convolution; None: the source map's.
         anchor_sizes: square roots of the anchors' areas, in input pixels.
         anchor_ratios: height / width of the anchors.
@@ -57,7 +57,7 @@ class RPNConfig:
         min_size: proposals with a side below this, in input pixels, are dropped.
     """
 
-    source: Literal["trunk", "cls", "loc"] = "trunk"
+    source: Literal["trunk", "cls", "loc", "conv3", "conv4", "conv5"] = "trunk"
     channels: int | None = None
     anchor_sizes: tuple[float, ...] = (32.0, 64.0, 128.0, 256.0, 512.0)
     anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
@@ -113,7 +113,8 @@ class DetectorConfig:
     """One detector of the Faster R-CNN / G-RCN family.
 
     Args:
-        backbone: stages conv1..conv5 come from it.
+        backbone: stages conv1..conv5 come from it: torchvision's name of a ResNet, ResNeXt or Wide ResNet, `vgg16`,
+            `timm:NAME`, or the name of an object of your own (`build_detector(..., backbone=...)`).
         norm: normalisation layers. `auto`: frozen batch norm on pretrained weights (none for VGG16, as published),
             trainable batch norm on random ones. `group`: group norm of 32 groups.
         frozen_stages: stages conv1..convN that are not trained; None: 2 on pretrained weights, else 0.
@@ -131,10 +132,11 @@ class DetectorConfig:
             `vgg_fc`: VGG16's fc6 and fc7. `avgpool`: average pooling alone.
 
     Raises:
-        ConfigError: on a combination that cannot exist, with the reason.
+        ConfigError: on a combination that cannot exist, with the reason. What depends on the backbone is checked when
+            the detector is built.
     """
 
-    backbone: Backbone = "resnet50"
+    backbone: str = "resnet50"
     norm: Norm = "auto"
     frozen_stages: int | None = None
     separation: Separation = "none"
@@ -152,14 +154,15 @@ class DetectorConfig:
         check_detector(self)
 
     @property
-    def is_resnet(self) -> bool:
-        return self.backbone != "vgg16"
-
-    @property
     def trunk_end(self) -> int:
         """Number of the last stage in the trunk, 3..5."""
         if self.separation in ("conv3", "conv4"):
             return int(self.separation[-1])
+        return self.last_stage
+
+    @property
+    def last_stage(self) -> int:
+        """Number of the last stage that runs on the whole image, 4 or 5."""
         return 4 if self.head == "conv5" else 5
 
     @property
@@ -171,19 +174,26 @@ class DetectorConfig:
         return self.roi.fc_channels or (4096 if self.head == "vgg_fc" else 1024)
 
 
-def stage_stride(backbone: Backbone, stage: int) -> int:
-    """Input pixels per cell at the end of stage conv`stage` of the unmodified backbone."""
-    return 1 << (stage if backbone != "vgg16" else stage - 1)
-
-
-def trunk_stride(config: DetectorConfig) -> int:
+def trunk_stride(config: DetectorConfig, strides: Sequence[int]) -> int:
     """Input pixels per cell of the trunk's map.
 
     Where the tasks share one map it is that map's; else the backbone's own, reduced where a task needs a finer one.
+
+    Args:
+        strides: input pixels per cell at the end of the unmodified backbone's stages conv1..conv5.
     """
     if config.separation in ("none", "roi", "conv5"):
         return config.cls_stride
-    return min(stage_stride(config.backbone, config.trunk_end), config.cls_stride, config.loc_stride)
+    return min(strides[config.trunk_end - 1], config.cls_stride, config.loc_stride)
+
+
+def rpn_stride(config: DetectorConfig, strides: Sequence[int]) -> int:
+    """Input pixels per cell of the map that the RPN looks at; `strides` as in `trunk_stride`."""
+    source = config.rpn.source
+    if source in ("cls", "loc"):
+        return config.cls_stride if source == "cls" else config.loc_stride
+    trunk = trunk_stride(config, strides)
+    return trunk if source == "trunk" else min(strides[int(source[-1]) - 1], trunk)
 
 
 def check_detector(config: DetectorConfig) -> None:
@@ -205,8 +215,6 @@ def check_detector(config: DetectorConfig) -> None:
             f"'{config.separation}': both tasks share one map there; use equal strides or separation 'conv4'"
         )
     if config.head == "conv5":
-        if not config.is_resnet:
-            raise ConfigError("head 'conv5' with backbone 'vgg16': protocol C4 is ResNet's; use 'vgg_fc' or 'fc2'")
         if config.separation not in ("none", "roi"):
             raise ConfigError(
                 f"head 'conv5' with separation '{config.separation}': conv5 runs per RoI there, so no branch of "
@@ -214,29 +222,20 @@ def check_detector(config: DetectorConfig) -> None:
             )
         if config.cls_stride == 32:
             raise ConfigError("head 'conv5' with stride 32: RoI features come from conv4, whose stride is 16 or 8")
-    if config.head == "vgg_fc":
-        if config.backbone != "vgg16":
-            raise ConfigError(f"head 'vgg_fc' with backbone '{config.backbone}': fc6 and fc7 belong to vgg16")
-        if config.roi_size != 7:
-            raise ConfigError(f"head 'vgg_fc' with roi.size {config.roi_size}: fc6 takes 7x7 cells")
+    if config.head == "vgg_fc" and config.roi_size != 7:
+        raise ConfigError(f"head 'vgg_fc' with roi.size {config.roi_size}: fc6 takes 7x7 cells")
     if config.separation == "conv5" and config.head != "light_fc2":
         raise ConfigError(
             f"separation 'conv5' with head '{config.head}': between conv5 and RoI pooling it has no layer to "
             "separate; use separation 'roi', or head 'light_fc2'"
         )
-    if config.is_resnet and config.norm == "none":
-        raise ConfigError(f"norm 'none' with backbone '{config.backbone}': ResNet has norm layers; use 'frozen_bn'")
+    if config.rpn.source.startswith("conv") and int(config.rpn.source[-1]) > config.trunk_end:
+        raise ConfigError(
+            f"rpn.source '{config.rpn.source}' after a trunk that ends at conv{config.trunk_end}: each task has its own "
+            "there, or each RoI; use 'cls', 'loc' or an earlier stage"
+        )
     if config.frozen_stages is not None and not 0 <= config.frozen_stages <= 5:
         raise ConfigError(f"frozen_stages {config.frozen_stages}: use 0 (all trained) to 5")
-    # VGG16 has one more pooling layer, pool5, than its stages need; it serves stride 32 only.
-    finest, end = trunk_stride(config), 5 if config.head != "conv5" else 4
-    halvings = end - config.trunk_end + (0 if config.is_resnet else 1)
-    for task, stride in (("cls", config.cls_stride), ("loc", config.loc_stride)):
-        if stride > finest * 2**halvings:
-            raise ConfigError(
-                f"{task}_stride {stride} after a trunk of stride {finest} that ends at conv{config.trunk_end}: its "
-                f"branch can reach at most {finest * 2**halvings}; separate earlier or bring the strides closer"
-            )
     if config.input.short_side < 32 or config.input.long_side < config.input.short_side:
         raise ConfigError(
             f"input {config.input.short_side}..{config.input.long_side}: needs 32 <= short_side <= long_side"
@@ -260,24 +259,6 @@ def _check_numbers(where: str, part: RPNConfig | RoIConfig) -> None:
             raise ConfigError(f"{where}.{name} {value}: needs at least 0")
         elif isinstance(value, tuple) and not (value and all(0 < v < math.inf for v in value)):
             raise ConfigError(f"{where}.{name} {list(value)}: needs positive values, at least one")
-
-
-def resolve(config: DetectorConfig, *, pretrained: bool) -> DetectorConfig:
-    """`config` with `norm` and `frozen_stages` settled for pretrained or random weights.
-
-    Raises:
-        ConfigError: where random weights would be frozen.
-    """
-    norm = config.norm
-    if norm == "auto":
-        norm = "bn" if not pretrained else "frozen_bn" if config.is_resnet else "none"
-    frozen_stages = config.frozen_stages if config.frozen_stages is not None else 2 if pretrained else 0
-    if not pretrained and (norm == "frozen_bn" or frozen_stages):
-        raise ConfigError(
-            f"norm '{norm}' and frozen_stages {frozen_stages} with random weights: what is frozen would stay random; "
-            "use norm 'bn' or 'group' and frozen_stages 0"
-        )
-    return replace(config, norm=norm, frozen_stages=frozen_stages)
 
 
 @dataclass(frozen=True)

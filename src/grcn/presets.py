@@ -5,23 +5,23 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 
-from grcn.config import Backbone, DetectorConfig, RPNConfig
+from grcn.config import DetectorConfig, RPNConfig
 from grcn.errors import ConfigError
 
-_RESNETS: dict[str, Backbone] = {"r18": "resnet18", "r34": "resnet34", "r50": "resnet50", "r101": "resnet101"}
+_RESNETS = {"r18": "resnet18", "r34": "resnet34", "r50": "resnet50", "r101": "resnet101"}
 
 
-def faster_rcnn_c4(backbone: Backbone) -> DetectorConfig:
+def faster_rcnn_c4(backbone: str) -> DetectorConfig:
     """The ResNet protocol of Faster R-CNN as published (He et al. 2016): conv5 runs per RoI, on 14x14 of conv4."""
     return DetectorConfig(backbone=backbone, head="conv5")
 
 
-def faster_rcnn_c5(backbone: Backbone) -> DetectorConfig:
+def faster_rcnn_c5(backbone: str) -> DetectorConfig:
     """The corrected protocol: conv5 in the feature extractor, at stride 16; one map and one head for both tasks."""
     return DetectorConfig(backbone=backbone, rpn=RPNConfig(channels=_rpn_channels(backbone)))
 
 
-def grcn_resnet(backbone: Backbone) -> DetectorConfig:
+def grcn_resnet(backbone: str) -> DetectorConfig:
     """G-RCN: each task has its own conv5; classification at stride 32 with global context, localization at 16."""
     return DetectorConfig(
         backbone=backbone,
@@ -51,13 +51,21 @@ def grcn_vgg16() -> DetectorConfig:
     )
 
 
-def _rpn_channels(backbone: Backbone) -> int:
+def _rpn_channels(backbone: str) -> int:
     # conv5 of ResNet-50 is 2048 wide; an RPN as wide as its source would cost more than the rest of the detector.
     return 256 if backbone in ("resnet18", "resnet34") else 512
 
 
+def stage_strides(backbone: str) -> tuple[int, int, int, int, int]:
+    """Input pixels per cell at the end of the stages conv1..conv5 of a backbone that has a name.
+
+    A network that opens with a stride of 4 has no conv1 (`grcn.model.backbones.Backbone`); nothing here asks for it.
+    """
+    return (1, 2, 4, 8, 16) if backbone == "vgg16" else (2, 4, 8, 16, 32)
+
+
 def _presets() -> dict[str, DetectorConfig]:
-    families: dict[str, Callable[[Backbone], DetectorConfig]] = {
+    families: dict[str, Callable[[str], DetectorConfig]] = {
         "faster_rcnn_{}_c4": faster_rcnn_c4,
         "faster_rcnn_{}_c5": faster_rcnn_c5,
         "grcn_{}": grcn_resnet,

@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from grcn.config import DetectorConfig, InputConfig, Stride, trunk_stride
+from grcn.config import DetectorConfig, InputConfig, Stride
+from grcn.config import rpn_stride as rpn_stride_of
 from grcn.data.records import Dataset
 from grcn.errors import DataError
+from grcn.presets import stage_strides
 
 STRIDES: tuple[Stride, ...] = (8, 16, 32)
 QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
@@ -162,7 +164,7 @@ def best_iou(objects: Objects, sizes: Sequence[float], ratios: Sequence[float], 
 
 def rpn_stride(config: DetectorConfig) -> int:
     """Input pixels per cell of the map that the RPN looks at."""
-    return {"trunk": trunk_stride(config), "cls": config.cls_stride, "loc": config.loc_stride}[config.rpn.source]
+    return rpn_stride_of(config, stage_strides(config.backbone))
 
 
 def measure(datasets: Sequence[Dataset], config: DetectorConfig) -> Sizing:

@@ -74,9 +74,8 @@ class Graph(nn.Module):
         model, own = self.model, _as_tensor(images.shape[1:3])  # height, width
         small, seen = self._resize(images, own)
         maps = model.separation(self._normalise(small, seen))
-        source = getattr(maps, model.config.rpn.source)
         limit = seen.float().flip(0).repeat(2)  # [4], where boxes end
-        boxes, real = self._propose(*model.rpn.answer(source), limit)
+        boxes, real = self._propose(*model.rpn.answer(maps.rpn), limit)
         count, most = real.shape
         image = torch.arange(count, device=boxes.device, dtype=boxes.dtype)
         rois = torch.cat((image.repeat_interleave(most)[:, None], boxes.reshape(-1, 4)), dim=1)  # [B * P, 5]

@@ -7,21 +7,20 @@ training and prediction alike) and that class ids are 0..C-1.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import VGG, ResNet
 
-from grcn.config import DetectorConfig, resolve
+from grcn.config import DetectorConfig
 from grcn.errors import ConfigError, DataError
 from grcn.geometry import boxes as box_ops
-from grcn.model.backbone import build_classifier, out_channels, split_stages
+from grcn.model.backbones import Backbone, make_backbone
+from grcn.model.backbones.pretrained import load_backbone
 from grcn.model.roi import AverageHead, ConvHead, FCHead, RoIStage, head_keys
 from grcn.model.rpn import RPN, Sizes
 from grcn.model.separation import Separation
-from grcn.model.weights import load_backbone
 from grcn.presets import preset
 
 # Images are padded at the right and bottom to a multiple of the largest stride, so that every map has whole cells.
@@ -32,26 +31,27 @@ class RCNN(nn.Module):
     """A detector of the Faster R-CNN / G-RCN family.
 
     Args:
-        config: what to build, with `norm` and `frozen_stages` settled (`grcn.config.resolve`).
+        config: what to build, with `norm` and `frozen_stages` settled (`resolve`).
         num_classes: C, without background.
-        network: the classification network that stages and fully connected layers are taken from.
+        backbone: what stages, fully connected layers and the input's mean and deviation are taken from.
+
+    Raises:
+        ConfigError: where the backbone cannot be had as `config` asks.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, config: DetectorConfig, num_classes: int, network: ResNet | VGG) -> None:
+    def __init__(self, config: DetectorConfig, num_classes: int, backbone: Backbone) -> None:
         super().__init__()
         self.config, self.num_classes = config, num_classes
-        stages = split_stages(network)
-        self.separation = Separation(config, stages)
-        trunk, cls, loc = self.separation.channels
-        source = ("trunk", "cls", "loc").index(config.rpn.source)
-        self.rpn = RPN(config.rpn, (trunk, cls, loc)[source], self.separation.strides[source])
-        heads = {key: _head(config, network, stages, cls) for key in head_keys(config)}
+        self.separation = Separation(config, backbone)
+        rpn, cls, loc = self.separation.channels
+        self.rpn = RPN(config.rpn, rpn, self.separation.strides[0])
+        heads = {key: _head(config, backbone, cls) for key in head_keys(config)}
         self.roi = RoIStage(config, num_classes, (cls, loc), self.separation.strides[1:], heads)
-        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(backbone.mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(backbone.std).view(3, 1, 1), persistent=False)
         for stage in self._frozen():
             stage.requires_grad_(False).eval()
         # Convolutions on CPU and tensor cores are faster so; the weights' layout spreads to the maps.
@@ -87,7 +87,7 @@ class RCNN(nn.Module):
         maps = self.separation(batch.to(self.rpn.conv.weight.dtype))
         objects = None if targets is None else box_ops.pad([t["boxes"] for t in targets])
         generators = None if seeds is None else [torch.Generator(batch.device).manual_seed(s) for s in seeds]
-        proposals, rpn_losses = self.rpn(getattr(maps, self.config.rpn.source), sizes, objects, generators)
+        proposals, rpn_losses = self.rpn(maps.rpn, sizes, objects, generators)
         detections, roi_losses = self.roi(maps, proposals, sizes, targets, generators)
         result: dict[str, Tensor] | list[dict[str, Tensor]] = detections if targets is None else rpn_losses | roi_losses
         return result
@@ -128,30 +128,77 @@ class RCNN(nn.Module):
         ]
 
 
-def _head(config: DetectorConfig, network: ResNet | VGG, stages: list[nn.Sequential], channels: int) -> nn.Module:
-    """One RoI head, with its own copy of what it takes from the classification network."""
+def _head(config: DetectorConfig, backbone: Backbone, channels: int) -> nn.Module:
+    """One RoI head, with its own copy of what it takes from the backbone."""
     if config.head == "conv5":
-        return ConvHead(deepcopy(stages[4]), out_channels(config.backbone, 5))
+        before, after = backbone.strides[3:]
+        return ConvHead(backbone.stage(5, before, after, dilation=config.dilation), backbone.channels[4])
     if config.head == "avgpool":
         return AverageHead(channels)
     width = config.roi.reduce_channels if config.head == "light_fc2" else channels
     head = FCHead(width, config.roi_size, config.fc_channels, dropout=0.5 if config.head == "vgg_fc" else 0.0)
-    if isinstance(network, VGG) and config.head == "vgg_fc" and config.fc_channels == 4096:
-        for layer, source in ((head.fc6, network.classifier[0]), (head.fc7, network.classifier[3])):
-            weight, bias = source.parameters()
-            layer.load_state_dict({"weight": weight.reshape(layer.weight.shape), "bias": bias})
+    if config.head == "vgg_fc":
+        if not backbone.fc:
+            raise ConfigError(f"head 'vgg_fc' with backbone '{backbone.name}': fc6 and fc7 belong to vgg16")
+        if config.fc_channels == backbone.fc[0].out_features:
+            for layer, source in zip((head.fc6, head.fc7), backbone.fc, strict=True):
+                weight, bias = source.parameters()
+                layer.load_state_dict({"weight": weight.reshape(layer.weight.shape), "bias": bias})
     return head
 
 
-def build_detector(config: str | DetectorConfig, num_classes: int, weights: str | Path | None = "imagenet") -> RCNN:
+def resolve(config: DetectorConfig, backbone: Backbone, *, pretrained: bool) -> DetectorConfig:
+    """`config` with `norm` and `frozen_stages` settled for pretrained or random weights.
+
+    Raises:
+        ConfigError: where random weights would be frozen.
+    """
+    frozen_stages = config.frozen_stages if config.frozen_stages is not None else 2 if pretrained else 0
+    if not pretrained and (backbone.norm == "frozen_bn" or frozen_stages):
+        raise ConfigError(
+            f"norm '{backbone.norm}' and frozen_stages {frozen_stages} with random weights: what is frozen would stay "
+            "random; use norm 'bn' or 'group' and frozen_stages 0"
+        )
+    return replace(config, backbone=backbone.name, norm=backbone.norm, frozen_stages=frozen_stages)
+
+
+def outline(config: DetectorConfig, num_classes: int, backbone: Backbone | None = None) -> RCNN:
+    """A detector of random weights, to be filled.
+
+    Args:
+        config: settled (`resolve`); num_classes: C.
+        backbone: where it is none that `make_backbone` makes by the name in `config`; it has the norm that `config` says.
+
+    Raises:
+        ConfigError: where the name is unknown, or is not that of `backbone`.
+    """
+    if backbone is None:
+        backbone = make_backbone(config.backbone, config.norm)
+    elif (backbone.name, backbone.norm) != (config.backbone, config.norm):
+        raise ConfigError(
+            f"backbone '{backbone.name}' of norm '{backbone.norm}' for a detector with '{config.backbone}' of norm "
+            f"'{config.norm}'"
+        )
+    return RCNN(config, num_classes, backbone)
+
+
+def build_detector(
+    config: str | DetectorConfig,
+    num_classes: int,
+    weights: str | Path | None = "imagenet",
+    *,
+    backbone: Backbone | None = None,
+) -> RCNN:
     """A detector, ready to train.
 
     Args:
         config: the name of a preset or a configuration.
         num_classes: C, without background.
-        weights: what the backbone starts from: `imagenet`, torchvision's published weights (downloaded and checked);
-            a file with a state dict of torchvision's classification network (.pth, .pt or .safetensors);
-            None: random weights, with trainable norm.
+        weights: what the backbone starts from: `imagenet`, torchvision's or timm's published weights (downloaded and
+            checked); a file with a state dict of its classification network (.pth, .pt or .safetensors); None: random
+            weights, with trainable norm.
+        backbone: a network of your own in place of the one that `config` names; `weights` None takes it as it is, and
+            what is frozen in it is yours to say by `norm` and `frozen_stages`.
 
     Raises:
         ConfigError: on an unknown preset, an impossible configuration or number of classes.
@@ -160,11 +207,12 @@ def build_detector(config: str | DetectorConfig, num_classes: int, weights: str 
     config = preset(config) if isinstance(config, str) else config
     if num_classes < 1:
         raise ConfigError(f"num_classes {num_classes}: a detector needs at least one class")
-    config = resolve(config, pretrained=weights is not None)
-    network = build_classifier(config.backbone, config.norm)
+    pretrained = weights is not None
+    backbone = backbone or make_backbone(config.backbone, config.norm, pretrained=pretrained)
+    config = resolve(config, backbone, pretrained=pretrained)
     if weights is not None:
-        load_backbone(network, config, weights)
-    return RCNN(config, num_classes, network)
+        load_backbone(backbone, weights, fc=config.head == "vgg_fc" and config.fc_channels == 4096)
+    return RCNN(config, num_classes, backbone)
 
 
 def check_images(images: list[Tensor]) -> None:

@@ -5,11 +5,9 @@ from __future__ import annotations
 from copy import deepcopy
 
 import torch
-from torch import nn
-from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from grcn.config import Optimization
-from grcn.model.backbone import norm_pairs
+from grcn.model.backbones.norm import fold_norms
 from grcn.model.detector import RCNN
 
 
@@ -25,28 +23,8 @@ def optimized(model: RCNN, how: Optimization) -> RCNN:
     if how == "none":
         return model
     model = deepcopy(model).eval().requires_grad_(False)
-    _fold_norm(model)
+    fold_norms(model)
     if how == "bf16":
         for parameter in model.parameters():  # not the buffers: anchors and image statistics keep their precision
             parameter.data = parameter.data.to(torch.bfloat16)
     return model.to(memory_format=torch.channels_last)
-
-
-def _fold_norm(model: nn.Module) -> None:
-    """Multiplies each batch norm into the convolution before it, in place. Group norm stays: it is not linear."""
-    for parent, first, second in norm_pairs(model):
-        conv, norm = getattr(parent, first), getattr(parent, second)
-        folded = nn.Conv2d(
-            conv.in_channels,
-            conv.out_channels,
-            conv.kernel_size,
-            conv.stride,
-            conv.padding,
-            conv.dilation,
-            device="meta",
-        )
-        folded.weight, folded.bias = fuse_conv_bn_weights(
-            conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
-        )
-        setattr(parent, first, folded)
-        setattr(parent, second, nn.Identity())

@@ -14,23 +14,22 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from copy import deepcopy
 from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from grcn.config import DetectorConfig, stage_stride, trunk_stride
-from grcn.model.backbone import out_channels, set_stride
+from grcn.config import DetectorConfig, rpn_stride, trunk_stride
+from grcn.errors import ConfigError
+from grcn.model.backbones import Backbone
 
 
 class Maps(NamedTuple):
-    """Feature maps of a batch, [B, C, H, W] each; one tensor where the tasks share it."""
+    """Feature maps of a batch, [B, C, H, W] each, that the RPN and each task look at; one tensor where they share it."""
 
-    trunk: Tensor
+    rpn: Tensor
     cls: Tensor
     loc: Tensor
 
@@ -39,28 +38,39 @@ class Separation(nn.Module):
     """Trunk and branches.
 
     Args:
-        stages: conv1..conv5 of the backbone; each branch takes a copy of its stages, so both start equal.
+        backbone: each branch takes a copy of its stages, so both start equal.
 
     Attributes:
-        strides: input pixels per cell of each map; channels: width of each map; both as (trunk, cls, loc).
+        strides: input pixels per cell of each map; channels: width of each map; both in the order of `Maps`.
         checkpoint: in training, keep only what enters each block and compute the rest again in the backward pass
             (activation checkpointing, Chen et al. 2016): less memory, a third more time, the same numbers.
+
+    Raises:
+        ConfigError: on strides that the backbone cannot have.
     """
 
-    def __init__(self, config: DetectorConfig, stages: list[nn.Sequential]) -> None:
+    def __init__(self, config: DetectorConfig, backbone: Backbone) -> None:
         super().__init__()
-        end, last, stride = config.trunk_end, _last_stage(config), trunk_stride(config)
-        self.trunk = _chain(config, stages, 1, end, 1, stride)
-        self.cls_branch = _chain(config, stages, end + 1, last, stride, config.cls_stride)
-        self.loc_branch = _chain(config, stages, end + 1, last, stride, config.loc_stride)
-        self.strides = (stride, config.cls_stride, config.loc_stride)
-        self.channels = (out_channels(config.backbone, end), *[out_channels(config.backbone, last)] * 2)
+        check_strides(config, backbone)
+        end, last, stride = config.trunk_end, config.last_stage, trunk_stride(config, backbone.strides)
+        self.trunk = _chain(config, backbone, 1, end, 1, stride)
+        self.cls_branch = _chain(config, backbone, end + 1, last, stride, config.cls_stride)
+        self.loc_branch = _chain(config, backbone, end + 1, last, stride, config.loc_stride)
+        self.source = config.rpn.source
+        at = {"trunk": end, "cls": last, "loc": last}.get(self.source) or int(self.source[-1])
+        self.strides = (rpn_stride(config, backbone.strides), config.cls_stride, config.loc_stride)
+        self.channels = tuple(backbone.channels[number - 1] for number in (at, last, last))
         self.checkpoint = False
 
     def forward(self, images: Tensor) -> Maps:
         """Images [B, 3, H, W], H and W multiples of 32, to maps of H / stride by W / stride cells."""
-        trunk = run(self.trunk, images, self.checkpoint)
-        return Maps(trunk, run(self.cls_branch, trunk, self.checkpoint), run(self.loc_branch, trunk, self.checkpoint))
+        maps, trunk = {}, images
+        for name, stage in self.trunk.named_children():
+            trunk = maps[name] = run([stage], trunk, self.checkpoint)
+        maps["trunk"] = trunk
+        maps["cls"] = run(self.cls_branch, trunk, self.checkpoint)
+        maps["loc"] = run(self.loc_branch, trunk, self.checkpoint)
+        return Maps(maps[self.source], maps["cls"], maps["loc"])
 
 
 def run(stages: Iterable[nn.Module], x: Tensor, checkpointed: bool) -> Tensor:
@@ -69,9 +79,10 @@ def run(stages: Iterable[nn.Module], x: Tensor, checkpointed: bool) -> Tensor:
         if not (checkpointed and torch.is_grad_enabled()):
             x = stage(x)
             continue
-        # Blocks of a ResNet; the stages of VGG16 and the stem have single layers inside, and are taken whole.
-        is_blocks = any(isinstance(part, BasicBlock | Bottleneck) for part in stage.children())
-        for part in list(stage.children()) if is_blocks else [stage]:
+        # Blocks such as a ResNet's; a stage of single layers, such as VGG16's, is taken whole.
+        parts = list(stage.children())
+        has_blocks = any(True for part in parts for _ in part.children())
+        for part in parts if has_blocks else [stage]:
             x = checkpoint(
                 part,
                 x,
@@ -101,23 +112,30 @@ def _statistics_as_they_are(part: nn.Module) -> Iterator[None]:
             norm.momentum, norm.num_batches_tracked = momentum, count
 
 
-def _last_stage(config: DetectorConfig) -> int:
-    return 4 if config.head == "conv5" else 5
+def check_strides(config: DetectorConfig, backbone: Backbone) -> None:
+    """Raises ConfigError where the stages of `backbone` cannot have the strides that `config` asks for."""
+    finest, end = trunk_stride(config, backbone.strides), config.trunk_end
+    # pool5 is one more pooling layer than the stages of VGG16 need; it serves the largest stride only.
+    pooled = 2 if backbone.pool5 and config.head != "conv5" else 1
+    reach = finest * backbone.strides[config.last_stage - 1] * pooled // backbone.strides[end - 1]
+    if config.separation in ("none", "roi", "conv5"):
+        reach = backbone.strides[end - 1] * pooled
+    for task, stride in (("cls", config.cls_stride), ("loc", config.loc_stride)):
+        if stride > reach:
+            raise ConfigError(
+                f"{task}_stride {stride} after a trunk of stride {finest} that ends at conv{end} of "
+                f"'{backbone.name}': its branch can reach at most {reach}; separate earlier or bring the strides closer"
+            )
 
 
-def _chain(
-    config: DetectorConfig, stages: list[nn.Sequential], first: int, last: int, before: int, after: int
-) -> nn.Sequential:
+def _chain(config: DetectorConfig, backbone: Backbone, first: int, last: int, before: int, after: int) -> nn.Sequential:
     """Copies of stages conv`first`..conv`last`, which take a map from stride `before` to stride `after`."""
     chain: OrderedDict[str, nn.Module] = OrderedDict()
     stride = before
     for number in range(first, last + 1):
-        stage = deepcopy(stages[number - 1])
-        wanted = min(stage_stride(config.backbone, number), after)
-        if number >= 3:  # no detector here asks for a map finer than stride 8
-            set_stride(config.backbone, stage, number, stride, wanted, config.dilation)
+        wanted = min(backbone.strides[number - 1], after)
+        chain[f"conv{number}"] = backbone.stage(number, stride, wanted, dilation=config.dilation)
         stride = wanted
-        chain[f"conv{number}"] = stage
     if stride < after:
         chain["pool5"] = nn.MaxPool2d(2)  # VGG16 alone gets here: its conv5 ends at stride 16
     return nn.Sequential(chain)

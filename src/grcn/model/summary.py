@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from grcn.config import DetectorConfig, resolve
-from grcn.model.backbone import build_classifier
-from grcn.model.detector import MULTIPLE, RCNN
+from grcn.config import DetectorConfig
+from grcn.model.backbones import make_backbone
+from grcn.model.detector import MULTIPLE, RCNN, resolve
 from grcn.model.roi import FCHead
 from grcn.presets import preset
 
@@ -55,7 +55,7 @@ class DetectorSummary:
         num_classes: C.
         size: height and width of the image as the detector takes it; it is padded to a multiple of 32.
         proposals: RoIs per image.
-        strides: of the maps that the trunk, classification and localization see.
+        strides: of the maps that the RPN, classification and localization see.
         stages: from the image to the answers: what is shared, the RPN, then each task's own.
     """
 
@@ -96,17 +96,19 @@ def summarize(
     Raises:
         ConfigError: on an unknown preset or an impossible configuration.
     """
-    config = resolve(preset(config) if isinstance(config, str) else config, pretrained=True)
+    config = preset(config) if isinstance(config, str) else config
     proposals = config.rpn.post_nms_test if proposals is None else proposals
     padded = [-(-side // MULTIPLE) * MULTIPLE for side in size]
     with torch.device("meta"), torch.no_grad():
-        model = RCNN(config, num_classes, build_classifier(config.backbone, config.norm)).eval()
+        backbone = make_backbone(config.backbone, config.norm, pretrained=True)
+        config = resolve(config, backbone, pretrained=True)
+        model = RCNN(config, num_classes, backbone).eval()
         # Of each use: a head that reads global context sees the RoIs, then the whole image.
         outputs: dict[nn.Module, list[Tensor]] = defaultdict(list)
         for module in model.modules():
             module.register_forward_hook(lambda module, _, output: outputs[module].append(output))
         maps = model.separation(torch.empty(1, 3, *padded))
-        hidden = model.rpn.conv(getattr(maps, config.rpn.source))
+        hidden = model.rpn.conv(maps.rpn)
         outputs[model.rpn].append(hidden)
         model.rpn.objectness(hidden)
         model.rpn.deltas(hidden)
@@ -145,8 +147,9 @@ def _stages(model: RCNN, outputs: dict[nn.Module, list[Tensor]], height: int) ->
             yield stage(task, name, reads, module, of_map=True)
             reads = name if task == "both" else f"{task} {name}"
         ends[task] = reads
-    source = "both" if config.rpn.source == "trunk" else config.rpn.source
-    yield stage("rpn", "rpn", ends[source], model.rpn, of_map=True)
+    source = config.rpn.source
+    read = source if source.startswith("conv") else ends["both" if source == "trunk" else source]
+    yield stage("rpn", "rpn", read, model.rpn, of_map=True)
     yield from _roi_stages(model, ends, stage)
 
 

@@ -23,15 +23,15 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.fabric.utilities.warnings import PossibleUserWarning
 from lightning.pytorch.utilities import rank_zero_only
 
-from grcn.config import DetectorConfig, TrainConfig, from_dict, resolve, to_dict
+from grcn.config import DetectorConfig, TrainConfig, from_dict, to_dict
 from grcn.data.dataset import Dataset, OnError, list_splits, open_dataset, resolve_split
 from grcn.data.files import split_kind
 from grcn.data.loader import Loader, Stream, TrainingSet, training_loader, worker_deaths
 from grcn.errors import CheckpointError, ConfigError, DataError, ImageError, Interrupted
 from grcn.files import atomic_file
 from grcn.hub import PREFIX, download, parse_address
-from grcn.model.backbone import build_classifier
-from grcn.model.detector import RCNN, build_detector
+from grcn.model.backbones import make_backbone
+from grcn.model.detector import RCNN, build_detector, outline, resolve
 from grcn.model.weights import LoadedDetector, load_detector
 from grcn.presets import preset
 from grcn.runtime import tune_cpu
@@ -95,7 +95,7 @@ def _train(config: TrainConfig, started: float, lead: bool, progress: bool, say:
         config = _as_saved(config, state[KEY], data)
         check_same(checkpoint, state[KEY], identity(config, data))
         start = int(state["global_step"])
-        model = _outline(config.model, len(data.class_names))  # its weights come with the state
+        model = outline(config.model, len(data.class_names))  # its weights come with the state
         say(f"{out}: continuing at iteration {start} of {config.iterations}")
         if start >= config.iterations:
             return out
@@ -276,7 +276,7 @@ def _start(config: TrainConfig, data: Dataset, say: Say) -> RCNN:
     elif source.suffix != ".safetensors" or not _is_detector(source):
         return build_detector(config.model, classes, source)
     loaded = load_detector(source)
-    model = _outline(_like(config.model, loaded), classes)
+    model = outline(_like(config.model, loaded), classes)
     say(f"{source}: {transfer_weights(model, data.class_names, loaded)}")
     return model
 
@@ -294,14 +294,9 @@ def _like(config: DetectorConfig, loaded: LoadedDetector) -> DetectorConfig:
     """`config` with norm and frozen stages settled as in the detector it is to start from."""
     former = loaded.model.config
     if former.backbone != config.backbone:
-        return resolve(config, pretrained=False)
+        return resolve(config, make_backbone(config.backbone, config.norm), pretrained=False)
     frozen = former.frozen_stages if config.frozen_stages is None else config.frozen_stages
     return replace(config, norm=former.norm if config.norm == "auto" else config.norm, frozen_stages=frozen)
-
-
-def _outline(config: DetectorConfig, num_classes: int) -> RCNN:
-    """A detector of random weights, to be filled."""
-    return RCNN(config, num_classes, build_classifier(config.backbone, config.norm))
 
 
 def _length(

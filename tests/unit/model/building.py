@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from calibrate import enliven
-from grcn.config import DetectorConfig, resolve
-from grcn.model.backbone import build_classifier
-from grcn.model.detector import RCNN
+from grcn.config import DetectorConfig
+from grcn.model.backbones import make_backbone
+from grcn.model.detector import RCNN, resolve
 from grcn.presets import preset
 
 
@@ -45,8 +45,8 @@ def small(config: DetectorConfig | str, **changes: Any) -> DetectorConfig:
 
 def build(config: DetectorConfig, num_classes: int = 3, *, pretrained: bool = False) -> RCNN:
     """The detector with random weights, or as on pretrained ones: with their norm and frozen stages."""
-    config = resolve(config, pretrained=pretrained)
-    return RCNN(config, num_classes, build_classifier(config.backbone, config.norm))
+    backbone = make_backbone(config.backbone, config.norm, pretrained=pretrained)
+    return RCNN(resolve(config, backbone, pretrained=pretrained), num_classes, backbone)
 
 
 def random_images(*sizes: tuple[int, int]) -> list[Tensor]:

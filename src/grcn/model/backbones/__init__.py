@@ -1,0 +1,37 @@
+"""The networks that detectors are built on, each one object (`Backbone`)."""
+
+import difflib
+
+from grcn.config import Norm
+from grcn.errors import ConfigError
+from grcn.model.backbones import resnet, timm
+from grcn.model.backbones.base import Backbone
+from grcn.model.backbones.resnet import ResNet
+from grcn.model.backbones.timm import Timm
+from grcn.model.backbones.vgg import VGG16
+
+__all__ = ["Backbone", "ResNet", "Timm", "VGG16", "make_backbone"]
+
+
+def make_backbone(name: str, norm: Norm = "auto", *, pretrained: bool = False) -> Backbone:
+    """The backbone of that name, with random weights.
+
+    Args:
+        name: torchvision's name of a ResNet, ResNeXt or Wide ResNet; `vgg16`; or `timm:NAME`.
+        norm: `auto`: frozen batch norm where the weights will be pretrained, else trainable batch norm; a network
+            without norm layers, and VGG16 as published, stay without.
+        pretrained: whether weights will be loaded.
+
+    Raises:
+        ConfigError: on a name or a norm that cannot be had.
+    """
+    if name == "vgg16":
+        return VGG16(norm, pretrained=pretrained)
+    if name in resnet.NAMES:
+        return ResNet(name, norm, pretrained=pretrained)
+    if name.startswith(timm.PREFIX):
+        return Timm(name.removeprefix(timm.PREFIX), norm, pretrained=pretrained)
+    known = ["vgg16", *resnet.NAMES]
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean '{near[0]}'?" if near else f"the package has {', '.join(known)} and {timm.PREFIX}NAME"
+    raise ConfigError(f"backbone '{name}': unknown; {hint}; pass an object of your own as `backbone`")

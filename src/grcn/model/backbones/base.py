@@ -1,0 +1,63 @@
+"""What a detector asks of a network: its stages conv1..conv5, each as a fresh copy at the stride that a map needs."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+from torch import nn
+
+from grcn.config import Norm
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class Backbone(ABC):
+    """A network in five stages. Subclass it to bring your own (docs/tutorials/new-backbone.md).
+
+    Where a module holds a convolution and, next in its order, a batch norm, the one is taken to follow the other at
+    once: prediction multiplies it into the convolution (`grcn.model.backbones.norm.norm_pairs`).
+
+    Attributes:
+        name: what `DetectorConfig.backbone` and the header of a weights file call it.
+        channels: of what each stage gives out, conv1 to conv5.
+        strides: input pixels per cell of the same, in the unmodified network. A network that starts coarser leaves
+            conv1 empty: 3 channels, stride 1.
+        mean, std: of the input, RGB in 0..1: the network sees (image - mean) / std.
+        norm: its normalisation layers; `frozen_bn`: their statistics and weights stay as they are in training.
+        pool5: whether conv5 may be followed by a 2x2 pooling that halves its map once more.
+        fc: the two fully connected layers that a head `vgg_fc` takes its weights from; empty: it has none.
+        behind: what the names of layers after the stages begin with, in a file of its weights.
+        network: holds the parameters that stages are copies of, under the names that a file of its weights has; None:
+            it takes no such file.
+        url: where its ImageNet weights are published, as a state dict of `network`'s names whose file name ends with
+            the first letters of its SHA-256; None: nowhere.
+    """
+
+    name: str
+    channels: tuple[int, int, int, int, int]
+    strides: tuple[int, int, int, int, int]
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+    norm: Norm = "none"
+    pool5: ClassVar[bool] = False
+    fc: tuple[nn.Linear, ...] = ()
+    behind: tuple[str, ...] = ()
+    network: nn.Module | None = None
+    url: str | None = None
+
+    @abstractmethod
+    def stage(self, number: int, before: int, after: int, *, dilation: bool = True) -> nn.Sequential:
+        """A copy of stage conv`number` that turns a map of stride `before` into one of stride `after`.
+
+        Copies share no parameter with each other or with the network, and start equal.
+
+        Args:
+            number: 1..5.
+            before, after: input pixels per cell, `before` <= `after` <= the stage's own stride.
+            dilation: where that is less than the network's own stride, dilate the convolutions, so that each looks
+                at the same input pixels as in the network.
+
+        Raises:
+            ConfigError: where the network cannot be had so.
+        """

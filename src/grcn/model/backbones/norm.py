@@ -1,0 +1,135 @@
+"""Norm layers of a network: which kind, frozen, and multiplied into the convolutions before them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+from torchvision.ops import FrozenBatchNorm2d
+
+Pad = tuple[int, int, int, int]  # left, right, above, below
+
+
+class PaddedConv2d(nn.Conv2d):
+    """A convolution whose padding differs between the sides: what TensorFlow calls SAME, on maps of an even size."""
+
+    pad: Pad = (0, 0, 0, 0)
+
+    def forward(self, input: Tensor) -> Tensor:
+        output: Tensor = self._conv_forward(self.padded(input), self.weight, self.bias)
+        return output
+
+    def padded(self, input: Tensor) -> Tensor:
+        return F.pad(input, self.pad) if any(self.pad) else input
+
+
+class FoldedConv2d(PaddedConv2d):
+    """A convolution and the frozen norm after it, at once: that norm only scales and shifts each channel.
+
+    The norm's passes over the map, forward and backward, cost as much as the 1x1 convolutions of a ResNet do. Its
+    numbers stay where they were (`FoldedNorm`), so that weights are called as in the network.
+    """
+
+    norm: FrozenNorm
+
+    def forward(self, input: Tensor) -> Tensor:
+        norm = self.norm
+        scale: Tensor = norm.weight * (norm.running_var + norm.eps).rsqrt()
+        shift = norm.bias - norm.running_mean * scale
+        if self.bias is not None:
+            shift = shift + self.bias * scale
+        output: Tensor = self._conv_forward(self.padded(input), self.weight * scale[:, None, None, None], shift)
+        return output
+
+
+class FrozenNorm(FrozenBatchNorm2d):  # type: ignore[misc]
+    """Batch norm that stays as it is in training, and the activation that timm's networks keep inside their norms."""
+
+    def __init__(self, norm: nn.BatchNorm2d) -> None:
+        super().__init__(norm.num_features, norm.eps)
+        self.act = activation(norm)
+        self.load_state_dict(norm.state_dict())
+
+    def forward(self, x: Tensor) -> Tensor:
+        output: Tensor = self.act(super().forward(x))
+        return output
+
+
+class FoldedNorm(FrozenNorm):
+    """The numbers of a norm that the convolution before it has applied already; its activation is left to do."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        output: Tensor = self.act(x)
+        return output
+
+
+def activation(norm: nn.Module) -> nn.Module:
+    """What a norm layer does after it has normalised: timm's BatchNormAct2d is a BatchNorm2d with an activation."""
+    inside = [part for name in ("drop", "act") if isinstance(part := getattr(norm, name, None), nn.Module)]
+    inside = [part for part in inside if not isinstance(part, nn.Identity)]
+    return inside[0] if len(inside) == 1 else nn.Sequential(*inside) if inside else nn.Identity()
+
+
+def norm_pairs(network: nn.Module) -> list[tuple[nn.Module, str, str]]:
+    """Each convolution that a batch norm follows at once: the module that holds both, and their names in it."""
+    kinds = nn.BatchNorm2d | FrozenBatchNorm2d
+    return [
+        (parent, first, second)
+        for parent in network.modules()
+        for (first, conv), (second, norm) in pairwise(parent.named_children())  # in the order of use
+        if isinstance(conv, nn.Conv2d) and isinstance(norm, kinds)
+    ]
+
+
+def freeze_norms(network: nn.Module) -> None:
+    """Replaces each batch norm by one that stays as it is, inside the convolution before it where there is one."""
+    for parent in list(network.modules()):
+        for name, norm in parent.named_children():
+            if isinstance(norm, nn.BatchNorm2d):
+                setattr(parent, name, FrozenNorm(norm))
+    for parent, first, second in norm_pairs(network):
+        conv, norm = getattr(parent, first), getattr(parent, second)
+        conv.__class__, norm.__class__ = FoldedConv2d, FoldedNorm
+        # Not a submodule: the norm has its place, and its names, in the parent.
+        conv.__dict__["norm"] = norm
+
+
+@torch.no_grad()
+def fold_norms(network: nn.Module) -> None:
+    """For prediction alone: multiplies each batch norm into the convolution before it, in place.
+
+    Group norm stays: it is not linear.
+    """
+    for parent, first, second in norm_pairs(network):
+        conv, norm = getattr(parent, first), getattr(parent, second)
+        conv.weight, conv.bias = fuse_conv_bn_weights(
+            conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+        )
+        conv.__dict__.pop("norm", None)
+        if isinstance(conv, PaddedConv2d):
+            conv.__class__ = PaddedConv2d
+        setattr(parent, second, activation(norm))
+
+
+def fix_padding(network: nn.Module, kinds: Sequence[type[nn.Conv2d]]) -> None:
+    """Gives convolutions that choose their padding by the map's size (SAME) the one that even sizes have, in place.
+
+    A detector's maps are multiples of their strides, so it is always the same.
+
+    Args:
+        kinds: their classes.
+    """
+    for conv in network.modules():
+        if isinstance(conv, tuple(kinds)):
+            # ceil(n / stride) cells of a map of n, a multiple of the stride, need so much more than n.
+            extra = [
+                max((kernel - 1) * dilation + 1 - stride, 0)
+                for kernel, dilation, stride in zip(conv.kernel_size, conv.dilation, conv.stride, strict=True)
+            ]
+            (above, below), (left, right) = ((total // 2, total - total // 2) for total in extra)
+            conv.__class__ = PaddedConv2d
+            conv.pad, conv.padding = (left, right, above, below), (0, 0)  # type: ignore[assignment]

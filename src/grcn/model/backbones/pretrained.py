@@ -1,0 +1,97 @@
+"""What a backbone starts from: published weights, or a file. Nothing here unpickles more than tensors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from grcn.errors import CheckpointError, ConfigError, first_line
+from grcn.model.backbones.base import Backbone
+
+
+def load_backbone(backbone: Backbone, weights: str | Path, *, fc: bool = False) -> None:
+    """Fills the parameters that the stages of `backbone` are copies of, in place.
+
+    Args:
+        weights: `imagenet`, or a file with the state dict of its network; what comes after the stages is not needed.
+        fc: fill its fully connected layers as well.
+
+    Raises:
+        CheckpointError: where the weights cannot be fetched or read, or do not fit, naming what is missing.
+        ConfigError: where none are published.
+    """
+    network = backbone.network
+    if network is None:
+        raise ConfigError(f"backbone '{backbone.name}' takes no file of weights; start from weights random")
+    if str(weights) == "imagenet":
+        if backbone.norm == "group":
+            raise ConfigError("norm 'group' with weights 'imagenet': those were trained with batch norm; use 'bn'")
+        if backbone.url is None:
+            raise ConfigError(
+                f"backbone '{backbone.name}': no address of its ImageNet weights is known here; fetch them by hand and "
+                "pass weights FILE, or start from weights random"
+            )
+        state = download_state_dict(backbone.url)
+    else:
+        state = read_state_dict(weights)
+    own = network.state_dict(keep_vars=True)
+    layers = {id(p) for layer in backbone.fc for p in layer.parameters()} if fc else set()
+
+    def is_needed(key: str) -> bool:
+        behind = key.startswith(backbone.behind) and not (key in own and id(own[key]) in layers)
+        return not behind and not key.endswith("num_batches_tracked")
+
+    needed, state = ({k: v for k, v in tensors.items() if is_needed(k)} for tensors in (own, state))
+    missing = [k for k in needed if k not in state]
+    unfit = [k for k, v in state.items() if k not in needed or not fits(v, needed[k])]
+    if missing or unfit:
+        listed = ", ".join([f"-{k}" for k in missing[:3]] + [f"+{k}" for k in unfit[:3]])
+        raise CheckpointError(
+            f"{weights}: not the weights of {backbone.name} with norm '{backbone.norm}': "
+            f"{len(missing)} missing (-), {len(unfit)} that do not fit (+): {listed}"
+        )
+    network.load_state_dict(state, strict=False)
+
+
+def fits(value: Tensor, wanted: Tensor) -> bool:
+    """Whether `value` can be copied into `wanted` as it is: same shape, plain (neither sparse nor meta), same kind."""
+    plain = value.layout == torch.strided and not value.is_meta
+    return plain and value.shape == wanted.shape and value.is_floating_point() == wanted.is_floating_point()
+
+
+def download_state_dict(url: str) -> dict[str, Tensor]:
+    """A published state dict, from torch's cache (TORCH_HOME) or downloaded there and checked by its hash.
+
+    Raises:
+        CheckpointError: where it cannot be fetched, or its content is not what its name promises.
+    """
+    try:
+        return torch.hub.load_state_dict_from_url(url, map_location="cpu", check_hash=True, weights_only=True)
+    except Exception as error:  # urllib, hashing and unpickling each raise their own
+        raise CheckpointError(
+            f"{url}: {first_line(error)}; fetch it by hand and pass weights=FILE, or start from weights=random"
+        ) from None
+
+
+def read_state_dict(path: str | Path) -> dict[str, Tensor]:
+    """The state dict in a .safetensors file or in one that torch.save wrote (tensors only).
+
+    Raises:
+        CheckpointError: where the file is missing, broken or holds anything but tensors.
+    """
+    try:
+        if str(path).endswith(".safetensors"):
+            return safetensors.torch.load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror or first_line(error)}") from None
+    except Exception as error:  # the two readers raise a dozen kinds on hostile input; torch's say how to execute it
+        raise CheckpointError(
+            f"{path}: broken, or no file of tensors alone ({type(error).__name__}); nothing in it was executed"
+        ) from None
+    if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
+        raise CheckpointError(f"{path}: holds no state dict (names and tensors)")
+    return state
