@@ -48,12 +48,16 @@ class Timm(Backbone):
         self.name = PREFIX + name
         self._model_name = name
         network = self._build(None)
-        ends = _ends(network)
-        if [end["reduction"] for end in ends] not in ([2, 4, 8, 16, 32], [4, 8, 16, 32]):
+        info: Any = network.feature_info
+        # The last map of each stride, finest first.
+        last = {end["reduction"]: end for end in (info if isinstance(info, list) else info.info)}
+        reached = sorted(last)
+        if reached not in ([2, 4, 8, 16, 32], [4, 8, 16, 32]):
             raise ConfigError(
-                f"backbone '{self.name}': its feature maps have strides {[end['reduction'] for end in ends]}; a "
-                "detector needs 4, 8, 16 and 32"
+                f"backbone '{self.name}': its maps have strides {reached}; a detector needs 4, 8, 16 and 32"
             )
+        ends = [last[stride] for stride in reached]
+        self._ends = [end["module"] for end in ends]
         has_batch_norm = any(isinstance(layer, nn.BatchNorm2d) for layer in network.modules())
         if norm == "auto":
             norm = ("frozen_bn" if pretrained else "bn") if has_batch_norm else "none"
@@ -70,8 +74,8 @@ class Timm(Backbone):
         if about is not None:
             self.mean, self.std = about.mean, about.std
         self.network, self.url = network, _PUBLISHED.get(name)
-        parts = [part for part, _ in _parts(network)]
-        self.behind = tuple(f"{part}." for part in parts[parts.index(ends[-1]["module"]) + 1 :])
+        parts = [part for part, _ in _parts(network, self._ends)]
+        self.behind = tuple(f"{part}." for part in parts[parts.index(self._ends[-1]) + 1 :])
         self._reduced: dict[int, nn.Module] = {}
 
     def stage(self, number: int, before: int, after: int, *, dilation: bool = True) -> nn.Sequential:
@@ -89,19 +93,21 @@ class Timm(Backbone):
         """The network, of random weights; `stride`: the largest that it reaches."""
         import timm
 
-        options: dict[str, Any] = {} if stride is None else {"output_stride": stride}
         kind = timm.model_entrypoint(self._model_name)
         try:
-            network: nn.Module = kind(pretrained=False, num_classes=0, **options)
+            options: dict[str, Any] = {"num_classes": 0} if stride is None else {"output_stride": stride}
+            network: nn.Module = kind(pretrained=False, **options)
         except TypeError:
-            raise ConfigError(
-                f"backbone '{self.name}': timm builds it at its own strides alone, so none can be reduced to {stride}"
-            ) from None
-        # Networks with windows check the size of their training, and lay out their masks for it.
-        sizes = {"strict_img_size": False, "dynamic_mask": True}
-        known = inspect.signature(type(network).__init__).parameters
-        if sizes.keys() <= known.keys():
-            network = kind(pretrained=False, num_classes=0, **options, **sizes)
+            try:
+                # MobileNetV3 takes a stride only so.
+                network = kind(pretrained=False, features_only=True, **options)
+            except TypeError:
+                raise ConfigError(
+                    f"backbone '{self.name}': timm builds it at its own strides alone, so none can be reduced to "
+                    f"{stride}"
+                ) from None
+        if "strict_img_size" in inspect.signature(type(network).__init__).parameters:  # of networks with windows
+            network = kind(pretrained=False, **options, strict_img_size=False)
         fix_padding(network, (timm.layers.Conv2dSame,))
         return network
 
@@ -115,23 +121,18 @@ class Timm(Backbone):
                 if self.norm == "frozen_bn":
                     freeze_norms(reduced)
                 self._reduced[stride] = reduced
-            # The weights may have been loaded since.
-            self._reduced[stride].load_state_dict(network.state_dict(), assign=True)
-            network = self._reduced[stride]
-        stages = _cut(network)
+            reduced = self._reduced[stride]
+            names = reduced.state_dict().keys()
+            # Each time: the network's weights may have been loaded since.
+            reduced.load_state_dict({k: v for k, v in network.state_dict().items() if k in names}, assign=True)
+            network = reduced
+        stages = _cut(network, self._ends)
         return [nn.Sequential()] * (5 - len(stages)) + stages
 
 
-def _ends(network: nn.Module) -> list[dict[str, Any]]:
-    """The last map of each stride, as timm describes it, finest first."""
-    info: Any = network.feature_info
-    last = {end["reduction"]: end for end in (info if isinstance(info, list) else info.info)}
-    return [last[stride] for stride in sorted(last)]
-
-
-def _parts(network: nn.Module) -> list[tuple[str, nn.Module]]:
+def _parts(network: nn.Module, ends: list[str]) -> list[tuple[str, nn.Module]]:
     """The modules of `network` in order of use, by name; containers inside which a stage ends are opened."""
-    opened = {end["module"].rpartition(".")[0] for end in _ends(network)}
+    opened = {end.rpartition(".")[0] for end in ends}
     return [
         (f"{name}.{inner}", part) if inner else (name, part)
         for name, child in network.named_children()
@@ -139,20 +140,20 @@ def _parts(network: nn.Module) -> list[tuple[str, nn.Module]]:
     ]
 
 
-def _cut(network: nn.Module) -> list[nn.Sequential]:
-    """The stages of `network`, which share its parameters; what comes after the last is left out."""
-    parts = _parts(network)
+def _cut(network: nn.Module, ends: list[str]) -> list[nn.Sequential]:
+    """The stages of `network`, each up to one of `ends`; they share its parameters."""
+    parts = _parts(network, ends)
     names = [name for name, _ in parts]
+    channels_last = getattr(network, "output_fmt", "NCHW") == "NHWC"
     stages, first = [], 0
-    for end in _ends(network):
-        last = names.index(end["module"]) + 1
-        stages.append(nn.Sequential(OrderedDict((n.replace(".", "_"), part) for n, part in parts[first:last])))
+    for end in ends:
+        last = names.index(end) + 1
+        stage = OrderedDict((name.replace(".", "_"), part) for name, part in parts[first:last])
+        if channels_last:
+            before = OrderedDict(to_channels_last=_ChannelsLast()) if first else OrderedDict()
+            stage = before | stage | OrderedDict(to_channels_first=_ChannelsFirst())
+        stages.append(nn.Sequential(stage))
         first = last
-    if getattr(network, "output_fmt", "NCHW") == "NHWC":
-        for i, stage in enumerate(stages):
-            if i:
-                stage.insert(0, _ChannelsLast())
-            stage.append(_ChannelsFirst())
     return stages
 
 
