@@ -10,7 +10,7 @@ import difflib
 import math
 import types
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from grcn.errors import ConfigError
@@ -231,8 +231,8 @@ def check_detector(config: DetectorConfig) -> None:
         )
     if config.rpn.source.startswith("conv") and int(config.rpn.source[-1]) > config.trunk_end:
         raise ConfigError(
-            f"rpn.source '{config.rpn.source}' after a trunk that ends at conv{config.trunk_end}: each task has its own "
-            "there, or each RoI; use 'cls', 'loc' or an earlier stage"
+            f"rpn.source '{config.rpn.source}' after a trunk that ends at conv{config.trunk_end}: each task, or each "
+            "RoI, has its own there; use 'cls', 'loc' or an earlier stage"
         )
     if config.frozen_stages is not None and not 0 <= config.frozen_stages <= 5:
         raise ConfigError(f"frozen_stages {config.frozen_stages}: use 0 (all trained) to 5")

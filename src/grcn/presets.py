@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 
-from grcn.config import DetectorConfig, RPNConfig
+from grcn.config import DetectorConfig, RoIConfig, RPNConfig
 from grcn.errors import ConfigError
 
 _RESNETS = {"r18": "resnet18", "r34": "resnet34", "r50": "resnet50", "r101": "resnet101"}
@@ -51,6 +51,26 @@ def grcn_vgg16() -> DetectorConfig:
     )
 
 
+LITE0 = "timm:tf_efficientnet_lite0"
+_LITE0_RPN = RPNConfig(channels=128)
+_LITE0_ROI = RoIConfig(reduce_channels=128, fc_channels=512)
+
+
+def faster_rcnn_lite0_c4() -> DetectorConfig:
+    """Protocol C4 on EfficientNet-Lite0 (Tan and Le 2019), whose maps are narrow: so are the layers after them."""
+    return DetectorConfig(backbone=LITE0, head="conv5", rpn=_LITE0_RPN)
+
+
+def faster_rcnn_lite0_c5() -> DetectorConfig:
+    """The corrected protocol on EfficientNet-Lite0."""
+    return DetectorConfig(backbone=LITE0, rpn=_LITE0_RPN, roi=_LITE0_ROI)
+
+
+def grcn_lite0() -> DetectorConfig:
+    """G-RCN on EfficientNet-Lite0: own conv5 per task, both at stride 16, no context."""
+    return DetectorConfig(backbone=LITE0, separation="conv4", rpn=_LITE0_RPN, roi=_LITE0_ROI)
+
+
 def _rpn_channels(backbone: str) -> int:
     # conv5 of ResNet-50 is 2048 wide; an RPN as wide as its source would cost more than the rest of the detector.
     return 256 if backbone in ("resnet18", "resnet34") else 512
@@ -71,7 +91,13 @@ def _presets() -> dict[str, DetectorConfig]:
         "grcn_{}": grcn_resnet,
     }
     named = {name.format(r): make(b) for name, make in families.items() for r, b in _RESNETS.items()}
-    return named | {"faster_rcnn_vgg16": faster_rcnn_vgg16(), "grcn_vgg16": grcn_vgg16()}
+    return named | {
+        "faster_rcnn_lite0_c4": faster_rcnn_lite0_c4(),
+        "faster_rcnn_lite0_c5": faster_rcnn_lite0_c5(),
+        "grcn_lite0": grcn_lite0(),
+        "faster_rcnn_vgg16": faster_rcnn_vgg16(),
+        "grcn_vgg16": grcn_vgg16(),
+    }
 
 
 PRESETS: dict[str, DetectorConfig] = _presets()

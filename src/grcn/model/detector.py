@@ -141,9 +141,9 @@ def _head(config: DetectorConfig, backbone: Backbone, channels: int) -> nn.Modul
         if not backbone.fc:
             raise ConfigError(f"head 'vgg_fc' with backbone '{backbone.name}': fc6 and fc7 belong to vgg16")
         if config.fc_channels == backbone.fc[0].out_features:
-            for layer, source in zip((head.fc6, head.fc7), backbone.fc, strict=True):
-                weight, bias = source.parameters()
-                layer.load_state_dict({"weight": weight.reshape(layer.weight.shape), "bias": bias})
+            layers: tuple[nn.Conv2d, nn.Linear] = (head.fc6, head.fc7)
+            for layer, source in zip(layers, backbone.fc, strict=True):
+                layer.load_state_dict({"weight": source.weight.reshape_as(layer.weight), "bias": source.bias})
     return head
 
 
@@ -167,7 +167,7 @@ def outline(config: DetectorConfig, num_classes: int, backbone: Backbone | None 
 
     Args:
         config: settled (`resolve`); num_classes: C.
-        backbone: where it is none that `make_backbone` makes by the name in `config`; it has the norm that `config` says.
+        backbone: where it is none that `make_backbone` knows by the name in `config`.
 
     Raises:
         ConfigError: where the name is unknown, or is not that of `backbone`.
@@ -176,7 +176,7 @@ def outline(config: DetectorConfig, num_classes: int, backbone: Backbone | None 
         backbone = make_backbone(config.backbone, config.norm)
     elif (backbone.name, backbone.norm) != (config.backbone, config.norm):
         raise ConfigError(
-            f"backbone '{backbone.name}' of norm '{backbone.norm}' for a detector with '{config.backbone}' of norm "
+            f"backbone '{backbone.name}' with norm '{backbone.norm}': the detector has '{config.backbone}' with norm "
             f"'{config.norm}'"
         )
     return RCNN(config, num_classes, backbone)

@@ -27,7 +27,7 @@ from grcn.model.backbones import Backbone
 
 
 class Maps(NamedTuple):
-    """Feature maps of a batch, [B, C, H, W] each, that the RPN and each task look at; one tensor where they share it."""
+    """Feature maps of a batch, [B, C, H, W] each, by who looks at them; one tensor where they share it."""
 
     rpn: Tensor
     cls: Tensor

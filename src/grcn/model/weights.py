@@ -1,4 +1,4 @@
-"""Detectors on disk: one safetensors file each; preset, configuration, class names and metrics in its header as JSON."""
+"""Detectors on disk: one safetensors file each; preset, configuration, class names and metrics in its header."""
 
 from __future__ import annotations
 

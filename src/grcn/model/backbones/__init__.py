@@ -10,7 +10,7 @@ from grcn.model.backbones.resnet import ResNet
 from grcn.model.backbones.timm import Timm
 from grcn.model.backbones.vgg import VGG16
 
-__all__ = ["Backbone", "ResNet", "Timm", "VGG16", "make_backbone"]
+__all__ = ["VGG16", "Backbone", "ResNet", "Timm", "make_backbone"]
 
 
 def make_backbone(name: str, norm: Norm = "auto", *, pretrained: bool = False) -> Backbone:

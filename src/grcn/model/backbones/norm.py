@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
@@ -115,21 +114,21 @@ def fold_norms(network: nn.Module) -> None:
         setattr(parent, second, activation(norm))
 
 
-def fix_padding(network: nn.Module, kinds: Sequence[type[nn.Conv2d]]) -> None:
+def fix_padding(network: nn.Module, same: type[nn.Conv2d]) -> None:
     """Gives convolutions that choose their padding by the map's size (SAME) the one that even sizes have, in place.
 
     A detector's maps are multiples of their strides, so it is always the same.
 
     Args:
-        kinds: their classes.
+        same: their class.
     """
     for conv in network.modules():
-        if isinstance(conv, tuple(kinds)):
+        if isinstance(conv, same):
             # ceil(n / stride) cells of a map of n, a multiple of the stride, need so much more than n.
             extra = [
                 max((kernel - 1) * dilation + 1 - stride, 0)
                 for kernel, dilation, stride in zip(conv.kernel_size, conv.dilation, conv.stride, strict=True)
             ]
             (above, below), (left, right) = ((total // 2, total - total // 2) for total in extra)
-            conv.__class__ = PaddedConv2d
-            conv.pad, conv.padding = (left, right, above, below), (0, 0)  # type: ignore[assignment]
+            conv.__class__, conv.padding = PaddedConv2d, (0, 0)
+            conv.pad = (left, right, above, below)  # type: ignore[assignment]

@@ -1,4 +1,4 @@
-"""torchvision's ResNets (He et al. 2016), ResNeXts (Xie et al. 2017) and Wide ResNets (Zagoruyko and Komodakis 2016)."""
+"""torchvision's ResNets (He et al. 2016), ResNeXts (Xie et al. 2017), Wide ResNets (Zagoruyko, Komodakis 2016)."""
 
 from __future__ import annotations
 

@@ -72,7 +72,8 @@ class Timm(Backbone):
         self.channels, self.strides = channels, strides
         about = timm.get_pretrained_cfg(name)
         if about is not None:
-            self.mean, self.std = about.mean, about.std
+            (r, g, b), (dr, dg, db) = about.mean, about.std
+            self.mean, self.std = (r, g, b), (dr, dg, db)
         self.network, self.url = network, _PUBLISHED.get(name)
         parts = [part for part, _ in _parts(network, self._ends)]
         self.behind = tuple(f"{part}." for part in parts[parts.index(self._ends[-1]) + 1 :])
@@ -92,11 +93,12 @@ class Timm(Backbone):
     def _build(self, stride: int | None) -> nn.Module:
         """The network, of random weights; `stride`: the largest that it reaches."""
         import timm
+        from timm.layers.conv2d_same import Conv2dSame
 
         kind = timm.model_entrypoint(self._model_name)
+        options: dict[str, Any] = {} if stride is None else {"output_stride": stride}
         try:
-            options: dict[str, Any] = {"num_classes": 0} if stride is None else {"output_stride": stride}
-            network: nn.Module = kind(pretrained=False, **options)
+            network: nn.Module = kind(pretrained=False, num_classes=0, **options)
         except TypeError:
             try:
                 # MobileNetV3 takes a stride only so.
@@ -107,8 +109,8 @@ class Timm(Backbone):
                     f"{stride}"
                 ) from None
         if "strict_img_size" in inspect.signature(type(network).__init__).parameters:  # of networks with windows
-            network = kind(pretrained=False, **options, strict_img_size=False)
-        fix_padding(network, (timm.layers.Conv2dSame,))
+            network = kind(pretrained=False, num_classes=0, **options, strict_img_size=False)
+        fix_padding(network, Conv2dSame)
         return network
 
     def _stages(self, stride: int | None) -> list[nn.Sequential]:
