@@ -141,8 +141,8 @@ def _head(config: DetectorConfig, backbone: Backbone, channels: int) -> nn.Modul
         if not backbone.fc:
             raise ConfigError(f"head 'vgg_fc' with backbone '{backbone.name}': fc6 and fc7 belong to vgg16")
         if config.fc_channels == backbone.fc[0].out_features:
-            layer: nn.Conv2d | nn.Linear
-            for layer, source in zip((head.fc6, head.fc7), backbone.fc, strict=True):
+            layers: list[nn.Conv2d | nn.Linear] = [head.fc6, head.fc7]
+            for layer, source in zip(layers, backbone.fc, strict=True):
                 layer.load_state_dict({"weight": source.weight.reshape_as(layer.weight), "bias": source.bias})
     return head
 
