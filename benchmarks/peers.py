@@ -18,9 +18,9 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign, roi_align
 
 from calibrate import STDS, spread
-from grcn.config import DetectorConfig, RoIConfig, resolve
-from grcn.model.backbone import build_classifier
-from grcn.model.detector import RCNN
+from grcn.config import DetectorConfig, RoIConfig
+from grcn.model.backbones import make_backbone
+from grcn.model.detector import RCNN, resolve
 from grcn.presets import preset
 
 
@@ -192,7 +192,8 @@ def _ours(config: DetectorConfig, theirs: FasterRCNN, scale: Scale, conv5: str) 
         ),
         roi=replace(config.roi, batch_per_image=scale.samples),
     )
-    model = RCNN(resolve(config, pretrained=True), scale.classes, build_classifier("resnet50", "frozen_bn"))
+    backbone = make_backbone(config.backbone, config.norm)
+    model = RCNN(resolve(config, backbone, pretrained=True), scale.classes, backbone)
     named = {our_name(key, conv5): our_value(key, value) for key, value in theirs.state_dict().items()}
     model.load_state_dict(named)
     return model

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 
 import record
 from calibrate import enliven
-from grcn.config import OptimConfig, resolve
-from grcn.model.backbone import build_classifier
-from grcn.model.detector import RCNN, build_detector
+from grcn.config import OptimConfig
+from grcn.model.backbones import make_backbone
+from grcn.model.detector import RCNN, build_detector, resolve
 from grcn.runtime import tune_cpu
 from grcn.training.module import clip_gradients, make_optimizer
 from inference import CLASSES, scene
@@ -75,8 +75,9 @@ def detectors(names: set[str], image: Tensor) -> dict[str, nn.Module]:
 
 def frozen(model: RCNN) -> RCNN:
     """The same detector with its norm frozen, and conv1 and conv2 too."""
-    config = resolve(replace(model.config, norm="auto", frozen_stages=None), pretrained=True)
-    result = RCNN(config, model.num_classes, build_classifier(config.backbone, config.norm))
+    backbone = make_backbone(model.config.backbone, pretrained=True)
+    config = resolve(replace(model.config, frozen_stages=None), backbone, pretrained=True)
+    result = RCNN(config, model.num_classes, backbone)
     state = {k: v for k, v in model.state_dict().items() if not k.endswith("num_batches_tracked")}
     result.load_state_dict(state)
     return result

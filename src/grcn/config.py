@@ -198,9 +198,10 @@ def rpn_stride(config: DetectorConfig, strides: Sequence[int]) -> int:
 
 def check_detector(config: DetectorConfig) -> None:
     """Raises ConfigError where `config` describes a detector that cannot exist."""
-    for name, hint in get_type_hints(DetectorConfig).items():
-        if get_origin(hint) is Literal:
-            _coerce(hint, getattr(config, name), name)
+    for where, part in (("", config), ("rpn.", config.rpn), ("roi.", config.roi)):
+        for name, hint in get_type_hints(type(part)).items():
+            if get_origin(hint) is Literal:
+                _coerce(hint, getattr(part, name), f"{where}{name}")
     _check_numbers("rpn", config.rpn)
     _check_numbers("roi", config.roi)
     if config.rpn.background_iou > config.rpn.foreground_iou:

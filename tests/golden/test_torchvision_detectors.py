@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
-from grcn.model.backbone import FoldedConv2d, FoldedNorm
+from grcn.model.backbones.norm import FoldedConv2d, FoldedNorm
 from peers import Pair, Scale, c4_pair, c5_pair, no_resize, our_name, our_value
 
 from .photos import CLASSES, Sample, photo

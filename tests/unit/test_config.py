@@ -21,13 +21,12 @@ from grcn.config import (
     ScheduleConfig,
     TrainConfig,
     from_dict,
-    resolve,
-    stage_stride,
+    rpn_stride,
     to_dict,
     trunk_stride,
 )
 from grcn.errors import ConfigError
-from grcn.presets import PRESETS, preset
+from grcn.presets import PRESETS, preset, stage_strides
 
 
 @pytest.mark.parametrize(
@@ -36,22 +35,22 @@ from grcn.presets import PRESETS, preset
         ({"cls_stride": 32}, "cls_stride 32 and loc_stride 16 with separation 'none': both tasks share one map"),
         ({"separation": "roi", "loc_stride": 8}, "both tasks share one map"),
         ({"separation": "conv5", "loc_stride": 8}, "both tasks share one map"),
-        ({"backbone": "vgg16", "head": "conv5"}, "protocol C4 is ResNet's"),
         ({"head": "conv5", "separation": "conv4"}, "conv5 runs per RoI there"),
         ({"head": "conv5", "separation": "conv5"}, "conv5 runs per RoI there"),
         ({"head": "conv5", "cls_stride": 32, "loc_stride": 32}, "conv4, whose stride is 16 or 8"),
-        ({"head": "vgg_fc"}, "fc6 and fc7 belong to vgg16"),
         ({"backbone": "vgg16", "head": "vgg_fc", "roi": RoIConfig(size=14)}, "fc6 takes 7x7 cells"),
         ({"separation": "conv5", "head": "fc2"}, "no layer to separate; use separation 'roi'"),
         ({"separation": "conv5", "head": "avgpool"}, "no layer to separate"),
-        ({"norm": "none"}, "ResNet has norm layers"),
         ({"frozen_stages": 6}, "frozen_stages 6: use 0"),
         ({"frozen_stages": -1}, "frozen_stages -1"),
         (
-            {"separation": "conv4", "cls_stride": 32, "loc_stride": 8},
-            "cls_stride 32 after a trunk of stride 8.*at most 16",
+            {"separation": "conv4", "rpn": RPNConfig(source="conv5")},
+            "rpn.source 'conv5' after a trunk that ends at conv4: .* use 'cls', 'loc' or an earlier stage",
         ),
-        ({"separation": "conv4", "cls_stride": 8, "loc_stride": 32}, "loc_stride 32 after a trunk of stride 8"),
+        ({"separation": "conv3", "rpn": RPNConfig(source="conv4")}, "rpn.source 'conv4' after a trunk .* conv3"),
+        ({"head": "conv5", "rpn": RPNConfig(source="conv5")}, "rpn.source 'conv5' after a trunk .* conv4"),
+        ({"rpn": RPNConfig(source="conv2")}, "rpn.source: 'conv2' is none of trunk, cls, loc, conv3"),
+        ({"roi": RoIConfig(pooling="max")}, "roi.pooling: 'max' is none of align, pool"),
         ({"input": InputConfig(16, 100)}, "input 16..100"),
         ({"input": InputConfig(600, 500)}, "input 600..500"),
         ({"rpn": RPNConfig(anchor_sizes=())}, r"rpn.anchor_sizes \[\]: needs positive"),
@@ -69,7 +68,6 @@ from grcn.presets import PRESETS, preset
         ({"roi": RoIConfig(box_weights=(10.0, 10.0, 0.0, 5.0))}, "roi.box_weights"),
         ({"cls_stride": 4, "loc_stride": 4}, "cls_stride: 4 is none of 8, 16, 32"),
         ({"separation": "conv2"}, "separation: 'conv2' is none of none, roi"),
-        ({"backbone": "resnet51"}, "backbone: 'resnet51' is none of"),
     ],
 )
 def test_what_cannot_exist_is_refused_with_the_reason(fields: dict[str, Any], said: str) -> None:
@@ -91,6 +89,9 @@ def test_what_cannot_exist_is_refused_with_the_reason(fields: dict[str, Any], sa
         {"backbone": "vgg16", "norm": "none", "frozen_stages": 5, "head": "avgpool"},
         {"head": "conv5", "separation": "roi", "cls_stride": 8, "loc_stride": 8, "cls_context": "attention"},
         {"separation": "conv5", "cls_stride": 8, "loc_stride": 8},
+        {"rpn": RPNConfig(source="conv5")},
+        {"separation": "conv4", "rpn": RPNConfig(source="conv3")},
+        {"backbone": "a network of one's own"},
         {"roi": RoIConfig(aligned=False, positive_fraction=0.0, score_threshold=0.0), "rpn": RPNConfig(min_size=0.0)},
     ],
 )
@@ -101,14 +102,17 @@ def test_what_can_exist_is_not_refused(fields: dict[str, Any]) -> None:
 def test_presets_are_those_of_the_paper_and_its_baselines() -> None:
     names = {f"faster_rcnn_r{n}_{p}" for n in (18, 34, 50, 101) for p in ("c4", "c5")}
     names |= {f"grcn_r{n}" for n in (18, 34, 50, 101)} | {"faster_rcnn_vgg16", "grcn_vgg16"}
-    assert PRESETS.keys() == names
-    strides = {name: (trunk_stride(c), c.cls_stride, c.loc_stride) for name, c in PRESETS.items()}
+    assert PRESETS.keys() == names | {"faster_rcnn_lite0_c4", "faster_rcnn_lite0_c5", "grcn_lite0"}
+    strides = {
+        name: (trunk_stride(c, stage_strides(c.backbone)), c.cls_stride, c.loc_stride) for name, c in PRESETS.items()
+    }
     assert strides["faster_rcnn_r50_c4"] == strides["faster_rcnn_r50_c5"] == strides["faster_rcnn_vgg16"] == (16,) * 3
     assert strides["grcn_r101"] == (16, 32, 16)
     assert strides["grcn_vgg16"] == (8, 16, 8)
+    assert strides["grcn_lite0"] == strides["faster_rcnn_lite0_c5"] == (16,) * 3
     assert PRESETS["faster_rcnn_r34_c4"].roi_size == 14
     assert PRESETS["grcn_r34"].roi_size == 7
-    assert {c.cls_context for n, c in PRESETS.items() if n.startswith("grcn")} == {"global"}
+    assert {n for n, c in PRESETS.items() if c.cls_context == "global"} == {n for n in names if n.startswith("grcn")}
     assert {c.separation for n, c in PRESETS.items() if n.startswith("grcn")} == {"conv4"}
 
 
@@ -119,34 +123,23 @@ def test_an_unknown_preset_names_the_nearest() -> None:
         preset("yolo")
 
 
-def test_strides_of_the_backbones() -> None:
-    assert [stage_stride("resnet50", n) for n in range(1, 6)] == [2, 4, 8, 16, 32]
-    assert [stage_stride("vgg16", n) for n in range(1, 6)] == [1, 2, 4, 8, 16]
-
-
 @pytest.mark.parametrize(
-    ("fields", "pretrained", "norm", "frozen"),
+    ("fields", "stride"),
     [
-        ({}, True, "frozen_bn", 2),
-        ({}, False, "bn", 0),
-        ({"backbone": "vgg16", "head": "fc2"}, True, "none", 2),
-        ({"backbone": "vgg16", "head": "fc2"}, False, "bn", 0),
-        ({"norm": "bn", "frozen_stages": 0}, True, "bn", 0),
-        ({"norm": "group"}, False, "group", 0),
-        ({"backbone": "vgg16", "head": "fc2", "norm": "none"}, False, "none", 0),
-        ({"frozen_stages": 5}, True, "frozen_bn", 5),
+        ({}, 16),
+        ({"cls_stride": 32, "loc_stride": 32}, 32),
+        ({"rpn": RPNConfig(source="conv5")}, 16),
+        ({"rpn": RPNConfig(source="conv4")}, 16),
+        ({"rpn": RPNConfig(source="conv3")}, 8),
+        ({"rpn": RPNConfig(source="conv4"), "cls_stride": 8, "loc_stride": 8}, 8),
+        ({"separation": "conv4", "cls_stride": 32, "rpn": RPNConfig(source="cls")}, 32),
+        ({"separation": "conv4", "loc_stride": 8, "rpn": RPNConfig(source="loc")}, 8),
+        ({"separation": "conv4", "loc_stride": 8}, 8),
+        ({"separation": "conv4", "cls_stride": 32, "loc_stride": 32, "rpn": RPNConfig(source="conv3")}, 8),
     ],
 )
-def test_resolving(fields: dict[str, Any], pretrained: bool, norm: str, frozen: int) -> None:
-    config = resolve(DetectorConfig(**fields), pretrained=pretrained)
-    assert (config.norm, config.frozen_stages) == (norm, frozen)
-    assert resolve(config, pretrained=pretrained) == config
-
-
-@pytest.mark.parametrize("fields", [{"norm": "frozen_bn"}, {"frozen_stages": 1}, {"norm": "group", "frozen_stages": 2}])
-def test_random_weights_are_not_frozen(fields: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match="with random weights: what is frozen would stay random"):
-        resolve(DetectorConfig(**fields), pretrained=False)
+def test_the_stride_that_the_rpn_sees(fields: dict[str, Any], stride: int) -> None:
+    assert rpn_stride(DetectorConfig(**fields), (2, 4, 8, 16, 32)) == stride
 
 
 # There and back

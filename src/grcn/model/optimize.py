@@ -25,6 +25,6 @@ def optimized(model: RCNN, how: Optimization) -> RCNN:
     model = deepcopy(model).eval().requires_grad_(False)
     fold_norms(model)
     if how == "bf16":
-        for parameter in model.parameters():  # not the buffers: anchors and image statistics keep their precision
-            parameter.data = parameter.data.to(torch.bfloat16)
+        for part in (model.separation, model.rpn.conv, model.rpn.objectness, model.rpn.deltas, model.roi):
+            part.to(torch.bfloat16)  # not the whole: anchors and image statistics keep their precision
     return model.to(memory_format=torch.channels_last)

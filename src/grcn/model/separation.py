@@ -87,7 +87,6 @@ def run(stages: Iterable[nn.Module], x: Tensor, checkpointed: bool) -> Tensor:
                 part,
                 x,
                 use_reentrant=False,
-                preserve_rng_state=False,  # nothing random in them
                 context_fn=partial(_contexts, part),
             )
     return x

@@ -15,7 +15,7 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import box_iou
 
-from grcn.config import DetectorConfig, InputConfig, trunk_stride
+from grcn.config import DetectorConfig, InputConfig
 from grcn.data.dataset import open_dataset
 from grcn.data.records import Dataset, ImageRecord
 from grcn.data.sizing import IOUS, MAX_ENLARGE, Objects, _centres, best_iou, fit, measure, objects_at, rpn_stride
@@ -131,7 +131,7 @@ def test_a_fit_is_always_possible_and_never_coarser(sizes: list[float], name: st
     assert fitted.cls_stride <= config.cls_stride
     assert fitted.loc_stride <= config.loc_stride
     assert fitted.input.short_side <= short
-    assert trunk_stride(fitted) <= trunk_stride(config)
+    assert rpn_stride(fitted) <= rpn_stride(config)
     assert fitted.rpn.anchor_sizes == tuple(sorted(set(fitted.rpn.anchor_sizes)))
     assert len(fitted.rpn.anchor_sizes) <= len(config.rpn.anchor_sizes)
     root = np.sqrt(np.outer(fitted.rpn.anchor_ratios, (1.0,)))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
 import grcn
-from grcn.config import Backbone, Context, DetectorConfig, Head, Norm, RPNConfig
+from grcn.config import Context, DetectorConfig, Head, Norm, RPNConfig
 from grcn.errors import ConfigError, DataError
 from grcn.model.detector import RCNN, build_detector
 
@@ -254,7 +254,7 @@ STAGES = ["conv1", "conv2", "conv3", "conv4", "conv5"]
 )
 @pytest.mark.parametrize("count", [0, 2, 5])
 def test_frozen_stages_are_frozen_and_the_others_are_not(
-    backbone: Backbone, head: Head, norm: Norm, count: int
+    backbone: str, head: Head, norm: Norm, count: int
 ) -> None:
     config = DetectorConfig(
         backbone=backbone, head=head, norm=norm, frozen_stages=count, separation="roi" if head == "conv5" else "conv4"

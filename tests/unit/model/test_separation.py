@@ -11,11 +11,12 @@ import pytest
 import torch
 from torch import nn
 
-from grcn.config import Backbone, DetectorConfig, Head, Separation, Stride, stage_stride
+from grcn.config import DetectorConfig, Head, Separation, Stride
 from grcn.errors import ConfigError
-from grcn.model.backbone import build_classifier, split_stages
+from grcn.model.backbones import Backbone, make_backbone
 from grcn.model.detector import RCNN
 from grcn.model.separation import Separation as SeparationModule
+from grcn.model.separation import check_strides
 
 from .building import build, objects, random_images, small, total
 
@@ -25,14 +26,16 @@ def possible(backbone: Backbone, head: Head) -> list[DetectorConfig]:
     found = []
     for separation, cls, loc in product(get_args(Separation), get_args(Stride), get_args(Stride)):
         with contextlib.suppress(ConfigError):
-            found.append(
-                DetectorConfig(backbone=backbone, separation=separation, cls_stride=cls, loc_stride=loc, head=head)
+            config = DetectorConfig(
+                backbone=backbone.name, separation=separation, cls_stride=cls, loc_stride=loc, head=head
             )
+            check_strides(config, backbone)
+            found.append(config)
     return found
 
 
 @pytest.mark.parametrize(
-    ("backbone", "head", "count"),
+    ("name", "head", "count"),
     # One map for both tasks at each stride (none, roi, conv5: 3 each); any pair of strides after conv3 (9) and conv4
     # (9, less 8 beside 32 for ResNet, whose conv4 would be at 8, and conv5 halves only once). Head conv5: 8 and 16.
     [
@@ -42,29 +45,29 @@ def possible(backbone: Backbone, head: Head) -> list[DetectorConfig]:
         ("resnet18", "conv5", 4),
     ],
 )
-def test_map_sizes_are_those_that_the_strides_say(backbone: Backbone, head: Head, count: int) -> None:
-    configs = possible(backbone, head)
-    assert len(configs) == count
+def test_map_sizes_are_those_that_the_strides_say(name: str, head: Head, count: int) -> None:
     with torch.device("meta"):
-        stages = split_stages(build_classifier(backbone, "group"))
+        backbone = make_backbone(name, "group")
+        configs = possible(backbone, head)
+        assert len(configs) == count
         for config in configs:
-            module = SeparationModule(config, stages)
+            module = SeparationModule(config, backbone)
             maps = module(torch.zeros(2, 3, 96, 160))
             assert module.strides[1:] == (config.cls_stride, config.loc_stride)
             for features, stride, channels in zip(maps, module.strides, module.channels, strict=True):
                 assert features.shape == (2, channels, 96 // stride, 160 // stride), config
             if config.separation in ("conv3", "conv4"):
-                own = stage_stride(backbone, int(config.separation[-1]))
+                own = backbone.strides[int(config.separation[-1]) - 1]
                 assert module.strides[0] == min(own, config.cls_stride, config.loc_stride)
             else:
-                assert maps.trunk is maps.cls is maps.loc
+                assert maps.rpn is maps.cls is maps.loc
 
 
 def test_dilation_is_a_choice() -> None:
     for dilation, wanted in ((True, {(1, 1), (2, 2)}), (False, {(1, 1)})):
         with torch.device("meta"):
-            stages = split_stages(build_classifier("resnet18", "bn"))
-            module = SeparationModule(DetectorConfig(backbone="resnet18", dilation=dilation), stages)
+            backbone = make_backbone("resnet18", "bn")
+            module = SeparationModule(DetectorConfig(backbone="resnet18", dilation=dilation), backbone)
         assert {m.dilation for m in module.trunk.conv5.modules() if isinstance(m, nn.Conv2d)} == wanted
 
 
@@ -74,7 +77,7 @@ def tensors(module: nn.Module) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize("backbone", ["resnet18", "vgg16"])
 @pytest.mark.parametrize("separation", ["conv4", "conv3"])
-def test_branches_start_equal_and_share_no_storage(backbone: Backbone, separation: Separation) -> None:
+def test_branches_start_equal_and_share_no_storage(backbone: str, separation: Separation) -> None:
     torch.manual_seed(0)
     model = build(small(DetectorConfig(backbone=backbone, separation=separation, cls_stride=16, loc_stride=8)))
     cls, loc = tensors(model.separation.cls_branch), tensors(model.separation.loc_branch)

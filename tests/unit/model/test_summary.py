@@ -16,9 +16,8 @@ from grcn.presets import PRESETS
 def small(name: str) -> DetectorConfig:
     config = PRESETS[name]
     fc = None if config.head == "vgg_fc" else 64
-    return replace(
-        config, norm="bn" if config.is_resnet else "none", frozen_stages=0, roi=replace(config.roi, fc_channels=fc)
-    )
+    norm = "none" if config.backbone == "vgg16" else "bn"
+    return replace(config, norm=norm, frozen_stages=0, roi=replace(config.roi, fc_channels=fc))
 
 
 @pytest.mark.parametrize("name", ["faster_rcnn_r18_c4", "faster_rcnn_r18_c5", "grcn_r18", "grcn_vgg16"])

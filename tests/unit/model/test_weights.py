@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import pickle
+import re
 import shutil
 import struct
 import threading
@@ -22,10 +23,12 @@ import torch
 import torchvision
 from torch import Tensor
 
-from grcn.config import DetectorConfig, resolve
+from grcn.config import DetectorConfig
 from grcn.errors import CheckpointError
+from grcn.model.backbones import ResNet, make_backbone
+from grcn.model.backbones.pretrained import download_state_dict, read_state_dict
 from grcn.model.detector import RCNN, build_detector
-from grcn.model.weights import download_state_dict, imagenet_url, load_detector, read_state_dict, save_detector
+from grcn.model.weights import load_detector, save_detector
 from grcn.presets import PRESETS
 
 from .building import build, enlivened, random_images, small
@@ -204,7 +207,11 @@ def far_beyond(header: dict[str, Any], _: dict[str, Any]) -> None:
         (own(extra=[1, 2]), "'extra'"),
         (own(config=[1]), "expected keys and values"),
         (config(norm="auto"), "norm 'auto'"),
-        (config(backbone="resnet19"), "'resnet19' is none of"),
+        (config(backbone="resnet19"), "backbone 'resnet19': unknown; did you mean 'resnet18'"),
+        (config(backbone="os.path"), "backbone 'os.path': unknown; the package has vgg16, resnet18"),
+        (config(backbone="my\nown"), "backbone 'my"),
+        (config(backbone="timm:hf_hub:someone/network"), r"not a name in timm\.list_models\(\)"),
+        (config(backbone=7), "backbone: expected str"),
         (config(backbone="resnet34"), "tensors do not fit"),
         (config(bakcbone="resnet18"), "did you mean 'backbone'"),
         (config(roi__fc_channels=10**7), "tensors do not fit"),
@@ -440,7 +447,7 @@ def test_a_detector_starts_from_what_is_published(
 ) -> None:
     folder, address = server
     name = publish(folder, resnet[1])
-    monkeypatch.setattr("grcn.model.weights.imagenet_url", lambda _: f"{address}/{name}")
+    monkeypatch.setattr(ResNet, "url", property(lambda _: f"{address}/{name}", lambda *_: None), raising=False)
     model = build_detector(small("grcn_r18"), 3, weights)
     assert torch.equal(model.separation.trunk.conv1[0].weight, resnet[1]["conv1.weight"])
 
@@ -472,11 +479,18 @@ def test_what_is_not_there(server: tuple[Path, str]) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(PRESETS))
-def test_published_weights_are_torchvisions_with_their_hash(name: str) -> None:
-    url = imagenet_url(resolve(PRESETS[name], pretrained=True))
-    assert url.startswith(f"https://download.pytorch.org/models/{PRESETS[name].backbone}-")
+def test_published_weights_lie_at_one_address_that_ends_with_their_hash(name: str) -> None:
+    config = PRESETS[name]
+    with torch.device("meta"):
+        url = make_backbone(config.backbone, config.norm, pretrained=True).url
+    timms = "https://github.com/huggingface/pytorch-image-models/releases/download/v0.1-weights"
+    folder = timms if config.backbone.startswith("timm:") else "https://download.pytorch.org/models"
+    assert url is not None
+    assert re.fullmatch(rf"{folder}/{config.backbone.removeprefix('timm:')}-[0-9a-f]{{8}}\.pth", url)
 
 
 def test_vgg16_with_batch_norm_has_weights_of_its_own() -> None:
-    assert "vgg16_bn-" in imagenet_url(DetectorConfig(backbone="vgg16", head="fc2", norm="frozen_bn"))
-    assert "vgg16-" in imagenet_url(DetectorConfig(backbone="vgg16", head="fc2", norm="none"))
+    with torch.device("meta"):
+        urls = [make_backbone("vgg16", norm).url or "" for norm in ("frozen_bn", "none")]
+    assert "vgg16_bn-" in urls[0]
+    assert "vgg16-" in urls[1]

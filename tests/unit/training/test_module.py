@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from grcn.config import OptimConfig, resolve
+from grcn.config import OptimConfig
 from grcn.model.detector import build_detector
 from grcn.training.module import EMA, Training, clip_gradients, make_optimizer, step_seed
 
@@ -59,7 +59,7 @@ def test_the_average_follows_weights_and_statistics(tiny):
 
 @pytest.mark.parametrize(("batch", "accumulate", "expected"), [(16, 1, 0.02), (8, 1, 0.01), (8, 4, 0.04)])
 def test_the_learning_rate_is_scaled_to_the_images_of_a_step(tiny, batch, accumulate, expected):
-    model = build_detector(resolve(tiny.tiny_model(), pretrained=False), 2, None)
+    model = build_detector(tiny.tiny_model(), 2, None)
     optim = OptimConfig(lr=0.02, accumulate=accumulate)
     config = tiny.tiny_config("data", "out", batch_size=batch, optim=optim)
     assert Training(model, config).base_lr == pytest.approx(expected)

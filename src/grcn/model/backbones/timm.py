@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import inspect
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from copy import deepcopy
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from grcn.config import Norm
-from grcn.errors import ConfigError
+from grcn.errors import ConfigError, first_line
 from grcn.model.backbones.base import Backbone
-from grcn.model.backbones.norm import fix_padding, freeze_norms
+from grcn.model.backbones.norm import fix_padding, freeze_norms, norm_pairs
 
 PREFIX = "timm:"
 _PUBLISHED = {
@@ -34,8 +35,8 @@ class Timm(Backbone):
             `pretrained`, else `bn`.
 
     Raises:
-        ConfigError: where timm is not installed or has no such network, or the network has no five stages or not that
-            norm.
+        ConfigError: where timm is not installed or has no such network, or where the network has not the strides 4, 8,
+            16 and 32, is no chain of modules, takes photos of one size alone, or has not that norm.
     """
 
     def __init__(self, name: str, norm: Norm = "auto", *, pretrained: bool = False) -> None:
@@ -51,13 +52,17 @@ class Timm(Backbone):
         info: Any = network.feature_info
         # The last map of each stride, finest first.
         last = {end["reduction"]: end for end in (info if isinstance(info, list) else info.info)}
-        reached = sorted(last)
-        if reached not in ([2, 4, 8, 16, 32], [4, 8, 16, 32]):
+        reached = [stride for stride in (2, 4, 8, 16, 32) if stride in last]
+        if reached[-4:] != [4, 8, 16, 32]:
             raise ConfigError(
-                f"backbone '{self.name}': its maps have strides {reached}; a detector needs 4, 8, 16 and 32"
+                f"backbone '{self.name}': its maps have strides {sorted(last)}; a detector needs 4, 8, 16 and 32"
             )
         ends = [last[stride] for stride in reached]
         self._ends = [end["module"] for end in ends]
+        conv1 = [(3, 1)] if len(ends) == 4 else []
+        channels, strides = zip(*conv1, *((end["num_chs"], end["reduction"]) for end in ends), strict=True)
+        self.channels, self.strides = channels, strides
+        self._check(network, strides[-1])
         has_batch_norm = any(isinstance(layer, nn.BatchNorm2d) for layer in network.modules())
         if norm == "auto":
             norm = ("frozen_bn" if pretrained else "bn") if has_batch_norm else "none"
@@ -67,9 +72,6 @@ class Timm(Backbone):
         self.norm = norm
         if norm == "frozen_bn":
             freeze_norms(network)
-        conv1 = [(3, 1)] if len(ends) == 4 else []
-        channels, strides = zip(*conv1, *((end["num_chs"], end["reduction"]) for end in ends), strict=True)
-        self.channels, self.strides = channels, strides
         about = timm.get_pretrained_cfg(name)
         if about is not None:
             (r, g, b), (dr, dg, db) = about.mean, about.std
@@ -97,13 +99,14 @@ class Timm(Backbone):
 
         kind = timm.model_entrypoint(self._model_name)
         options: dict[str, Any] = {} if stride is None else {"output_stride": stride}
+        refusals = (TypeError, AssertionError, NotImplementedError)  # of an output_stride
         try:
             network: nn.Module = kind(pretrained=False, num_classes=0, **options)
-        except TypeError:
+        except refusals:
             try:
                 # MobileNetV3 takes a stride only so.
                 network = kind(pretrained=False, features_only=True, **options)
-            except TypeError:
+            except refusals:
                 raise ConfigError(
                     f"backbone '{self.name}': timm builds it at its own strides alone, so none can be reduced to "
                     f"{stride}"
@@ -113,6 +116,57 @@ class Timm(Backbone):
         fix_padding(network, Conv2dSame)
         return network
 
+    def _check(self, network: nn.Module, largest: int) -> None:
+        """Raises ConfigError where `network` in use is not the chain that `_cut` and `norm_pairs` take it for.
+
+        Args:
+            largest: the stride that it is to reach.
+        """
+        names = [name for name, _ in _parts(network, self._ends)]
+        if outside := [end for end in self._ends if end not in names]:
+            raise ConfigError(f"backbone '{self.name}': it cannot be cut after {', '.join(map(repr, outside))}")
+        # What each module saw and gave out.
+        calls: dict[nn.Module, list[tuple[Any, Any]]] = defaultdict(list)
+        hooks = [
+            module.register_forward_hook(lambda module, inputs, output: calls[module].append((inputs[:1], output)))
+            for module in network.modules()
+        ]
+        image = torch.zeros(1, 3, 64, 96)
+        network.eval()
+        try:
+            with torch.no_grad():
+                getattr(network, "forward_features", network)(image)
+        except Exception as error:  # a network's own, at a size that it does not take
+            raise ConfigError(
+                f"backbone '{self.name}': it does not take photos of any size: {first_line(error)}"
+            ) from None
+        finally:
+            network.train()
+            for hook in hooks:
+                hook.remove()
+        stages = _cut(network, self._ends)
+        seen: Any = image
+        for number, stage in enumerate(stages, start=6 - len(stages)):
+            for name, part in stage.named_children():
+                if isinstance(part, _ChannelsLast | _ChannelsFirst):
+                    continue
+                if len(calls[part]) != 1 or calls[part][0][0][0] is not seen:
+                    raise ConfigError(f"backbone '{self.name}': '{name}' does not take what the module before it gives")
+                seen = calls[part][0][1]
+            stride = min(self.strides[number - 1], largest)
+            given = seen.permute(0, 3, 1, 2) if _is_channels_last(network) else seen
+            if given.shape != (1, self.channels[number - 1], 64 // stride, 96 // stride):
+                raise ConfigError(
+                    f"backbone '{self.name}': a photo of 64x96 pixels becomes a map of {tuple(given.shape[2:])}, where "
+                    f"stride {stride} needs whole cells"
+                )
+        for parent, conv, norm in norm_pairs(nn.ModuleList(stages)):
+            given, taken = (calls[getattr(parent, name)] for name in (conv, norm))
+            if [id(output) for _, output in given] != [id(inputs[0]) for inputs, _ in taken]:
+                raise ConfigError(
+                    f"backbone '{self.name}': '{norm}' in {type(parent).__name__} normalises more than '{conv}' gives"
+                )
+
     def _stages(self, stride: int | None) -> list[nn.Sequential]:
         """conv1..conv5 of the network whose largest stride is `stride`; None: its own."""
         network = self.network
@@ -120,6 +174,7 @@ class Timm(Backbone):
         if stride is not None:
             if stride not in self._reduced:
                 reduced = self._build(stride)
+                self._check(reduced, stride)
                 if self.norm == "frozen_bn":
                     freeze_norms(reduced)
                 self._reduced[stride] = reduced
@@ -146,17 +201,21 @@ def _cut(network: nn.Module, ends: list[str]) -> list[nn.Sequential]:
     """The stages of `network`, each up to one of `ends`; they share its parameters."""
     parts = _parts(network, ends)
     names = [name for name, _ in parts]
-    channels_last = getattr(network, "output_fmt", "NCHW") == "NHWC"
     stages, first = [], 0
     for end in ends:
         last = names.index(end) + 1
         stage = OrderedDict((name.replace(".", "_"), part) for name, part in parts[first:last])
-        if channels_last:
+        if _is_channels_last(network):
             before = OrderedDict(to_channels_last=_ChannelsLast()) if first else OrderedDict()
             stage = before | stage | OrderedDict(to_channels_first=_ChannelsFirst())
         stages.append(nn.Sequential(stage))
         first = last
     return stages
+
+
+def _is_channels_last(network: nn.Module) -> bool:
+    """Whether its maps are [B, H, W, C]."""
+    return getattr(network, "output_fmt", "NCHW") == "NHWC"
 
 
 class _ChannelsLast(nn.Module):
