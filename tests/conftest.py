@@ -20,6 +20,17 @@ def shared_data() -> Path:
 
 
 @pytest.fixture(scope="session")
+def shared_weights() -> Path:
+    """The folder of published weights, or a skip that says how to get them."""
+    path = Path(os.environ.get("GRCN_WEIGHTS", ROOT.parent / "shared" / "weights"))
+    if not path.is_dir():
+        pytest.skip(
+            f"no weights at {path}; set GRCN_WEIGHTS to the folder that holds tf_efficientnet_lite0.safetensors"
+        )
+    return path
+
+
+@pytest.fixture(scope="session")
 def tiny() -> ModuleType:
     """tests/training_script.py: the tiny run that tests of training share."""
     spec = importlib.util.spec_from_file_location("training_script", ROOT / "tests" / "training_script.py")

@@ -5,7 +5,6 @@ from dataclasses import replace
 import numpy as np
 import torch
 from torch import nn
-from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from calibrate import enliven
 from grcn import Detections, preset
@@ -41,9 +40,8 @@ def lively(config: DetectorConfig) -> RCNN:
     torch.manual_seed(0)
     model = build_detector(config, len(NAMES), weights=None)
     for block in model.modules():
-        if isinstance(block, BasicBlock | Bottleneck):
-            last = block.bn2 if isinstance(block, BasicBlock) else block.bn3
-            nn.init.constant_(last.weight, 0.3)
+        if hasattr(block, "bn2"):  # of ResNets and EfficientNets
+            nn.init.constant_(getattr(block, "bn3", block.bn2).weight, 0.3)
     image = torch.from_numpy(scene(96, 128)).permute(2, 0, 1) / 255
     nothing = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
     return enliven(model, [image, image.flip(2)], [nothing] * 2)

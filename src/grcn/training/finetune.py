@@ -65,7 +65,7 @@ def transfer_weights(model: RCNN, class_names: Sequence[str], loaded: LoadedDete
 
     A layer that each task of `model` has for itself is filled from the one that the tasks of `loaded` share, if so (the
     paper's separation: copies that start from the same weights). Then a separated detector finds what the C5 one does
-    that it starts from, if it has equal strides, no context, and an RPN that looks at either branch.
+    that it starts from, if it has equal strides, no context, and an RPN that looks at the same stage.
 
     Of the last layers, which have rows per class, the background's rows and those of classes with the same name are
     taken over, whatever their order.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -12,7 +13,19 @@ from calibrate import enliven
 from grcn.config import DetectorConfig
 from grcn.model.backbones import make_backbone
 from grcn.model.detector import RCNN, resolve
-from grcn.presets import preset
+from grcn.presets import PRESETS, preset
+
+# One of each family and kind of block runs with every test, the others in the slow lane.
+FAMILIES = (
+    "faster_rcnn_lite0_c4",
+    "faster_rcnn_r18_c5",
+    "faster_rcnn_r50_c4",
+    "faster_rcnn_vgg16",
+    "grcn_lite0",
+    "grcn_r18",
+    "grcn_vgg16",
+)
+EACH_PRESET = [pytest.param(name, marks=() if name in FAMILIES else pytest.mark.slow) for name in sorted(PRESETS)]
 
 
 def small(config: DetectorConfig | str, **changes: Any) -> DetectorConfig:

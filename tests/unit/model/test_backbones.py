@@ -163,20 +163,20 @@ ORIGINALS: dict[str, tuple[int | None, int | None]] = {
 def test_a_reduced_stage_is_the_original_seen_more_densely(name: str, stride: int) -> None:
     backbone = made(name)
     torch.manual_seed(2)
-    features = torch.randn(1, backbone.channels[2], 128 // backbone.strides[2], 192 // backbone.strides[2])
+    features = torch.randn(1, backbone.channels[2], 64 // backbone.strides[2], 96 // backbone.strides[2])
     if stride >= backbone.strides[4]:
         return
     with torch.no_grad():
         original = maps_of(stages_of(backbone)[3:], features)[-1]
         found = maps_of(stages_of(backbone, smallest=stride)[3:], features)[-1]
-    assert found.shape == (1, backbone.channels[4], 128 // stride, 192 // stride)
+    assert found.shape == (1, backbone.channels[4], 64 // stride, 96 // stride)
     first, step = ORIGINALS[name][(16, 8).index(stride)], backbone.strides[4] // stride
     size = original.abs().max().item()
     assert size > 0.01
     if first is not None:
         torch.testing.assert_close(found[:, :, first::step, first::step], original, rtol=1e-4, atol=1e-4 * size)
     else:
-        assert (found[:, :, ::step, ::step] - original).abs().max() > 0.01 * size
+        assert (found[:, :, ::step, ::step] - original).abs().max() > 1e-3 * size
 
 
 def test_conv5_may_halve_what_conv4_no_longer_does() -> None:
@@ -187,7 +187,9 @@ def test_conv5_may_halve_what_conv4_no_longer_does() -> None:
         original = backbone.stage(5, 16, 32).eval()(backbone.stage(4, 8, 16).eval()(features))
         found = backbone.stage(5, 8, 16).eval()(backbone.stage(4, 8, 8).eval()(features))
     torch.testing.assert_close(found[:, :, ::2, ::2], original, rtol=1e-4, atol=1e-4 * original.abs().max().item())
-    with pytest.raises(ConfigError, match="conv5 from stride 8 to 16: timm reduces all later stages .* separate earlier"):
+    with pytest.raises(
+        ConfigError, match="conv5 from stride 8 to 16: timm reduces all later stages .* separate earlier"
+    ):
         made("timm:resnet18").stage(5, 8, 16)
 
 
@@ -346,7 +348,7 @@ def test_checkpointed_stages_compute_the_same(name: str) -> None:
     for checkpointed in (False, True):
         stages = [stage.double().train() for stage in stages_of(made(name))]
         torch.manual_seed(3)
-        output = run(stages, torch.rand(2, 3, 64, 96, dtype=torch.float64).requires_grad_(), checkpointed)
+        output = run(stages, torch.rand(2, 3, 32, 64, dtype=torch.float64).requires_grad_(), checkpointed)
         output.square().mean().backward()
         chain = nn.Sequential(*stages)
         found.append((output, [p.grad for p in chain.parameters()], list(chain.buffers())))
@@ -433,7 +435,6 @@ def test_weights_without_a_known_address_are_named() -> None:
         ("timm:coat_tiny", "auto", "does not take photos of any size"),
         ("timm:hrnet_w18_small", "auto", "cannot be cut after 'stem'"),
         ("timm:sam2_hiera_tiny", "auto", "'blocks_0' does not take what the module before it gives"),
-        ("timm:inception_v3", "auto", r"a photo of 64x96 pixels becomes a map of \(.*\), where stride 2 needs whole"),
         ("timm:repvit_m0_9", "auto", "'bn' in RepVggDw normalises more than 'conv1' gives"),
     ],
 )
@@ -441,6 +442,16 @@ def test_what_cannot_be_had_is_refused_with_the_reason(name: str, norm: Norm, sa
     with pytest.raises(ConfigError, match=said) as caught, torch.device("meta"):
         make_backbone(name, norm)
     assert "\n" not in str(caught.value)
+
+
+def test_a_network_that_cuts_cells_at_the_border_is_refused() -> None:
+    backbone = Timm("resnet18")
+    assert backbone.network is not None
+    backbone.network.maxpool = nn.MaxPool2d(3, 2)
+    with pytest.raises(
+        ConfigError, match=r"photo of 64x96 pixels becomes a map of \(15, 23\), where stride 4 needs whole"
+    ):
+        backbone._check(backbone.network, 32)
 
 
 def test_without_timm_its_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -247,15 +247,13 @@ STAGES = ["conv1", "conv2", "conv3", "conv4", "conv5"]
         ("resnet18", "light_fc2", "bn"),
         ("resnet18", "conv5", "bn"),
         ("resnet50", "light_fc2", "frozen_bn"),
-        ("resnet50", "light_fc2", "group"),
+        ("timm:tf_efficientnet_lite0", "light_fc2", "frozen_bn"),
         ("vgg16", "fc2", "none"),
         ("vgg16", "fc2", "bn"),
     ],
 )
 @pytest.mark.parametrize("count", [0, 2, 5])
-def test_frozen_stages_are_frozen_and_the_others_are_not(
-    backbone: str, head: Head, norm: Norm, count: int
-) -> None:
+def test_frozen_stages_are_frozen_and_the_others_are_not(backbone: str, head: Head, norm: Norm, count: int) -> None:
     config = DetectorConfig(
         backbone=backbone, head=head, norm=norm, frozen_stages=count, separation="roi" if head == "conv5" else "conv4"
     )

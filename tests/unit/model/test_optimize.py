@@ -13,7 +13,7 @@ from grcn.presets import PRESETS
 from .building import build, enlivened, random_images, small
 
 
-@pytest.mark.parametrize("name", ["faster_rcnn_r18_c4", "faster_rcnn_r50_c5", "grcn_r18", "grcn_r50", "grcn_vgg16"])
+@pytest.mark.parametrize("name", ["faster_rcnn_r18_c4", "faster_rcnn_r50_c5", "grcn_r18", "grcn_lite0", "grcn_vgg16"])
 @pytest.mark.parametrize("pretrained", [False, True])
 def test_folding_leaves_the_detections(name: str, pretrained: bool) -> None:
     torch.manual_seed(0)

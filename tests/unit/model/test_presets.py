@@ -6,14 +6,13 @@ import pytest
 import torch
 
 from grcn.model.detector import RCNN
-from grcn.presets import PRESETS
 
-from .building import build, enlivened, objects, random_images, small, total
+from .building import EACH_PRESET, build, enlivened, objects, random_images, small, total
 
 LOSSES = {"loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg"}
 
 
-@pytest.fixture(scope="module", params=sorted(PRESETS))
+@pytest.fixture(scope="module", params=EACH_PRESET)
 def model(request: pytest.FixtureRequest) -> RCNN:
     """The preset with random weights, trainable norm and lively answers."""
     torch.manual_seed(0)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 from copy import deepcopy
+from dataclasses import replace
 from itertools import product
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -43,6 +44,7 @@ def possible(backbone: Backbone, head: Head) -> list[DetectorConfig]:
         ("resnet50", "light_fc2", 25),
         ("vgg16", "light_fc2", 27),
         ("resnet18", "conv5", 4),
+        ("vgg16", "conv5", 2),  # its conv4 ends at 8
     ],
 )
 def test_map_sizes_are_those_that_the_strides_say(name: str, head: Head, count: int) -> None:
@@ -127,12 +129,16 @@ CLS_OWN, LOC_OWN = {"cls head", "cls reduce", "scores"}, {"loc head", "loc reduc
 
 @pytest.mark.parametrize(
     ("source", "taught_by_rpn"),
-    [("trunk", {"trunk", "rpn"}), ("cls", {"trunk", "rpn", "cls branch"}), ("loc", {"trunk", "rpn", "loc branch"})],
+    [
+        ("trunk", {"trunk", "rpn"}),
+        ("conv4", {"trunk", "rpn"}),
+        ("cls", {"trunk", "rpn", "cls branch"}),
+        ("loc", {"trunk", "rpn", "loc branch"}),
+    ],
 )
 def test_each_branch_learns_from_its_own_task_alone(source: str, taught_by_rpn: set[str]) -> None:
     torch.manual_seed(0)
-    config = small("grcn_r18")
-    model = build(small(config, rpn=type(config.rpn)(**{**vars(config.rpn), "source": source})))
+    model = build(looking_at(small("grcn_r18"), source))
     assert taught(model, "loss_classifier") == {"trunk", "cls branch"} | CLS_OWN
     assert taught(model, "loss_box_reg") == {"trunk", "loc branch"} | LOC_OWN
     assert taught(model, "loss_objectness", "loss_rpn_box_reg") == taught_by_rpn
@@ -154,21 +160,57 @@ def test_later_separation_shares_more(separation: Separation, cls: set[str], loc
     assert taught(model, "loss_objectness", "loss_rpn_box_reg") == {"trunk", "rpn"}
 
 
-@pytest.mark.parametrize("source", ["trunk", "cls", "loc"])
-def test_the_rpn_looks_at_the_map_it_is_told(source: str) -> None:
-    config = small("grcn_r18", separation="conv3")
-    model = build(small(config, rpn=type(config.rpn)(**{**vars(config.rpn), "source": source})))
+def looking_at(config: DetectorConfig, source: Any) -> DetectorConfig:
+    return replace(config, rpn=replace(config.rpn, source=source))
+
+
+@pytest.mark.parametrize(
+    ("separation", "source", "stride", "width"),
+    [
+        ("conv3", "trunk", 8, 128),
+        ("conv3", "conv3", 8, 128),
+        ("conv3", "cls", 32, 512),
+        ("conv3", "loc", 16, 512),
+        ("conv4", "conv3", 8, 128),
+        ("conv4", "conv4", 16, 256),
+    ],
+)
+def test_the_rpn_looks_at_the_map_it_is_told(separation: Separation, source: str, stride: int, width: int) -> None:
+    model = build(looking_at(small("grcn_r18", separation=separation), source))
+    assert (model.rpn.stride, model.rpn.conv.in_channels) == (stride, width)
     seen = []
     model.rpn.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     images = random_images((96, 128))
     with torch.no_grad():
         model.eval()(images)
         maps = model.separation(model.batch(images)[0])
-    assert torch.equal(seen[0], getattr(maps, source))
-    assert model.rpn.stride == {"trunk": 8, "cls": 32, "loc": 16}[source]
+        stages = dict(model.separation.trunk.named_children())
+        x = model.batch(images)[0]
+        for name, stage in stages.items():
+            x = stages[name] = stage(x)
+    expected = {"trunk": x, "cls": maps.cls, "loc": maps.loc, **stages}[source]
+    assert torch.equal(seen[0], expected)
+    assert expected.shape == (1, width, 96 // stride, 128 // stride)
 
 
-@pytest.mark.parametrize("name", ["grcn_r18", "faster_rcnn_r50_c5", "faster_rcnn_r50_c4", "grcn_vgg16"])
+def test_the_last_stage_is_the_trunk_and_an_earlier_one_is_not() -> None:
+    """C5: its RPN at conv5 is what it is at `trunk`; at conv4 it sees what G-RCN's does."""
+    images, found = random_images((96, 128)), {}
+    for source in ("trunk", "conv5", "conv4"):
+        torch.manual_seed(0)
+        found[source] = build(looking_at(small("faster_rcnn_r18_c5"), source)).eval()
+    state = found["trunk"].state_dict()
+    found["conv5"].load_state_dict(state)
+    assert found["conv4"].rpn.conv.in_channels == 256
+    assert found["conv4"].separation.strides == (16, 16, 16)
+    with torch.no_grad():
+        one, other = (found[source](images)[0] for source in ("trunk", "conv5"))
+    assert all(torch.equal(one[key], other[key]) for key in one)
+    maps = found["conv4"].separation(found["conv4"].batch(images)[0])
+    assert torch.equal(found["conv4"].separation.trunk.conv5(maps.rpn), maps.cls)
+
+
+@pytest.mark.parametrize("name", ["grcn_r18", "faster_rcnn_r50_c4", "grcn_lite0", "grcn_vgg16"])
 def test_checkpointing_changes_memory_and_nothing_else(name: str) -> None:
     torch.manual_seed(0)
     images, targets = random_images((96, 128), (96, 128)), [objects(2), objects(3)]

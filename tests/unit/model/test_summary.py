@@ -20,7 +20,7 @@ def small(name: str) -> DetectorConfig:
     return replace(config, norm=norm, frozen_stages=0, roi=replace(config.roi, fc_channels=fc))
 
 
-@pytest.mark.parametrize("name", ["faster_rcnn_r18_c4", "faster_rcnn_r18_c5", "grcn_r18", "grcn_vgg16"])
+@pytest.mark.parametrize("name", ["faster_rcnn_r18_c4", "grcn_r18", "grcn_lite0", "grcn_vgg16"])
 def test_parameters_and_multiply_adds_are_those_of_a_real_pass(name: str) -> None:
     config = small(name)
     model = build_detector(config, 3, weights=None).eval()
@@ -52,7 +52,8 @@ def test_every_preset_says_which_map_each_task_sees(name: str) -> None:
         assert stages["cls", "conv5"].reads == stages["loc", "conv5"].reads == "conv4"
         head = next(stage for stage in summary.stages if stage.task == "loc" and stage.name.startswith("head"))
         assert "of loc" in head.reads
-        assert stages["cls", "class scores"].reads == "head + global context"
+        reads = "head + global context" if config.cls_context == "global" else "head"
+        assert stages["cls", "class scores"].reads == reads
         assert stages["rpn", "rpn"].reads == ("cls conv5" if config.rpn.source == "cls" else "conv4")
 
 

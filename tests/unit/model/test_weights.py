@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 import safetensors.torch
+import timm
 import torch
 import torchvision
 from torch import Tensor
@@ -27,6 +28,7 @@ from grcn.config import DetectorConfig
 from grcn.errors import CheckpointError
 from grcn.model.backbones import ResNet, make_backbone
 from grcn.model.backbones.pretrained import download_state_dict, read_state_dict
+from grcn.model.backbones.timm import PUBLISHED
 from grcn.model.detector import RCNN, build_detector
 from grcn.model.weights import load_detector, save_detector
 from grcn.presets import PRESETS
@@ -450,6 +452,29 @@ def test_a_detector_starts_from_what_is_published(
     monkeypatch.setattr(ResNet, "url", property(lambda _: f"{address}/{name}", lambda *_: None), raising=False)
     model = build_detector(small("grcn_r18"), 3, weights)
     assert torch.equal(model.separation.trunk.conv1[0].weight, resnet[1]["conv1.weight"])
+
+
+def test_lite0_starts_from_what_timm_publishes(server: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the address that test_published_weights holds to; with the classifier, which is not taken."""
+    folder, address = server
+    state = timm.create_model("tf_efficientnet_lite0", pretrained=False).state_dict()
+    state = {k: v + 0.01 if v.is_floating_point() else v for k, v in state.items()}
+    assert {"classifier.weight", "conv_head.weight"} <= state.keys()
+    name = publish(folder, state)
+    monkeypatch.setitem(PUBLISHED, "tf_efficientnet_lite0", f"{address}/{name}")
+    model = build_detector("grcn_lite0", 3, "imagenet")
+    assert torch.equal(model.separation.trunk.conv1.conv_stem.weight, state["conv_stem.weight"])
+    for chain in ("cls_branch", "loc_branch"):
+        found = stage_of(model, chain, "conv5")
+        assert torch.equal(found["blocks_5.0.conv_dw.weight"], state["blocks.5.0.conv_dw.weight"])
+    assert model.config.norm == "frozen_bn"
+
+
+def test_the_shared_file_fills_lite0(shared_weights: Path) -> None:
+    file = shared_weights / "tf_efficientnet_lite0.safetensors"
+    model = build_detector("grcn_lite0", 3, file)
+    wanted = safetensors.torch.load_file(file)["blocks.6.0.bn3.running_var"]
+    assert torch.equal(stage_of(model, "loc_branch", "conv5")["blocks_6.0.bn3.running_var"], wanted)
 
 
 def test_a_wrong_hash_is_refused(server: tuple[Path, str], tmp_path: Path) -> None:

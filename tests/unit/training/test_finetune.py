@@ -54,10 +54,11 @@ def test_another_number_of_classes_fits_too(tiny, trained):
     assert report.classes_dropped == ("cat", "cow")
 
 
-@pytest.mark.parametrize("source", ["cls", "loc"])
-def test_tasks_that_part_take_what_they_shared(source):
+@pytest.mark.parametrize(("former_source", "source"), [("trunk", "cls"), ("conv5", "loc"), ("conv4", "conv4")])
+def test_tasks_that_part_take_what_they_shared(former_source, source):
     """Separated at conv4, with equal strides and no context, the detector finds what it found before."""
     shared = small("faster_rcnn_r18_c5")
+    shared = replace(shared, rpn=replace(shared.rpn, source=former_source))
     former = LoadedDetector(lively(shared), NAMES, "faster_rcnn_r18_c5", {})
     parted = build_detector(
         replace(shared, separation="conv4", rpn=replace(shared.rpn, source=source)), len(NAMES), None

@@ -16,7 +16,7 @@ from grcn.model.backbones.base import Backbone
 from grcn.model.backbones.norm import fix_padding, freeze_norms, norm_pairs
 
 PREFIX = "timm:"
-_PUBLISHED = {
+PUBLISHED = {
     "tf_efficientnet_lite0": "https://github.com/huggingface/pytorch-image-models/releases/download/v0.1-weights/"
     "tf_efficientnet_lite0-0aa007d2.pth",
 }
@@ -76,7 +76,7 @@ class Timm(Backbone):
         if about is not None:
             (r, g, b), (dr, dg, db) = about.mean, about.std
             self.mean, self.std = (r, g, b), (dr, dg, db)
-        self.network, self.url = network, _PUBLISHED.get(name)
+        self.network, self.url = network, PUBLISHED.get(name)
         parts = [part for part, _ in _parts(network, self._ends)]
         self.behind = tuple(f"{part}." for part in parts[parts.index(self._ends[-1]) + 1 :])
         self._reduced: dict[int, nn.Module] = {}
