@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import safetensors
 import safetensors.torch
 import torch
+from torch import nn
 
 from grcn.errors import CheckpointError, first_line
 from grcn.files import atomic_file
@@ -62,6 +64,18 @@ class LoadedDetector:
     file: Path | None = None
 
 
+def _with_numbers(backbone: Backbone) -> Backbone:
+    """`backbone`, whose stages are made as ever where the rest is only outlined: they may fill new layers of theirs."""
+    result = copy(backbone)
+
+    def stage(*args: Any, **options: Any) -> nn.Sequential:
+        with torch.device("cpu"):
+            return backbone.stage(*args, **options)
+
+    result.stage = stage  # type: ignore[method-assign]
+    return result
+
+
 def load_detector(path: str | Path, *, backbone: Backbone | None = None) -> LoadedDetector:
     """Reads what `save_detector` wrote.
 
@@ -85,7 +99,7 @@ def load_detector(path: str | Path, *, backbone: Backbone | None = None) -> Load
     config, class_names = header.config, header.class_names
     try:
         with torch.device("meta"):
-            on_paper = outline(config, len(class_names), backbone)
+            on_paper = outline(config, len(class_names), backbone and _with_numbers(backbone))
     except Exception as error:  # such as sizes beyond what torch can count
         raise CheckpointError(f"{path}: its configuration cannot be built: {first_line(error)}") from None
     wanted = on_paper.state_dict()

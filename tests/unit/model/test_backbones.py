@@ -188,7 +188,7 @@ def test_conv5_may_halve_what_conv4_no_longer_does() -> None:
         found = backbone.stage(5, 8, 16).eval()(backbone.stage(4, 8, 8).eval()(features))
     torch.testing.assert_close(found[:, :, ::2, ::2], original, rtol=1e-4, atol=1e-4 * original.abs().max().item())
     with pytest.raises(
-        ConfigError, match="conv5 from stride 8 to 16: timm reduces all later stages .* separate earlier"
+        ConfigError, match=r"conv5 from stride 8 to 16: timm reduces all later stages .* separate earlier"
     ):
         made("timm:resnet18").stage(5, 8, 16)
 
@@ -413,7 +413,7 @@ def test_a_file_of_another_network_is_refused(change: Callable[[Any], Any], said
 def test_weights_without_a_known_address_are_named() -> None:
     with torch.device("meta"):
         backbone = make_backbone("timm:regnety_004", pretrained=True)
-    with pytest.raises(ConfigError, match="timm:regnety_004': no address .* fetch them by hand and pass weights FILE"):
+    with pytest.raises(ConfigError, match=r"timm:regnety_004': no address .* fetch them by hand and pass weights FILE"):
         load_backbone(backbone, "imagenet")
 
 
@@ -424,7 +424,9 @@ def test_weights_without_a_known_address_are_named() -> None:
     ("name", "norm", "said"),
     [
         ("resnet51", "auto", "backbone 'resnet51': unknown; did you mean 'resnet50'"),
-        ("network", "auto", "unknown; the package has vgg16, resnet18, .* and timm:NAME; pass an object of your own"),
+        ("network", "auto", "unknown; pass a network of your own as `backbone`, or use vgg16, resnet18, .* or timm:NAME"),
+        ("two\nlines", "auto", r"backbone 'two\\nlines': unknown"),
+        ("timm:two\nlines", "auto", r"backbone 'timm:two\\nlines': not a name"),
         ("timm:", "auto", r"'timm:': not a name in timm\.list_models\(\)"),
         ("timm:resnet19", "auto", r"'timm:resnet19': not a name in timm\.list_models\(\)"),
         ("timm:hf_hub:timm/resnet18.a1_in1k", "auto", r"not a name in timm\.list_models\(\)"),

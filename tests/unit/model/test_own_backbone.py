@@ -67,7 +67,7 @@ def test_it_trains_and_is_read_again_with_its_object_alone(model: RCNN, tmp_path
     with torch.no_grad():
         found, expected = loaded.model(images)[0], model.eval()(images)[0]
     assert all(torch.equal(found[key], expected[key]) for key in expected)
-    with pytest.raises(CheckpointError, match=r"own\.safetensors: .* 'plain': unknown; .* an object of your own"):
+    with pytest.raises(CheckpointError, match=r"own\.safetensors: .* 'plain': unknown; pass a network of your own as `backbone`"):
         load_detector(path)
     for other, said in (
         (Plain("simple"), "backbone 'simple' with norm 'bn'"),
@@ -126,7 +126,7 @@ def test_nothing_is_imported_because_a_file_says_so(name: str, tmp_path: Path, m
     (tmp_path / "evil.py").write_text("import pathlib; pathlib.Path(__file__).with_name('trace').touch()")
     monkeypatch.syspath_prepend(tmp_path)
     model = build_detector(CONFIG, 3, None, backbone=Plain(name))
-    with pytest.raises(CheckpointError, match="own.safetensors: its configuration cannot be built: .*evil"):
+    with pytest.raises(CheckpointError, match=r"own\.safetensors: its configuration cannot be built: .*evil"):
         load_detector(saved(model, tmp_path))
     assert "evil" not in sys.modules
     assert not (tmp_path / "trace").exists()

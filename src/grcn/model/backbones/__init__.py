@@ -33,5 +33,6 @@ def make_backbone(name: str, norm: Norm = "auto", *, pretrained: bool = False) -
         return Timm(name.removeprefix(timm.PREFIX), norm, pretrained=pretrained)
     known = ["vgg16", *resnet.NAMES]
     near = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean '{near[0]}'?" if near else f"the package has {', '.join(known)} and {timm.PREFIX}NAME"
-    raise ConfigError(f"backbone '{name}': unknown; {hint}; pass an object of your own as `backbone`")
+    own = "pass a network of your own as `backbone`"
+    hint = f"did you mean '{near[0]}'? Else {own}" if near else f"{own}, or use {', '.join(known)} or {timm.PREFIX}NAME"
+    raise ConfigError(f"backbone {name!r}: unknown; {hint}")  # !r: it may hold a line break
