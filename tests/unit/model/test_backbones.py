@@ -424,7 +424,7 @@ def test_weights_without_a_known_address_are_named() -> None:
     ("name", "norm", "said"),
     [
         ("resnet51", "auto", "backbone 'resnet51': unknown; did you mean 'resnet50'"),
-        ("network", "auto", "unknown; pass a network of your own as `backbone`, or use vgg16, resnet18, .* or timm:NAME"),
+        ("network", "auto", "unknown; pass a network of your own as `backbone`, or use vgg16, .* or timm:NAME"),
         ("two\nlines", "auto", r"backbone 'two\\nlines': unknown"),
         ("timm:two\nlines", "auto", r"backbone 'timm:two\\nlines': not a name"),
         ("timm:", "auto", r"'timm:': not a name in timm\.list_models\(\)"),
