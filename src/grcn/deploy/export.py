@@ -62,7 +62,7 @@ def export(
         the file or folder.
 
     Raises:
-        ConfigError: where a package is missing, or the format has no int8.
+        ConfigError: where a package is missing, the format has no int8, or the network's graph depends on the size.
         CheckpointError: where the file cannot be written.
     """
     out = Path(out)
@@ -130,7 +130,13 @@ def _trace(model: RCNN, size: tuple[int, int] | None) -> torch.export.ExportedPr
         return torch.export.export(graph, (torch.zeros(1, *size, 3, dtype=torch.uint8),))
     # Any two numbers do: that no size is built in is what dynamic_shapes demands.
     dims = {i: torch.export.Dim(name, min=1) for i, name in enumerate(("batch", "height", "width"))}
-    return torch.export.export(graph, (torch.zeros(2, 333, 517, 3, dtype=torch.uint8),), dynamic_shapes=(dims,))
+    try:
+        return torch.export.export(graph, (torch.zeros(2, 333, 517, 3, dtype=torch.uint8),), dynamic_shapes=(dims,))
+    except Exception as error:  # torch has many kinds; windows that are cut by the size of a map end here
+        raise ConfigError(
+            f"backbone '{model.config.backbone}': its graph depends on the size of the photo ({type(error).__name__}); "
+            "export it for one size: --size HEIGHT WIDTH"
+        ) from None
 
 
 def _to_onnx(program: torch.export.ExportedProgram) -> onnx.ModelProto:

@@ -350,6 +350,21 @@ def test_what_makes_no_sense_is_refused(words: str, message: str, capsys: pytest
     assert message in capsys.readouterr().err
 
 
+class OddRows(torch.nn.Module):
+    """Computes one thing or another by the size of its map, as networks with windows do."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + 1 if x.shape[2] % 7 else x
+
+
+def test_a_graph_that_depends_on_the_size_wants_a_size(weights: Path, tmp_path: Path) -> None:
+    loaded = load_detector(weights)
+    loaded.model.separation.trunk.conv1.append(OddRows())
+    with pytest.raises(ConfigError, match=r"'resnet18': its graph depends on the size of the photo .*: --size HEIGHT"):
+        export(loaded, tmp_path / "x.pt2", "torch")
+    assert export(loaded, tmp_path / "x.pt2", "torch", size=(96, 128)).is_file()
+
+
 def test_what_cannot_be_exported_or_loaded(weights: Path, onnx_file: Path, tmp_path: Path) -> None:
     loaded = load_detector(weights)
     with pytest.raises(ConfigError, match="int8 with format 'onnx'"):

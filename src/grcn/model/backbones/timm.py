@@ -49,7 +49,7 @@ class Timm(Backbone):
         self.name = PREFIX + name
         self._model_name = name
         network = self._build(None)
-        info: Any = network.feature_info
+        info: Any = getattr(network, "feature_info", [])
         # The last map of each stride, finest first.
         last = {end["reduction"]: end for end in (info if isinstance(info, list) else info.info)}
         reached = [stride for stride in (2, 4, 8, 16, 32) if stride in last]
@@ -98,23 +98,29 @@ class Timm(Backbone):
         from timm.layers.conv2d_same import Conv2dSame
 
         kind = timm.model_entrypoint(self._model_name)
-        options: dict[str, Any] = {} if stride is None else {"output_stride": stride}
-        refusals = (TypeError, AssertionError, NotImplementedError)  # of an output_stride
-        try:
-            network: nn.Module = kind(pretrained=False, num_classes=0, **options)
-        except refusals:
+        options: dict[str, Any] = {}
+        if stride is None:
+            network: nn.Module = kind(pretrained=False, num_classes=0)
+        else:
+            options = {"output_stride": stride}
+            refusals = (TypeError, AssertionError, NotImplementedError)  # of that option
             try:
-                # MobileNetV3 takes a stride only so.
-                network = kind(pretrained=False, features_only=True, **options)
+                network = kind(pretrained=False, num_classes=0, **options)
             except refusals:
-                raise ConfigError(
-                    f"backbone '{self.name}': timm builds it at its own strides alone, so none can be reduced to "
-                    f"{stride}"
-                ) from None
+                try:
+                    # MobileNetV3 takes a stride only so.
+                    network = kind(pretrained=False, features_only=True, **options)
+                except refusals:
+                    raise self._unreduced(stride) from None
         if "strict_img_size" in inspect.signature(type(network).__init__).parameters:  # of networks with windows
             network = kind(pretrained=False, num_classes=0, **options, strict_img_size=False)
         fix_padding(network, Conv2dSame)
         return network
+
+    def _unreduced(self, stride: int) -> ConfigError:
+        return ConfigError(
+            f"backbone '{self.name}': timm builds it at its own strides alone, so none can be reduced to {stride}"
+        )
 
     def _check(self, network: nn.Module, largest: int) -> None:
         """Raises ConfigError where `network` in use is not the chain that `_cut` and `norm_pairs` take it for.
@@ -155,7 +161,10 @@ class Timm(Backbone):
                 seen = calls[part][0][1]
             stride = min(self.strides[number - 1], largest)
             given = seen.permute(0, 3, 1, 2) if _is_channels_last(network) else seen
-            if given.shape != (1, self.channels[number - 1], 64 // stride, 96 // stride):
+            whole = given.shape == (1, self.channels[number - 1], 64 // stride, 96 // stride)
+            if not whole and largest < self.strides[-1]:  # some take the option and do nothing
+                raise self._unreduced(largest)
+            if not whole:
                 raise ConfigError(
                     f"backbone '{self.name}': a photo of 64x96 pixels becomes a map of {tuple(given.shape[2:])}, where "
                     f"stride {stride} needs whole cells"
