@@ -14,7 +14,8 @@ from torchvision.ops import FrozenBatchNorm2d
 import grcn
 from grcn.config import Context, DetectorConfig, Head, Norm, RPNConfig
 from grcn.errors import ConfigError, DataError
-from grcn.model.detector import RCNN, build_detector
+from grcn.model.backbones import make_backbone
+from grcn.model.detector import RCNN, build_detector, resolve
 
 from .building import build, enlivened, objects, random_images, small, total
 
@@ -229,13 +230,49 @@ def test_detection_needs_no_targets(model: RCNN) -> None:
         ("grcn_r51", 3, None, "unknown preset 'grcn_r51'; did you mean 'grcn_r5"),
         ("grcn_r18", 0, None, "num_classes 0"),
         (DetectorConfig(frozen_stages=2), 3, None, "frozen_stages 2 with random weights"),
-        (DetectorConfig(norm="frozen_bn"), 3, None, "norm 'frozen_bn'"),
+        (DetectorConfig(norm="frozen_bn"), 3, None, "with random weights: what is frozen would stay random"),
+        (DetectorConfig(norm="group", frozen_stages=2), 3, None, "frozen_stages 2 with random weights"),
         (DetectorConfig(norm="group"), 3, "imagenet", "norm 'group' with weights 'imagenet'"),
+        (DetectorConfig("resnet18", head="vgg_fc"), 3, None, "'resnet18': fc6 and fc7 belong to vgg16"),
+        (
+            DetectorConfig("resnet18", separation="conv4", cls_stride=32, loc_stride=8),
+            3,
+            None,
+            "cls_stride 32 after a trunk of stride 8 that ends at conv4 of 'resnet18': .* at most 16",
+        ),
+        (
+            DetectorConfig("resnet18", separation="conv4", cls_stride=8, loc_stride=32),
+            3,
+            None,
+            "loc_stride 32 after a trunk of stride 8",
+        ),
     ],
 )
 def test_what_cannot_be_built(config: str | DetectorConfig, num_classes: int, weights: Any, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         build_detector(config, num_classes, weights)
+
+
+@pytest.mark.parametrize(
+    ("fields", "pretrained", "norm", "frozen"),
+    [
+        ({}, True, "frozen_bn", 2),
+        ({}, False, "bn", 0),
+        ({"backbone": "vgg16"}, True, "none", 2),
+        ({"backbone": "vgg16"}, False, "bn", 0),
+        ({"norm": "bn", "frozen_stages": 0}, True, "bn", 0),
+        ({"norm": "group"}, False, "group", 0),
+        ({"backbone": "vgg16", "norm": "none"}, False, "none", 0),
+        ({"frozen_stages": 5}, True, "frozen_bn", 5),
+    ],
+)
+def test_resolving(fields: dict[str, Any], pretrained: bool, norm: str, frozen: int) -> None:
+    config = DetectorConfig(**{"backbone": "resnet18", **fields})
+    with torch.device("meta"):
+        backbone = make_backbone(config.backbone, config.norm, pretrained=pretrained)
+    config = resolve(config, backbone, pretrained=pretrained)
+    assert (config.norm, config.frozen_stages) == (norm, frozen)
+    assert resolve(config, backbone, pretrained=pretrained) == config
 
 
 STAGES = ["conv1", "conv2", "conv3", "conv4", "conv5"]
