@@ -9,10 +9,11 @@ from __future__ import annotations
 import difflib
 import math
 import types
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from grcn.errors import ConfigError
+from grcn.errors import CheckpointError, ConfigError
 
 Backbone = Literal["resnet18", "resnet34", "resnet50", "resnet101", "vgg16"]
 Separation = Literal["none", "roi", "conv5", "conv4", "conv3"]
@@ -462,6 +463,32 @@ def to_dict(config: Any) -> dict[str, Any]:
     return plain
 
 
+def non_defaults(config: Any) -> dict[str, Any]:
+    """`to_dict` without the fields that are at their default, within its parts too.
+
+    What stands for a configuration over versions: a field that is added later, with a default, leaves it as it is.
+    """
+    kept: dict[str, Any] = {}
+    for each in fields(config):
+        value = getattr(config, each.name)
+        if value != (each.default if each.default_factory is MISSING else each.default_factory()):
+            kept[each.name] = non_defaults(value) if is_dataclass(value) else _plain(value)
+    return kept
+
+
+def differences(saved: Any, now: Any, where: str = "") -> list[str]:
+    """Where two configurations as plain values differ, as `model.cls_stride 16 -> 8`; of the fields that both have."""
+    if isinstance(saved, dict) and isinstance(now, dict):
+        inside = ((key, f"{where}.{key}".lstrip(".")) for key in saved if key in now)
+        return [told for key, name in inside for told in differences(saved[key], now[key], name)]
+    return [] if saved == now else [f"{where} {_short(saved)} -> {_short(now)}"]
+
+
+def _short(value: Any) -> str:
+    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
@@ -487,6 +514,18 @@ def from_dict(kind: type[T], values: Any, where: str = "") -> T:
         return kind(**{key: _coerce(hints[key], value, f"{where}{key}") for key, value in values.items()})
     except TypeError as error:
         raise ConfigError(f"{where or kind.__name__}: {error}") from None
+
+
+def from_saved(kind: type[T], values: Any, path: str | Path) -> T:
+    """`from_dict` for what grcn wrote itself, of this version or another.
+
+    Raises:
+        CheckpointError: naming the file and the key that this version does not know or take.
+    """
+    try:
+        return from_dict(kind, values)
+    except ConfigError as error:
+        raise CheckpointError(f"{path}: {error}; if another version of grcn wrote it, use that one") from None
 
 
 def _coerce(hint: Any, value: Any, where: str) -> Any:

@@ -23,7 +23,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.fabric.utilities.warnings import PossibleUserWarning
 from lightning.pytorch.utilities import rank_zero_only
 
-from grcn.config import DetectorConfig, TrainConfig, from_dict, resolve, to_dict
+from grcn.config import DetectorConfig, TrainConfig, from_saved, resolve, to_dict
 from grcn.data.dataset import Dataset, OnError, list_splits, open_dataset, resolve_split
 from grcn.data.files import split_kind
 from grcn.data.loader import Loader, Stream, TrainingSet, training_loader, worker_deaths
@@ -36,7 +36,7 @@ from grcn.model.weights import LoadedDetector, load_detector
 from grcn.presets import preset
 from grcn.runtime import tune_cpu
 from grcn.training.callbacks import Journal, ProgressBar, Saving, Signals, Skipped, Validation, versions
-from grcn.training.checkpoint import KEY, AtomicCheckpointIO, check_same, identity, load_state
+from grcn.training.checkpoint import KEY, AtomicCheckpointIO, check_same, identity, load_state, saved_config
 from grcn.training.finetune import transfer_weights
 from grcn.training.length import DEFAULT_EPOCHS, FEW_IMAGES, from_epochs, measure
 from grcn.training.logs import make_loggers
@@ -92,7 +92,7 @@ def _train(config: TrainConfig, started: float, lead: bool, progress: bool, say:
     start = 0
     if config.resume and checkpoint.exists():
         state = load_state(checkpoint, mapped=True)
-        config = _as_saved(config, state[KEY], data)
+        config = _as_saved(config, saved_config(checkpoint, state[KEY]), data)
         check_same(checkpoint, state[KEY], identity(config, data))
         start = int(state["global_step"])
         model = _outline(config.model, len(data.class_names))  # its weights come with the state
@@ -237,9 +237,8 @@ def _say_defects(data: Dataset, say: Say) -> None:
         say(f"{data.root}: split '{data.split}' has defects ({len(data.defects)}); `grcn check` lists them")
 
 
-def _as_saved(config: TrainConfig, saved: dict[str, Any], data: Dataset) -> TrainConfig:
+def _as_saved(config: TrainConfig, former: TrainConfig, data: Dataset) -> TrainConfig:
     """`config` with what it leaves open taken from the run it continues: length, norm, frozen stages."""
-    former = from_dict(TrainConfig, saved["config"])
     norm = former.model.norm if config.model.norm == "auto" else config.model.norm
     frozen = former.model.frozen_stages if config.model.frozen_stages is None else config.model.frozen_stages
     iterations = config.iterations
@@ -257,7 +256,8 @@ def _as_saved(config: TrainConfig, saved: dict[str, Any], data: Dataset) -> Trai
 def _planned_before(config: TrainConfig, out: Path) -> TrainConfig:
     """`config` with the length that a run which was killed before its first save had found for its minutes."""
     if config.minutes and (out / "config.yaml").is_file():
-        former = from_dict(TrainConfig, yaml.safe_load((out / "config.yaml").read_text()))
+        file = out / "config.yaml"
+        former = from_saved(TrainConfig, yaml.safe_load(file.read_text(encoding="utf-8")), file)
         return replace(config, iterations=former.iterations, minutes=0.0)
     return config
 
