@@ -33,14 +33,14 @@ from typing import Any
 
 import yaml
 
-from grcn.config import TrainConfig, from_dict, to_dict
+from grcn.config import TrainConfig, from_dict, non_defaults, to_dict
 from grcn.errors import ConfigError, GrcnError
 from grcn.presets import preset
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 5
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}")
-_NOT_OF_THE_RESULT = ("data", "out", "preset", "format", "workers", "loggers", "save_every", "resume", "accelerator")
+NOT_OF_THE_RESULT = ("data", "out", "preset", "format", "workers", "loggers", "save_every", "resume", "accelerator")
 """Fields that change where a run reads and writes, and what it is called, but not what it learns."""
 
 
@@ -75,7 +75,9 @@ class Trial:
         cell: name of the cell.
         seed: of the run.
         config: of the run, but for the folders of data and output.
-        digest: changes with whatever changes the result; equal trials of several studies share one.
+        digest: of the fields of `config` that change what is learned and are not at their default, of the split that
+            is scored and of the arguments of rendered data; equal trials of several studies share one. What the photos
+            and labels were, the result says.
     """
 
     data: str
@@ -249,8 +251,9 @@ def _trial(where: str, data: str, cell: str, seed: int, source: DataSource, laye
         config = from_dict(TrainConfig, {**fields, "data": "", "seed": seed, "resume": True})
     except GrcnError as error:
         raise ConfigError(f"{where}{error}") from None
-    learned = {k: v for k, v in to_dict(config).items() if k not in _NOT_OF_THE_RESULT}
-    return Trial(data, cell, seed, config, digest([learned, source.test_split, source.digest]))
+    learned = {k: v for k, v in non_defaults(config).items() if k not in NOT_OF_THE_RESULT}
+    scored = {k: v for k, v in non_defaults(source).items() if k in ("generate", "test_split")}
+    return Trial(data, cell, seed, config, digest({"config": learned, **scored}))
 
 
 def digest(content: Any) -> str:
