@@ -121,7 +121,7 @@ def run_study(
     folders = {name: _folder(name, study.sources[name], out, root) for name in study.sources}
     for name in missing:
         _provide(name, study.sources[name], folders[name], say)
-    of = _fingerprints(distinct, folders)
+    of = fingerprints_of(distinct, folders)
     former = {t: r["fingerprints"] for t, r in results.items() if r is not None and "fingerprints" in r}
     other = [trial for trial, fingerprints in former.items() if differences(fingerprints, of[trial])]
     todo = [trial for trial, result in results.items() if result is None or trial in other]
@@ -222,7 +222,7 @@ def run_trial(job: Job, progress: bool) -> dict[str, Any]:
     }
 
 
-def _fingerprints(trials: list[Trial], folders: dict[str, Path]) -> dict[Trial, dict[str, str]]:
+def fingerprints_of(trials: list[Trial], folders: dict[str, Path]) -> dict[Trial, dict[str, str]]:
     """For each trial, fingerprints of its `data` and, where it starts from a file, `weights`; of what is there."""
     from grcn.model.weights import find_weights
 
