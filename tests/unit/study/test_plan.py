@@ -7,7 +7,7 @@ import pytest
 
 from grcn.config import DetectorConfig, TrainConfig
 from grcn.errors import ConfigError
-from grcn.presets import preset
+from grcn.presets import PRESETS
 from grcn.study.plan import read_study, shipped
 
 STUDY = """
@@ -178,8 +178,8 @@ def test_a_preset_may_change_without_changing_a_shipped_study(monkeypatch: pytes
     """All but its backbone, and but for sizes and thresholds, which no preset sets."""
     before = {name: [t.digest for t in read_study(name).trials] for name in shipped()}
 
-    def changed(name: str) -> DetectorConfig:
-        config = copy.deepcopy(preset(name))
+    def changed(config: DetectorConfig) -> DetectorConfig:
+        config = copy.deepcopy(config)
         readings = [each for each in fields(config) if each.name not in ("backbone", "rpn", "roi", "input")]
         places = [(config, each.name) for each in readings] + [(config.rpn, "source"), (config.rpn, "channels")]
         for part, field in places:  # not replace: it would refuse what cannot be
@@ -187,7 +187,8 @@ def test_a_preset_may_change_without_changing_a_shipped_study(monkeypatch: pytes
             object.__setattr__(part, field, value)
         return config
 
-    monkeypatch.setattr("grcn.study.plan.preset", changed)
+    for name, config in list(PRESETS.items()):
+        monkeypatch.setitem(PRESETS, name, changed(config))
     for name, digests in before.items():
         assert [t.digest for t in read_study(name).trials] == digests, name
 
