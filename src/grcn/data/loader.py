@@ -20,7 +20,6 @@ from torch.utils.data import DataLoader, Sampler
 from torch.utils.data import Dataset as TorchDataset
 
 from grcn.config import AugmentConfig, InputConfig
-from grcn.data.image import read_image
 from grcn.data.records import Dataset, ImageRecord
 from grcn.data.transforms import augment, resize
 from grcn.errors import DataError, ImageError
@@ -261,7 +260,7 @@ def validation_loader(
 
 def _read(record: ImageRecord) -> Tensor:
     """The record's image, uint8 [3, H, W]; H x W x 3 in memory, which is what resizing is fastest on."""
-    return torch.from_numpy(np.require(read_image(record.path), requirements="W")).permute(2, 0, 1)
+    return torch.from_numpy(np.require(record.pixels(), requirements="W")).permute(2, 0, 1)
 
 
 def _outlive_signals(worker: int) -> None:

@@ -56,7 +56,7 @@ def evaluate_detector(
     for start in range(0, len(records), batch_size):
         batch = records[start : start + batch_size]
         try:
-            found += detector.predict([r.path for r in batch], score=score, batch_size=batch_size)
+            found += detector.predict([r.checked_path() for r in batch], score=score, batch_size=batch_size)
         except ImageError:
             if on_broken is None:
                 raise
@@ -80,7 +80,7 @@ def _predict_one(
     on_broken: Callable[[ImageRecord, ImageError], None],
 ) -> Detections:
     try:
-        return detector.predict([record.path], score=score, batch_size=1)[0]
+        return detector.predict([record.checked_path()], score=score, batch_size=1)[0]
     except ImageError as error:
         on_broken(record, error)
         return Detections(np.empty((0, 4)), np.empty(0), np.empty(0), class_names)

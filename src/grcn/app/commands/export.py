@@ -70,9 +70,8 @@ def _export_name(options: Any) -> str:
 def _calibration_images(options: Any) -> list[NDArray[np.uint8]]:
     """So many images of the data set, evenly spaced over it."""
     from grcn.data.dataset import open_dataset, resolve_split
-    from grcn.data.image import read_image
 
     split = resolve_split(options.data, options.split, "train", options.data_format)
     records = open_dataset(options.data, split=split, format=options.data_format).records
     count = min(options.images, len(records))
-    return [read_image(records[i * len(records) // count].path) for i in range(count)]
+    return [records[i * len(records) // count].pixels() for i in range(count)]
