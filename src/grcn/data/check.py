@@ -15,9 +15,9 @@ import numpy as np
 
 from grcn.config import DetectorConfig, InputConfig
 from grcn.data.dataset import list_splits, open_dataset, resolve_split
-from grcn.data.image import read_image
 from grcn.data.records import Dataset, Defect, ImageRecord
 from grcn.data.sizing import QUANTILES, Sizing, fit, measure
+from grcn.data.unused import unused_files
 from grcn.errors import DataError, GrcnError, ImageError
 from grcn.presets import PRESETS
 
@@ -62,7 +62,8 @@ class CheckReport:
         root, format: of the data set.
         images: distinct image files over the splits.
         splits, classes: counts.
-        defects: everything found wrong, with its file; overlap between splits is among them.
+        defects: everything found wrong, with its file; overlap between splits is among them, and, where no splits
+            were named, every file that no split uses. Those of exit code 0 are remarks.
         sizing: how the given detector suits the training split; None where that has no objects.
         suggested: the same for the detector that `fit` makes of it.
     """
@@ -120,7 +121,7 @@ def check_dataset(
         DataError: where the folder or a named split cannot be found or the format is not recognized. All else is a
             defect of the report.
     """
-    root = Path(root)
+    top = root = Path(root)
     named = splits if splits is not None else list_splits(root, format)
     names = dict.fromkeys(resolve_split(root, name, "train", format) for name in named)
     config = config or PRESETS["grcn_r50"]
@@ -139,7 +140,10 @@ def check_dataset(
         defects += dataset.defects
     distinct = {record.path: (dataset, record) for dataset in datasets for record in dataset.records}
     digests = _decode(root, [record for _, record in distinct.values()], defects, progress)
+    defects += _without_photos(datasets, digests)
     defects += _overlaps(root, datasets, digests) + _unknown_classes(root, datasets, format)
+    if datasets and splits is None:
+        defects += unused_files(top, datasets, [root / defect.file for defect in defects])
 
     training = _training(root, datasets, format)
     has_objects = any((~record.target.crowd).any() for dataset in training for record in dataset.records)
@@ -166,7 +170,7 @@ def _decode(
     digests = {}
     for done, record in enumerate(records, 1):
         try:
-            pixels = read_image(record.path)
+            pixels = record.pixels()
         except ImageError as error:
             message = str(error).removeprefix(f"{record.path}: ")
             defects.append(
@@ -177,6 +181,16 @@ def _decode(
         if progress is not None:
             progress(done, len(records))
     return digests
+
+
+def _without_photos(datasets: Sequence[Dataset], digests: dict[Path, bytes]) -> list[Defect]:
+    """Splits that nothing can be learned from or measured on."""
+    message = "not one of its photos can be read: it can neither be trained nor evaluated on"
+    return [
+        Defect("no-photos", dataset.split, message, exit_code=DataError.exit_code)
+        for dataset in datasets
+        if not any(record.path in digests for record in dataset.records)
+    ]
 
 
 def _overlaps(root: Path, datasets: Sequence[Dataset], digests: dict[Path, bytes]) -> list[Defect]:
@@ -296,7 +310,7 @@ def render(report: CheckReport, console: Console | None = None, *, limit: int = 
         console.print(_sizing_table(report.sizing, report.suggested))
         say(f"To train with what is suggested: grcn train --data {shlex.quote(str(report.root))} --fit data")
 
-    say("Defects" if report.defects else "No defects found.", "bold")
+    say("Defects" if report.exit_code else "No defects found.", "bold")
     kinds: dict[str, list[Defect]] = {}
     for defect in report.defects:
         kinds.setdefault(defect.kind, []).append(defect)

@@ -39,6 +39,11 @@ FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
 SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm")
 )
+# Photos all the same, which are named where they are met.
+UNREAD_SUFFIXES = frozenset(
+    (".avif", ".heic", ".heif", ".hif", ".jxl", ".jp2", ".j2k", ".tga", ".psd", ".exr", ".dng", ".cr2", ".cr3")
+) | frozenset((".nef", ".arw", ".orf", ".rw2", ".raf"))
+UNREAD = "a photo of a kind that is not read: convert it to JPEG or PNG"
 
 MAX_PIXELS = 2**26  # 8192 x 8192; decoding that many stays under 1 GiB
 MAX_BYTES = 2**29  # of a file; the largest uncompressed image of MAX_PIXELS

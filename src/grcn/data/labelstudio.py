@@ -32,7 +32,7 @@ from xml.etree.ElementTree import Element, ElementTree, SubElement, indent
 import numpy as np
 
 from grcn.data.boxes import clean_boxes
-from grcn.data.files import Root, image_files, number, read_bytes, read_class_list, shown, split_kind
+from grcn.data.files import Root, image_files, number, read_bytes, read_class_list, read_start, shown, split_kind
 from grcn.data.image import ImageHeader
 from grcn.data.records import AnnotatedImage, Findings, ImageRecord
 from grcn.errors import AnnotationError, ImageError
@@ -57,16 +57,15 @@ class LabelStudioLayout:
 
 def find_labelstudio(root: Root) -> LabelStudioLayout | None:
     """The layout of a folder, or None if it holds no export. Opens only the beginnings of JSON files."""
-    files = [path for path in root.files(root.path, ".json") if _is_export(path)]
+    files = [path for path in root.files(root.path, ".json") if is_annotation(path)]
     if len(files) == 1 and split_kind(files[0].stem) is None:
         return LabelStudioLayout(root, {"train": files[0]})
     return LabelStudioLayout(root, {path.stem: path for path in files}) if files else None
 
 
-def _is_export(path: Path) -> bool:
-    """Whether a JSON file is a list of tasks with annotations; pre-annotations are tasks without."""
-    with open(path, "rb") as file:
-        start = file.read(_SNIFF)
+def is_annotation(path: Path) -> bool:
+    """Whether a file is an export: a JSON list of tasks with annotations; pre-annotations are tasks without."""
+    start = read_start(path, _SNIFF) if path.suffix.lower() == ".json" else b""
     return start.lstrip()[:1] == b"[" and b'"data"' in start and b'"annotations"' in start
 
 
@@ -115,6 +114,7 @@ def read_labelstudio(
         AnnotationError, ImageError: naming file and object, unless the findings collect them.
     """
     root, path = layout.root, layout.splits[split]
+    findings.files.add(path)
     tasks = _read(path, findings)
     names = tuple(class_names) if class_names is not None else read_class_list(root)
     if names is None:
@@ -131,6 +131,7 @@ def read_labelstudio(
     for task, image in zip(tasks, found, strict=True):
         if image is None:
             continue
+        findings.files.add(image)
         if task.boxes is None:
             message = f"task {task.index} ({image.name}) is not annotated: image left out"
             findings.note("missing-annotation", path, message, task.index)
@@ -323,13 +324,13 @@ def _record(
     with np.errstate(invalid="ignore", over="ignore"):
         pixels = fractions * np.array([width, height, width, height], dtype=np.float64)
     pixels = findings.align(path, image, header, task.size, pixels)
-    boxes, kept, problems = clean_boxes(pixels, header.height, header.width)
+    labels = np.array([ids[box.name] for box in known], dtype=np.int64)
+    boxes, kept, problems = clean_boxes(pixels, header.height, header.width, labels)
     for problem in problems:
         box = known[problem.index]
         where = f"task {task.index}, result {box.index} ('{box.name}')"
         findings.note(problem.kind, path, f"{where}: {problem.message}", task.index)
-    labels = np.array([ids[known[i].name] for i in kept], dtype=np.int64)
-    return ImageRecord(image_id, image, header.height, header.width, Target(boxes, labels))
+    return ImageRecord(image_id, image, header.height, header.width, Target(boxes, labels[kept]))
 
 
 def write_labelstudio(

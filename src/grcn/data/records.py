@@ -81,6 +81,10 @@ class Defect:
     object_index: int | None = None
     exit_code: int = AnnotationError.exit_code
 
+    def __post_init__(self) -> None:
+        for name in ("file", "message"):  # names of files need not be text that can be printed
+            object.__setattr__(self, name, getattr(self, name).encode(errors="replace").decode())
+
 
 @dataclass(frozen=True)
 class Dataset:
