@@ -96,7 +96,7 @@ def test_no_objects(root: Path, text: str) -> None:
 
 def test_difficult(root: Path) -> None:
     flags = ["", "<difficult>0</difficult>", "<difficult>1</difficult>", "<difficult> 1 </difficult>"]
-    annotate(root, wrap("".join(OBJECT.replace("</name>", f"</name>{flag}") for flag in flags)))
+    annotate(root, wrap("".join(OBJECT.replace("cat</name>", f"{i}</name>{flag}") for i, flag in enumerate(flags))))
     assert open_dataset(root)[0].target.difficult.tolist() == [False, False, True, True]
 
 
@@ -153,7 +153,7 @@ def test_broken_files(root: Path, text: str | bytes, reason: str) -> None:
     ],
 )
 def test_broken_objects(root: Path, broken: str, reason: str) -> None:
-    annotate(root, wrap(OBJECT + broken + OBJECT))
+    annotate(root, wrap(OBJECT + broken + OBJECT.replace("cat", "dog")))
     with pytest.raises(AnnotationError, match=rf"Annotations/a\.xml: .*{reason}"):
         open_dataset(root)
     data = open_dataset(root, on_error="collect")

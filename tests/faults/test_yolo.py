@@ -103,7 +103,7 @@ BAD = {
 @pytest.mark.parametrize("case", BAD)
 def test_broken_rows(root: Path, case: str) -> None:
     row, reason = BAD[case]
-    annotate(root, f"{ROW}\n\n{row}\n{ROW}\n")
+    annotate(root, f"{ROW}\n\n{row}\n1{ROW[1:]}\n")
     with pytest.raises(AnnotationError, match=rf"labels/a\.txt: line 3: .*{reason}".replace("?", r"\?")):
         open_dataset(root)
     data = open_dataset(root, on_error="collect")

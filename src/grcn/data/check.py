@@ -140,9 +140,9 @@ def check_dataset(
         defects += dataset.defects
     distinct = {record.path: (dataset, record) for dataset in datasets for record in dataset.records}
     digests = _decode(root, [record for _, record in distinct.values()], defects, progress)
-    defects += _without_photos(datasets, digests)
+    defects += _without_photos(datasets, digests) + _below_pixel(root, datasets)
     defects += _overlaps(root, datasets, digests) + _unknown_classes(root, datasets, format)
-    if datasets and splits is None:
+    if splits is None and len(datasets) == len(names):  # what a split that cannot be read would use is not known
         defects += unused_files(top, datasets, [root / defect.file for defect in defects])
 
     training = _training(root, datasets, format)
@@ -191,6 +191,17 @@ def _without_photos(datasets: Sequence[Dataset], digests: dict[Path, bytes]) -> 
         for dataset in datasets
         if not any(record.path in digests for record in dataset.records)
     ]
+
+
+def _below_pixel(root: Path, datasets: Sequence[Dataset]) -> list[Defect]:
+    """Splits of which no box is larger than a pixel: fractions, most likely, where the format has pixels."""
+    found = []
+    for dataset in datasets:
+        boxed = [record for record in dataset.records if len(record.target)]
+        if boxed and all((r.target.boxes[:, 2:] - r.target.boxes[:, :2] <= 1).all() for r in boxed):
+            message = f"its boxes, as all of split '{dataset.split}', are below one pixel; are these fractions of sides?"
+            found.append(Defect("boxes-below-pixel", _relative(root, boxed[0].path), message))
+    return found
 
 
 def _overlaps(root: Path, datasets: Sequence[Dataset], digests: dict[Path, bytes]) -> list[Defect]:

@@ -107,7 +107,6 @@ def open_dataset(
     else:
         kind = "yolo"
         names, records = read_yolo(layout, name, class_names, findings)
-    _note_fractions(name, records, findings)
     if on_error == "raise":
         _check_use(layout.root.path, name, names, records, findings)
     category_ids = category_ids or tuple(range(1, len(names) + 1))
@@ -122,15 +121,6 @@ def _check_use(root: Path, split: str, names: tuple[str, ...], records: list[Ima
         raise DataError(f"{root}: no image in split '{split}' can be used{first}")
     if not names:
         raise DataError(f"{root}: no object of any class is annotated; name the classes in classes.txt, one a line")
-
-
-def _note_fractions(split: str, records: list[ImageRecord], findings: Findings) -> None:
-    """Counts a split of which no box is larger than a pixel: its boxes are fractions where pixels were expected."""
-    boxes = [record.target.boxes for record in records if len(record.target)]
-    if boxes and all((box[:, 2:] - box[:, :2] <= 1).all() for box in boxes):
-        first = next(record.path for record in records if len(record.target))
-        message = f"no box of it and of all of split '{split}' is larger than one pixel; are these fractions of its sides?"
-        findings.note("boxes-below-pixel", first, message)
 
 
 def list_splits(root: str | Path, format: str = "auto") -> tuple[str, ...]:

@@ -21,7 +21,7 @@ _IS_ANNOTATION = {
 }
 
 # What no one takes for data, in lower case. Hidden files and folders are not looked at.
-_OTHERS = frozenset((*CLASS_LISTS, "thumbs.db", "desktop.ini"))
+_OTHERS = frozenset((*CLASS_LISTS, "generated", "thumbs.db", "desktop.ini"))  # `generated`: `grcn data generate`'s
 _ABOUT = ("readme", "license", "licence", "copying", "notice", "citation", "changelog")
 _MASKS = ("segmentationclass", "segmentationobject")  # VOC's, pictures that are no photos
 
