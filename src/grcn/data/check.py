@@ -199,18 +199,28 @@ def _below_pixel(root: Path, datasets: Sequence[Dataset]) -> list[Defect]:
     for dataset in datasets:
         boxed = [record for record in dataset.records if len(record.target)]
         if boxed and all((r.target.boxes[:, 2:] - r.target.boxes[:, :2] <= 1).all() for r in boxed):
-            message = f"its boxes, as all of split '{dataset.split}', are below one pixel; are these fractions of sides?"
+            message = (
+                f"its boxes, as all of split '{dataset.split}', are below one pixel; are these fractions of sides?"
+            )
             found.append(Defect("boxes-below-pixel", _relative(root, boxed[0].path), message))
     return found
 
 
 def _overlaps(root: Path, datasets: Sequence[Dataset], digests: dict[Path, bytes]) -> list[Defect]:
-    """Pictures of one split that are in another too, by file or by pixels."""
+    """Pictures of one split that are in another too, by file or by pixels; and those that one split has twice."""
     found = []
-    for one, other in itertools.combinations(datasets, 2):
+    firsts: list[dict[bytes | Path, Path]] = []
+    for dataset in datasets:
+        first: dict[bytes | Path, Path] = {}
+        for record in dataset.records:
+            same = first.setdefault(digests.get(record.path, record.path), record.path)
+            if same != record.path:
+                message = f"the same pixels as {_relative(root, same)} of its split: it counts twice"
+                found.append(Defect("photo-twice", _relative(root, record.path), message, exit_code=0))
+        firsts.append(first)
+    for (one, first), (other, _) in itertools.combinations(zip(datasets, firsts, strict=True), 2):
         if _contains(one, other) or _contains(other, one):
             continue
-        first = {digests.get(record.path, record.path): record.path for record in one.records}
         for record in other.records:
             twin = first.get(digests.get(record.path, record.path))
             if twin is not None:

@@ -69,9 +69,7 @@ def boxes(draw: st.DrawFn) -> tuple[float, ...]:
     return x1, y1, draw(st.floats(x1 + 0.1, WIDTH)), draw(st.floats(y1 + 0.1, HEIGHT))
 
 
-@given(
-    st.lists(st.tuples(boxes(), st.integers(0, 2), st.floats(0, 1)), max_size=6, unique_by=lambda item: item[1])
-)
+@given(st.lists(st.tuples(boxes(), st.integers(0, 2), st.floats(0, 1)), max_size=6, unique_by=lambda item: item[1]))
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_out_accepted_and_in_again(tmp_path: Path, objects: list[tuple[tuple[float, ...], int, float]]) -> None:
     image(tmp_path)
