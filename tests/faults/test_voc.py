@@ -161,6 +161,36 @@ def test_broken_objects(root: Path, broken: str, reason: str) -> None:
     assert [(d.kind, d.file, d.object_index) for d in data.defects] == [("bad-object", "Annotations/a.xml", 1)]
 
 
+def test_one_image_of_two_files(root: Path) -> None:
+    """Which of them is right is not clear."""
+    annotate(root, wrap(OBJECT))
+    annotate(root, wrap(OBJECT), "a.png")
+    (root / "ImageSets" / "Main" / "train.txt").unlink()
+    with pytest.raises(
+        AnnotationError, match=r"Annotations/a\.xml: its image, a\.png, is that of .*a\.png\.xml, too"
+    ):
+        open_dataset(root)
+    data = open_dataset(root, on_error="collect")
+    assert [record.image_id for record in data] == ["a.png"]
+    assert [(d.kind, d.file) for d in data.defects] == [("duplicate", "Annotations/a.xml")]
+
+
+@pytest.mark.parametrize("name", ["b.HEIC", "b.avif", "cam/b.jxl"])
+def test_photos_of_kinds_that_are_not_read(root: Path, name: str) -> None:
+    image_id = name.rpartition(".")[0]
+    for folder in ("JPEGImages", "Annotations"):
+        (root / folder / name).parent.mkdir(exist_ok=True)
+    (root / "JPEGImages" / name).write_bytes(b"x")
+    annotate(root, wrap(OBJECT), image_id)
+    annotate(root, wrap(OBJECT))
+    (root / "ImageSets" / "Main" / "train.txt").write_text(f"{image_id}\na\n")
+    data = open_dataset(root)
+    assert [record.image_id for record in data] == ["a"]
+    assert [(d.kind, d.file, d.exit_code) for d in data.defects] == [
+        ("unread-kind", f"JPEGImages/{name}", ImageError.exit_code)
+    ]
+
+
 def test_unknown_class(root: Path) -> None:
     annotate(root, wrap(OBJECT + OBJECT.replace("cat", "dog")))
     with pytest.raises(AnnotationError, match=r"a\.xml: object 1: class 'dog' is none of the classes \(bird, cat\)"):

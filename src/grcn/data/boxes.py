@@ -67,7 +67,8 @@ def clean_boxes(
     empty |= finite & ~outside & ~_rows(clipped[:, 2:] > clipped[:, :2])
     kept = finite & ~empty & ~outside
     twice = np.zeros(n, dtype=bool)
-    twice[kept] = _seen_before(clipped[kept], np.asarray(labels, dtype=np.int64).reshape(n, -1 if n else 1)[kept])
+    if n > 1:
+        twice[kept] = _seen_before(clipped[kept], labels.reshape(n, -1)[kept])
 
     problems = []
     for i in np.flatnonzero(~finite | empty | outside | moved | twice).tolist():

@@ -200,8 +200,7 @@ def _ids(layout: VocLayout, place: VocSplit) -> dict[str, Path]:
     else:
         files = root.tree(folder, ".xml", {other.xml for other in layout.splits.values()} - {folder})
     start = len(str(folder)) + 1
-    ids = {os.path.splitext(str(xml)[start:])[0].replace(os.sep, "/"): xml for xml in files}
-    return dict(sorted(ids.items()))
+    return {os.path.splitext(str(xml)[start:])[0].replace(os.sep, "/"): xml for xml in files}
 
 
 def _all_xml(layout: VocLayout) -> list[Path]:

@@ -131,6 +131,19 @@ def test_a_broken_image_is_one_line_that_names_it(data, workers, capfd):
     assert "Traceback" not in capfd.readouterr().err
 
 
+def test_an_image_of_another_size_than_its_boxes_were_read_for_is_broken(data):
+    Image.new("RGB", (40, 48)).save(data[1].path)  # turned, say
+    message = r"1\.png: is 40 x 48, but was 48 x 40 when its boxes were read: .* save it anew"
+    for batches in (
+        training_loader(training_set(data), Stream(7, 7, 1, seed=0), workers=0),
+        validation_loader(ValidationSet(data, SIZE), batch_size=7, workers=0),
+    ):
+        with pytest.raises(ImageError, match=message):
+            list(batches)
+    (batch,) = validation_loader(ValidationSet(data, SIZE, skip_broken=True), batch_size=7, workers=0)
+    assert [origin.size for origin in batch.origins] == [(40, 48)] * 7, "a black image of the size that it had"
+
+
 def test_skip_broken_puts_the_next_image_in_its_place_and_says_so(data):
     data[6].path.write_bytes(b"nothing")
     (batch,) = training_loader(training_set(data, skip_broken=True), Stream(7, 7, 1, seed=0), workers=0)

@@ -92,6 +92,16 @@ def test_a_broken_image_can_count_as_empty(dataset, batch_size):
     assert metrics["per_class"]["dark"]["AP"] == pytest.approx(51 / 101)  # one of two: skipping is no gain
 
 
+@pytest.mark.parametrize("batch_size", [1, 5])
+def test_an_image_of_another_size_is_broken(dataset, batch_size):
+    PIL.Image.new("RGB", (30, 20)).save(dataset[3].path)
+    with pytest.raises(ImageError, match=r"3\.png: is 30 x 20, but was 13 x 20 when its boxes were read"):
+        evaluate_detector(Thresholder(), dataset, batch_size=batch_size)
+    broken = []
+    evaluate_detector(Thresholder(), dataset, batch_size=batch_size, on_broken=lambda record, _: broken.append(record))
+    assert broken == [dataset[3]]
+
+
 def test_a_detector_of_other_classes_is_refused(dataset):
     with pytest.raises(DataError, match=r"\['bright', 'dark'\] are not the detector's \['dark', 'bright'\]"):
         evaluate_detector(Thresholder(("dark", "bright")), dataset)
