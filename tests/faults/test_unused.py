@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from grcn.data.check import CheckReport, check_dataset, render
+from grcn.errors import DataError
 
 XML = (
     "<annotation><object><name>cat</name><bndbox><xmin>11</xmin><ymin>21</ymin><xmax>30</xmax><ymax>60</ymax></bndbox>"
@@ -210,6 +211,20 @@ def test_names_that_are_no_text(tmp_path: Path) -> None:
     report = check_dataset(tmp_path)
     assert found(report) == [("in-no-split", "images/?.jpg")]
     json.dumps(report.to_dict(), ensure_ascii=False).encode()
+
+
+def test_a_folder_too_deep_to_be_listed(tmp_path: Path) -> None:
+    coco(tmp_path)
+    folder = os.open(tmp_path, os.O_DIRECTORY)
+    for _ in range(18):
+        os.mkdir("d" * 240, dir_fd=folder)
+        inner = os.open("d" * 240, os.O_DIRECTORY, dir_fd=folder)
+        os.close(folder)
+        folder = inner
+    os.close(folder)
+    report = check_dataset(tmp_path)
+    assert [defect.kind for defect in report.defects] == ["unread-folder"]
+    assert report.exit_code == DataError.exit_code
 
 
 def test_named_splits_say_nothing_of_other_files(tmp_path: Path) -> None:

@@ -166,9 +166,7 @@ def test_one_image_of_two_files(root: Path) -> None:
     annotate(root, wrap(OBJECT))
     annotate(root, wrap(OBJECT), "a.png")
     (root / "ImageSets" / "Main" / "train.txt").unlink()
-    with pytest.raises(
-        AnnotationError, match=r"Annotations/a\.xml: its image, a\.png, is that of .*a\.png\.xml, too"
-    ):
+    with pytest.raises(AnnotationError, match=r"Annotations/a\.xml: its image, a\.png, is that of .*a\.png\.xml, too"):
         open_dataset(root)
     data = open_dataset(root, on_error="collect")
     assert [record.image_id for record in data] == ["a.png"]

@@ -11,7 +11,7 @@ from grcn.data import coco, labelstudio, voc, yolo
 from grcn.data.files import CLASS_LISTS, read_start
 from grcn.data.image import SUFFIXES, UNREAD, UNREAD_SUFFIXES
 from grcn.data.records import Dataset, Defect, Format
-from grcn.errors import AnnotationError, ImageError
+from grcn.errors import AnnotationError, DataError, ImageError
 
 _IS_ANNOTATION = {
     "voc": voc.is_annotation,
@@ -41,7 +41,8 @@ def unused_files(top: Path, datasets: Sequence[Dataset], named: Iterable[Path]) 
 
     Returns:
         By path. Photos and annotations of the data set's format are `in-no-split`, photos of other kinds
-        `unread-kind`, links that lead out `path-escape`; all other files are `unused-file`, which is only a remark.
+        `unread-kind`, links that lead out `path-escape`, folders that cannot be listed `unread-folder`; all other files
+        are `unused-file`, which is only a remark.
     """
     top, root, format = Path(os.path.realpath(top)), datasets[0].root, datasets[0].format
     read = chain.from_iterable((*dataset.files, *(r.path for r in dataset.records)) for dataset in datasets)
@@ -49,19 +50,28 @@ def unused_files(top: Path, datasets: Sequence[Dataset], named: Iterable[Path]) 
     found = []
     folders = [str(top)]
     while folders:
-        with os.scandir(folders.pop()) as entries:
-            for entry in entries:
-                if entry.is_dir(follow_symlinks=False):
-                    if entry.name[0] != "." and entry.name.lower() not in _MASKS:
-                        folders.append(entry.path)
-                elif entry.path not in used and not _is_furniture(entry):
-                    path = Path(entry.path)
-                    real = Path(os.path.realpath(path)) if entry.is_symlink() else path
-                    if str(real) not in used and (what := _what(path, real, top, format)):
-                        name = path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
-                        kind, message, exit_code = what
-                        found.append(Defect(kind, name, message, exit_code=exit_code))
+        folder = folders.pop()
+        try:
+            with os.scandir(folder) as listed:
+                entries = list(listed)
+        except OSError as error:
+            message = f"cannot be listed: {error.strerror}: what it holds is not known"
+            found.append(Defect("unread-folder", _name(root, folder), message, exit_code=DataError.exit_code))
+            continue
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                if entry.name[0] != "." and entry.name.lower() not in _MASKS:
+                    folders.append(entry.path)
+            elif entry.path not in used and not _is_furniture(entry):
+                real = os.path.realpath(entry.path) if entry.is_symlink() else entry.path
+                if real not in used and (what := _what(Path(entry.path), Path(real), top, format)):
+                    kind, message, exit_code = what
+                    found.append(Defect(kind, _name(root, entry.path), message, exit_code=exit_code))
     return sorted(found, key=lambda defect: defect.file)
+
+
+def _name(root: Path, path: str) -> str:
+    return path.removeprefix(f"{root}{os.sep}")
 
 
 def _real_paths(paths: Iterable[Path]) -> set[str]:

@@ -13,11 +13,10 @@ What `data.yaml` says holds inside the root only. Its `path` and absolute names 
 as Roboflow writes, is also looked for without it; any other entry that leads out of the root is refused.
 
 An image's labels lie in the folder where `images` in its path is `labels`, else beside it, the case of letters of both
-names and of `.txt` aside. No label file: an image without objects, as YOLO has it.
- Rows are `class cx cy w h`, with an optional score that is passed over (6 numbers),
-or `class x1 y1 x2 y2 x3 y3 ...`, a polygon, whose box is taken. With `kpt_shape` in the YAML, rows are a box followed
-by keypoints. A box that reaches out of 0..1 is clipped as in every format; coordinates beyond -1..2 are no fractions
-(pixels, most likely) and an error.
+names and of `.txt` aside. No label file: an image without objects, as YOLO has it. Rows are `class cx cy w h`, with an
+optional score that is passed over (6 numbers), or `class x1 y1 x2 y2 x3 y3 ...`, a polygon, whose box is taken. With
+`kpt_shape` in the YAML, rows are a box followed by keypoints. A box that reaches out of 0..1 is clipped as in every
+format; coordinates beyond -1..2 are no fractions (pixels, most likely) and an error.
 """
 
 from __future__ import annotations

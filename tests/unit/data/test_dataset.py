@@ -26,7 +26,9 @@ def put(root: Path, *paths: str, text: str = "") -> None:
         if path.suffix.lower() in (".png", ".jpg", ".bmp"):
             PIL.Image.new("RGB", (100, 80)).save(path)
         else:
-            path.write_text(text or {".xml": XML.format("cat"), ".txt": ROW, ".json": coco("a.png")}[path.suffix.lower()])
+            path.write_text(
+                text or {".xml": XML.format("cat"), ".txt": ROW, ".json": coco("a.png")}[path.suffix.lower()]
+            )
 
 
 def coco(*names: str) -> str:
