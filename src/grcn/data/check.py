@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import os
 import shlex
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -215,8 +216,10 @@ def _overlaps(root: Path, datasets: Sequence[Dataset], digests: dict[Path, bytes
         for record in dataset.records:
             same = first.setdefault(digests.get(record.path, record.path), record.path)
             if same != record.path:
-                message = f"the same pixels as {_relative(root, same)} of its split: it counts twice"
-                found.append(Defect("photo-twice", _relative(root, record.path), message, exit_code=0))
+                linked = os.path.samefile(same, record.path)  # one file under two names, maybe with two annotations
+                what, exit_code = ("a link to", DataError.exit_code) if linked else ("the same pixels as", 0)
+                message = f"{what} {_relative(root, same)} of its split: it counts twice"
+                found.append(Defect("photo-twice", _relative(root, record.path), message, exit_code=exit_code))
         firsts.append(first)
     for (one, first), (other, _) in itertools.combinations(zip(datasets, firsts, strict=True), 2):
         if _contains(one, other) or _contains(other, one):
