@@ -28,6 +28,7 @@ from grcn.data.files import Root, check_names, number, read_bytes, read_start, s
 from grcn.data.image import ImageHeader
 from grcn.data.records import AnnotatedImage, Findings, ImageRecord
 from grcn.errors import AnnotationError, ImageError
+from grcn.files import write_json
 from grcn.types import Target
 
 LOOKED_FOR = "annotations/*.json, or SPLIT/_annotations.coco.json"
@@ -353,7 +354,7 @@ def write_coco(
     """Writes the COCO JSON file of a split, to be read again by `open_dataset` and by other tools.
 
     Args:
-        path: of the file; its folder must exist.
+        path: of the file, made or replaced whole or not at all.
         images: the images and their boxes; they get the ids 1, 2, 3 ... Scores stand with their annotation.
         class_names: [C] names.
         category_ids: [C] ids. Default: 1..C.
@@ -380,4 +381,4 @@ def write_coco(
             annotations.append(annotation)
     categories = [{"id": category_id, "name": name} for category_id, name in zip(ids, class_names, strict=True)]
     content = {"images": entries, "annotations": annotations, "categories": categories}
-    Path(path).write_text(json.dumps(content), encoding="utf-8")
+    write_json(path, content)

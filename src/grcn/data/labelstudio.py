@@ -36,6 +36,7 @@ from grcn.data.files import Root, image_files, number, read_bytes, read_class_li
 from grcn.data.image import ImageHeader
 from grcn.data.records import AnnotatedImage, Findings, ImageRecord
 from grcn.errors import AnnotationError, ImageError
+from grcn.files import atomic_file, write_json
 from grcn.types import Target
 
 LOOKED_FOR = "*.json, Label Studio's JSON export, with images/"
@@ -142,9 +143,10 @@ def read_labelstudio(
             image_id = image.stem if stems[image.stem] == 1 else image.relative_to(root.path).as_posix()
             records.append(_record(image_id, task, path, image, header, names, findings))
     if len(layout.splits) == 1:
+        spoken_of = set(found)
         for folder in dict.fromkeys(record.path.parent for record in records):
             for image in image_files(folder):
-                if image not in found:
+                if image not in spoken_of:
                     findings.note("missing-annotation", image, "no task speaks of it: image left out")
     return names, records
 
@@ -295,8 +297,8 @@ def _parts(address: str) -> tuple[str, ...]:
         ValueError: where it is no address, or names no file.
     """
     split = urlsplit(address)
-    local = parse_qs(split.query).get("d") if split.path.endswith("/local-files/") else None
-    names = (local[0] if local else unquote(split.path)).replace("\\", "/").split("/")
+    local = parse_qs(split.query, errors="surrogateescape").get("d") if split.path.endswith("/local-files/") else None
+    names = (local[0] if local else unquote(split.path, errors="surrogateescape")).replace("\\", "/").split("/")
     parts = tuple(name for name in names if name not in ("", "."))
     if not parts:
         raise ValueError(f"'image' is {shown(address)}, which names no file")
@@ -344,7 +346,7 @@ def write_labelstudio(
     """Writes tasks with pre-annotations, for import into a Label Studio project of `write_labelstudio_config`'s.
 
     Args:
-        path: of the JSON file; its folder must exist.
+        path: of the JSON file, made or replaced whole or not at all.
         images: the images and what was found in them. The score of an image is the mean of its objects'.
         class_names: [C] names.
         folder: of the images, below Label Studio's document root (LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT).
@@ -373,9 +375,9 @@ def write_labelstudio(
         prediction: dict[str, Any] = {"model_version": model_version, "result": result}
         if image.scores is not None and len(image.scores):
             prediction["score"] = float(np.mean(image.scores))
-        address = f"/data/local-files/?d={quote(f'{folder}/{image.file_name}')}"
+        address = f"/data/local-files/?d={quote(f'{folder}/{image.file_name}', errors='surrogateescape')}"
         tasks.append({"data": {"image": address}, "predictions": [prediction]})
-    Path(path).write_text(json.dumps(tasks, ensure_ascii=False), encoding="utf-8")
+    write_json(path, tasks)
 
 
 def write_labelstudio_config(path: str | Path, class_names: Sequence[str]) -> None:
@@ -386,4 +388,5 @@ def write_labelstudio_config(path: str | Path, class_names: Sequence[str]) -> No
     for name in class_names:
         SubElement(labels, "Label", value=name)
     indent(view)
-    ElementTree(view).write(path, encoding="utf-8")
+    with atomic_file(path) as file:
+        ElementTree(view).write(file, encoding="utf-8")

@@ -42,6 +42,7 @@ from grcn.data.files import (
 from grcn.data.image import SUFFIXES, UNREAD, UNREAD_SUFFIXES
 from grcn.data.records import AnnotatedImage, Findings, ImageRecord
 from grcn.errors import AnnotationError, ImageError
+from grcn.files import atomic_file
 from grcn.types import Target
 
 LOOKED_FOR = "Annotations/*.xml with JPEGImages/, or *.xml beside the images"
@@ -387,7 +388,7 @@ def write_voc(path: str | Path, image: AnnotatedImage, class_names: Sequence[str
     none, so it is written as just over one. Scores stand in `<score>`, which readers of VOC pass over.
 
     Args:
-        path: of the file; its folder must exist.
+        path: of the file, made or replaced whole or not at all.
         image: the image and its boxes.
         class_names: [C] names.
     """
@@ -411,7 +412,8 @@ def write_voc(path: str | Path, image: AnnotatedImage, class_names: Sequence[str
         if image.scores is not None:
             _add(element, "score", f"{image.scores[i]:.6f}")
     indent(root, "\t")
-    ElementTree(root).write(path, encoding="utf-8")
+    with atomic_file(path, durable=False) as file:
+        ElementTree(root).write(file, encoding="utf-8")
 
 
 def _add(parent: Element, tag: str, text: str) -> None:

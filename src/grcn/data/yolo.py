@@ -50,6 +50,7 @@ from grcn.data.files import (
 from grcn.data.image import UNREAD, UNREAD_SUFFIXES
 from grcn.data.records import AnnotatedImage, Findings, ImageRecord
 from grcn.errors import AnnotationError, DataError, ImageError
+from grcn.files import atomic_file
 from grcn.types import Target
 
 LOOKED_FOR = "data.yaml, or images/ with labels/*.txt"
@@ -445,7 +446,7 @@ def write_yolo(path: str | Path, image: AnnotatedImage) -> None:
     """Writes one image's YOLO label file: `class cx cy w h`, and the score where there is one.
 
     Args:
-        path: of the file; its folder must exist.
+        path: of the file, made or replaced whole or not at all.
         image: the image and its boxes.
     """
     boxes = np.asarray(image.boxes, dtype=np.float64).reshape(-1, 4)
@@ -456,7 +457,8 @@ def write_yolo(path: str | Path, image: AnnotatedImage) -> None:
     for class_id, box, score in zip(image.class_ids, fractions.tolist(), scores, strict=True):
         numbers = [f"{value:.8f}" for value in box] + ([] if score is None else [f"{score:.6f}"])
         rows.append(" ".join([str(int(class_id)), *numbers]) + "\n")
-    Path(path).write_text("".join(rows), encoding="utf-8")
+    with atomic_file(path, durable=False) as file:
+        file.write("".join(rows).encode())
 
 
 def write_yolo_yaml(path: str | Path, class_names: Sequence[str], splits: Mapping[str, str]) -> None:
@@ -468,4 +470,5 @@ def write_yolo_yaml(path: str | Path, class_names: Sequence[str], splits: Mappin
         splits: the folder of images of each of `train`, `val`, `test`, relative to the file's.
     """
     content = {**splits, "names": dict(enumerate(class_names))}
-    Path(path).write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    with atomic_file(path) as file:
+        file.write(yaml.safe_dump(content, sort_keys=False, allow_unicode=True).encode())
