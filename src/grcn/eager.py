@@ -62,18 +62,18 @@ class Eager:
 
 
 def load(
-    source: str | Path, *, device: str | torch.device, class_names: Sequence[str] | None, optimize: Optimization
+    source: Path, *, device: str | torch.device, class_names: Sequence[str] | None, optimize: Optimization
 ) -> LoadedDetector:
     """A detector from weights or a preset's name; arguments and errors as those of `Detector.load`."""
     target = _device(device)
-    if str(source) in PRESETS and not Path(source).exists():
+    if str(source) in PRESETS and not source.exists():
         if not class_names:
             raise ConfigError(f"preset '{source}' is untrained and has no classes yet; give class_names")
         loaded = LoadedDetector(build_detector(str(source), len(class_names)), tuple(class_names), str(source), {})
     else:
         if class_names is not None:
             raise ConfigError(f"{source}: has its own class names; leave class_names out")
-        loaded = load_detector(find_weights(Path(source)))
+        loaded = load_detector(find_weights(source))
     return replace(loaded, model=optimized(loaded.model, optimize).to(target))
 
 

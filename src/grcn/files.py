@@ -86,5 +86,12 @@ def check_folder(out: str | Path) -> None:
             pass
     except OSError as error:
         raise CheckpointError(
-            f"{out}: nothing can be written there: {error.strerror or error}; choose another --out"
+            f"{out}: nothing can be written there: {error.strerror or error}; choose another place (--out)"
         ) from None
+
+
+def check_file(out: str | Path) -> None:
+    """Tries whether a file can be written, as `check_folder` its folder; raises CheckpointError where it cannot."""
+    check_folder(Path(out).parent)
+    if Path(out).is_dir():
+        raise CheckpointError(f"{out}: a folder; choose the name of a file (--out)")

@@ -18,8 +18,8 @@ from grcn.config import DetectorConfig, Optimization
 from grcn.data.image import read_image
 from grcn.deploy.runtimes import open_exported
 from grcn.errors import CheckpointError, ConfigError, ImageError
-from grcn.hub import PREFIX, download, parse_address, push
-from grcn.types import Detections
+from grcn.hub import download, local, push
+from grcn.types import Detections, duplicate
 
 if TYPE_CHECKING:
     import torch
@@ -53,6 +53,9 @@ class Detector:
         model: the network: a torch module, or one that `Detector.load` opened.
         class_names: the C names, by class id.
         preset: the name of the configuration it was made from, for the record.
+
+    Raises:
+        ConfigError: where there are not C names, or two are the same.
     """
 
     def __init__(self, model: RCNN | Network, class_names: Sequence[str], preset: str = "") -> None:
@@ -62,6 +65,8 @@ class Detector:
             model = Eager(model)
         if len(class_names) != model.num_classes:
             raise ConfigError(f"{len(class_names)} class names for a model of {model.num_classes} classes")
+        if twice := duplicate(class_names):
+            raise ConfigError(f"class '{twice}' is named twice; results could not tell one from the other")
         self.network = model
         self.class_names = tuple(class_names)
         self.preset = preset
@@ -98,9 +103,8 @@ class Detector:
         """
         if optimize not in get_args(Optimization):
             raise ConfigError(f"optimize '{optimize}': use one of {', '.join(get_args(Optimization))}")
-        if isinstance(source, str) and source.startswith(PREFIX):
-            source = download(*parse_address(source))
-        exported = open_exported(Path(source), optimize)
+        source = local(source)
+        exported = open_exported(source, optimize)
         if exported is None:
             from grcn.eager import load
 

@@ -24,6 +24,16 @@ if TYPE_CHECKING:
 Array = NDArray[Any]
 
 
+def duplicate(class_names: Sequence[str]) -> str | None:
+    """The first class name that occurs a second time; None where all differ."""
+    seen: set[str] = set()
+    for name in class_names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return None
+
+
 def _array(name: str, value: ArrayLike, dtype: Any, shape: tuple[int, ...]) -> Array:
     try:
         array = np.asarray(value, dtype=dtype)

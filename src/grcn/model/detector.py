@@ -50,8 +50,9 @@ class RCNN(nn.Module):
         self.rpn = RPN(config.rpn, (trunk, cls, loc)[source], self.separation.strides[source])
         heads = {key: _head(config, network, stages, cls) for key in head_keys(config)}
         self.roi = RoIStage(config, num_classes, (cls, loc), self.separation.strides[1:], heads)
-        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1), persistent=False)
+        # No file of weights holds these constants, so they have values also where the rest is on the meta device.
+        for name, values in (("mean", [0.485, 0.456, 0.406]), ("std", [0.229, 0.224, 0.225])):
+            self.register_buffer(name, torch.tensor(values, device="cpu").view(3, 1, 1), persistent=False)
         for stage in self._frozen():
             stage.requires_grad_(False).eval()
         # Convolutions on CPU and tensor cores are faster so; the weights' layout spreads to the maps.

@@ -174,14 +174,16 @@ def load_detector(path: str | Path) -> LoadedDetector:
     config, class_names = header.config, header.class_names
     try:
         with torch.device("meta"):
-            outline = RCNN(config, len(class_names), build_classifier(config.backbone, config.norm))
+            model = RCNN(config, len(class_names), build_classifier(config.backbone, config.norm))
     except Exception as error:  # such as sizes beyond what torch can count
         raise CheckpointError(f"{path}: its configuration cannot be built: {first_line(error)}") from None
-    wanted = outline.state_dict()
+    wanted = model.state_dict()
     unlike = wanted.keys() ^ tensors.keys() | {k for k in wanted.keys() & tensors if not _fits(tensors[k], wanted[k])}
     if unlike:
         listed = ", ".join(sorted(unlike)[:4])
         raise CheckpointError(f"{path}: {len(unlike)} tensors do not fit its configuration: {listed}")
-    model = RCNN(config, len(class_names), build_classifier(config.backbone, config.norm))
-    model.load_state_dict(tensors)
+    # Copies, of the type and layout that the model wants: what safetensors gives is the file itself, mapped, which
+    # someone may write into while the detector is used.
+    own = {name: torch.empty_like(like, device="cpu").copy_(tensors[name]) for name, like in wanted.items()}
+    model.load_state_dict(own, assign=True)
     return LoadedDetector(model.eval(), class_names, header.preset, header.extra, Path(path))

@@ -29,7 +29,7 @@ from grcn.data.files import split_kind
 from grcn.data.loader import Loader, Stream, TrainingSet, training_loader, worker_deaths
 from grcn.errors import CheckpointError, ConfigError, DataError, ImageError, Interrupted
 from grcn.files import atomic_file
-from grcn.hub import PREFIX, download, parse_address
+from grcn.hub import local
 from grcn.model.backbone import build_classifier
 from grcn.model.detector import RCNN, build_detector
 from grcn.model.weights import LoadedDetector, load_detector
@@ -267,8 +267,7 @@ def _start(config: TrainConfig, data: Dataset, say: Say) -> RCNN:
     classes = len(data.class_names)
     if config.weights in ("imagenet", "random"):
         return build_detector(config.model, classes, None if config.weights == "random" else "imagenet")
-    hosted = config.weights.startswith(PREFIX)
-    source = download(*parse_address(config.weights)) if hosted else Path(config.weights)
+    source = local(config.weights)
     if source.is_dir():
         source = next(
             (source / name for name in ("best.safetensors", "last.safetensors") if (source / name).is_file()), source

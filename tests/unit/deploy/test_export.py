@@ -48,7 +48,7 @@ def onnx_file(weights: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def openvino_folder(weights: Path) -> Path:
-    assert main(["export", str(weights), "--format", "openvino", "--dynamic"]) == 0
+    assert main(["export", str(weights), "--format", "openvino"]) == 0
     return weights.with_name("openvino")
 
 
@@ -340,7 +340,6 @@ def test_broken_openvino_folders_are_refused(openvino_folder: Path, tmp_path: Pa
         ("--format onnx --int8", "--int8 and --data DIR go together"),
         ("--format onnx --data photos", "--int8 and --data DIR go together"),
         ("--format tflite", "format"),
-        ("--format onnx --dynamic --size 10 10", "choose one"),
         ("--format onnx --size 0 10", "needs positive numbers"),
         ("--format openvino --int8 --data photos --images 0", "images 0"),
     ],
