@@ -48,9 +48,8 @@ def atomic_file(path: str | Path, *, durable: bool = True) -> Iterator[BinaryIO]
             finally:
                 os.close(folder)
     except OSError as error:
-        raise CheckpointError(
-            f"{path}: cannot be written: {error.strerror or error}; what was there before is intact"
-        ) from error
+        kept = "; what was there before is intact" if os.path.lexists(path) else ""
+        raise CheckpointError(f"{path}: cannot be written: {error.strerror or error}{kept}") from error
 
 
 def to_json(content: Any, *, indent: int | None = None) -> bytes:
@@ -64,10 +63,10 @@ def to_json(content: Any, *, indent: int | None = None) -> bytes:
     return text.encode("utf-8", "backslashreplace") + b"\n"
 
 
-def write_json(path: str | Path, content: Any, *, indent: int | None = None) -> None:
-    """Writes a JSON file whole or not at all; errors as those of `atomic_file` and `to_json`."""
+def write_json(path: str | Path, content: Any, *, indent: int | None = None, durable: bool = True) -> None:
+    """Writes a JSON file whole or not at all; arguments and errors as those of `atomic_file` and `to_json`."""
     data = to_json(content, indent=indent)
-    with atomic_file(path) as file:
+    with atomic_file(path, durable=durable) as file:
         file.write(data)
 
 

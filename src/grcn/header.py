@@ -57,7 +57,9 @@ def read_header(path: str | Path, metadata: Mapping[str, str]) -> Header:
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in [*names, preset]):
         raise CheckpointError(f"{path}: not a grcn detector: preset or class names in its header are no text or none")
     if twice := duplicate(names):
-        raise CheckpointError(f"{path}: class '{twice}' is named twice in its header; train anew on classes that differ")
+        raise CheckpointError(
+            f"{path}: class '{twice}' is named twice in its header; train anew on classes that differ"
+        )
     if not isinstance(extra, dict):
         raise CheckpointError(f"{path}: not a grcn detector: 'extra' in its header holds no keys and values")
     config = from_saved(DetectorConfig, plain, path)

@@ -28,7 +28,9 @@ def export(words: Sequence[str]) -> int:
     )
     parser.add_argument("run", type=str, metavar="RUN", help="run folder, .safetensors file or hf://user/name")
     parser.add_argument("--format", choices=("onnx", "openvino", "torch"), required=True, help="of the file")
-    parser.add_argument("--out", type=str, help="file, or folder for openvino; default: beside the weights; of an address, here")
+    parser.add_argument(
+        "--out", type=str, help="file, or folder for openvino; default: beside the weights; of an address, here"
+    )
     parser.add_argument("--half", action="store_true", help="store weights in 16 bits: half the size")
     parser.add_argument("--int8", action="store_true", help="quantize: faster, a quarter of the size; needs --data")
     parser.add_argument("--data", type=str, metavar="DIR", help="data set whose images --int8 is calibrated on")
