@@ -21,7 +21,7 @@ def label(sources: Sequence[str]) -> list[str]:
     ['hf://me/cells', 'hf://you/cells']
     """
     paths = [Path(source) for source in sources]
-    short = [path.stem if path.suffix in (".json", ".safetensors") else path.resolve().name for path in paths]
+    short = [path.stem if path.suffix in (".json", ".jsonl", ".safetensors") else path.resolve().name for path in paths]
     whole = [source if source.startswith("hf://") else str(Path(source)) for source in sources]
     return [name if short.count(name) == 1 else other for name, other in zip(short, whole, strict=True)]
 
