@@ -47,14 +47,16 @@ class Eager:
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
 
-    def detect(self, images: list[NDArray[np.uint8]], class_names: tuple[str, ...]) -> list[Detections]:
-        """The objects in images [H, W, 3] of any sizes."""
+    def detect(
+        self, images: list[NDArray[np.uint8]], class_names: tuple[str, ...], score: float | None = None
+    ) -> list[Detections]:
+        """The objects in images [H, W, 3] of any sizes, above `score`; None: above the model's own threshold."""
         size = self.config.input
         # [H, W, 3] in memory, as the loader's images: resizing is fastest on it. A copy only where torch needs one.
         tensors = [torch.from_numpy(np.require(image, requirements=["C", "W"])).permute(2, 0, 1) for image in images]
         resized = [resize(image, size.short_side, size.long_side) for image in tensors]
         with _evaluating(self.model):
-            outputs = self.model([image.to(self.device) for image in resized])
+            outputs = self.model([image.to(self.device) for image in resized], score=score)
         return [
             to_detections(output, _size(small), _size(image), class_names)
             for output, image, small in zip(outputs, tensors, resized, strict=True)

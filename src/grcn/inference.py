@@ -42,8 +42,10 @@ class Network(Protocol):
     def device(self) -> Any:
         """What it runs on, as torch or the runtime calls it."""
 
-    def detect(self, images: list[NDArray[np.uint8]], class_names: tuple[str, ...]) -> list[Detections]:
-        """The objects in images [H, W, 3] of any sizes."""
+    def detect(
+        self, images: list[NDArray[np.uint8]], class_names: tuple[str, ...], score: float | None = None
+    ) -> list[Detections]:
+        """The objects in images [H, W, 3] of any sizes, above `score`; None: above the model's own threshold."""
 
 
 class Detector:
@@ -198,7 +200,8 @@ class Detector:
         Args:
             images: a path, a PIL image, a uint8 RGB array [H, W, 3], a tensor [3, H, W] (uint8, or float in 0..1), or
                 a list of these, of any sizes. Files are decoded upright, as in training.
-            score: only detections of at least this score; None: the model's own threshold, below which it keeps none.
+            score: only detections of at least this score, 0 for as many as the model keeps of an image
+                (`roi.detections_per_image`); None: its own threshold (`roi.score_threshold`).
             batch_size: pictures of a list that pass through the network together.
 
         Returns:
@@ -206,7 +209,9 @@ class Detector:
 
         Raises:
             ImageError: on a file that cannot be decoded, or a value that is no picture.
+            ConfigError: on a score below its own threshold, which an exported detector has built in.
         """
+        lower = score if score is not None and score < self.config.roi.score_threshold else None
         if batch_size < 1:
             raise ConfigError(f"batch_size {batch_size}: needs at least 1")
         single = not isinstance(images, (list, tuple))
@@ -217,7 +222,7 @@ class Detector:
                 _to_array(picture, "image" if single else f"images[{start + i}]")
                 for i, picture in enumerate(pictures[start : start + batch_size])
             ]
-            found.extend(self.network.detect(batch, self.class_names))
+            found.extend(self.network.detect(batch, self.class_names, lower))
         if score is not None:
             found = [detections.above(score) for detections in found]
         return found[0] if single else found

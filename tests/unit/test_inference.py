@@ -82,7 +82,7 @@ class Stub(nn.Module):
         self.weight = nn.Parameter(torch.zeros(1))
         self.seen: list[tuple[int, ...]] = []
 
-    def forward(self, images: list[Tensor]) -> list[dict[str, Tensor]]:
+    def forward(self, images: list[Tensor], *, score: float | None) -> list[dict[str, Tensor]]:
         self.seen += [tuple(image.shape) for image in images]
         return [
             {

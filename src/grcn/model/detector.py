@@ -63,6 +63,7 @@ class RCNN(nn.Module):
         images: list[Tensor],
         targets: list[dict[str, Tensor]] | None = None,
         seeds: Sequence[int] | None = None,
+        score: float | None = None,
     ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
         """Losses in training mode, detections otherwise.
 
@@ -72,6 +73,7 @@ class RCNN(nn.Module):
                 class ids 0..C-1; G may be 0.
             seeds: in training, one per image: which anchors and proposals of an image enter its losses is then a
                 function of its own seed; None: torch's generator draws for the batch.
+            score: outside training, only detections above it; None: above the configuration's `roi.score_threshold`.
 
         Returns:
             In training: loss_objectness, loss_rpn_box_reg, loss_classifier, loss_box_reg, scalars.
@@ -89,7 +91,7 @@ class RCNN(nn.Module):
         objects = None if targets is None else box_ops.pad([t["boxes"] for t in targets])
         generators = None if seeds is None else [torch.Generator(batch.device).manual_seed(s) for s in seeds]
         proposals, rpn_losses = self.rpn(getattr(maps, self.config.rpn.source), sizes, objects, generators)
-        detections, roi_losses = self.roi(maps, proposals, sizes, targets, generators)
+        detections, roi_losses = self.roi(maps, proposals, sizes, targets, generators, score)
         result: dict[str, Tensor] | list[dict[str, Tensor]] = detections if targets is None else rpn_losses | roi_losses
         return result
 

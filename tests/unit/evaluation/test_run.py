@@ -52,7 +52,7 @@ def test_detections_are_aligned_with_the_records(dataset):
         detector = Thresholder()
         found = evaluate_detector(detector, dataset, batch_size=batch_size)
         assert [d.boxes[0, 2] for d in found] == [10, 11, 12, 13, 14]
-        assert all(call[1:] == (0.0, batch_size) for call in detector.calls)
+        assert all(call[1:] == (None, batch_size) for call in detector.calls)
         assert [call[0] for call in detector.calls] == {1: [1] * 5, 2: [2, 2, 1]}.get(batch_size, [5])
         assert evaluate(found, [r.target for r in dataset.records], NAMES)["AP"] == pytest.approx(1)
 

@@ -22,8 +22,8 @@ def evaluate(words: Sequence[str]) -> int:
     parser = Parser(
         "evaluate",
         "(RUN | --predictions FILE) --data DIR [options]",
-        "Scores a detector, or anyone's COCO results file, by the COCO and VOC rules. For results of `grcn predict`, "
-        "which leaves out what it is less sure of than --score, predict with --score 0: AP counts on all of it.",
+        "Scores a detector, or anyone's COCO results file, by the COCO and VOC rules. AP counts on "
+        "all that is found: a detector's own threshold is 0.05, so give `grcn predict` --score 0.05, not its 0.3.",
         "grcn evaluate runs/photos --data photos --split test --iou 0.5 0.7 --out report\n"
         "grcn evaluate --predictions results.json --data photos",
     )
