@@ -189,9 +189,11 @@ def _append(file: io.FileIO, data: bytes) -> None:
         rest = memoryview(data)
         while rest:
             rest = rest[file.write(rest) :]
-    except BaseException:
+    except BaseException as error:
         file.truncate(end)
         file.seek(end)
+        if isinstance(error, OSError):
+            raise OSError(error.errno, error.strerror, file.name) from None
         raise
 
 
@@ -225,6 +227,8 @@ def _files_of(source: Source) -> Iterator[_Files]:
     except BaseException as error:
         with suppress(OSError):
             files.remove()
+        if isinstance(error, OSError) and error.filename is not None:
+            raise ImageError(f"{source}: {error.filename}: cannot be written: {error.strerror}") from None
         if isinstance(error, OSError | CheckpointError):
             raise ImageError(f"{source}: {error}") from None
         raise
