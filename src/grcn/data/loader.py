@@ -231,7 +231,7 @@ class Loader(DataLoader[Any]):
     def _start(self) -> Any:
         if not self.num_workers:
             return super().__iter__()
-        if torch.multiprocessing.get_sharing_strategy() == "file_descriptor":
+        if torch.multiprocessing.get_sharing_strategy() == "file_descriptor":  # type: ignore[no-untyped-call]
             try:  # what each process does to hand over its first batch; what goes wrong there nobody hears of
                 Listener(family="AF_UNIX").close()
             except OSError as error:
