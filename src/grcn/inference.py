@@ -211,7 +211,9 @@ class Detector:
             ImageError: on a file that cannot be decoded, or a value that is no picture.
             ConfigError: on a score below its own threshold, which an exported detector has built in.
         """
-        lower = score if score is not None and score < self.config.roi.score_threshold else None
+        lower = None
+        if score is not None and score < self.config.roi.score_threshold:
+            lower = float(np.nextafter(np.float32(score), np.float32(-1)))  # networks keep what is above it
         if batch_size < 1:
             raise ConfigError(f"batch_size {batch_size}: needs at least 1")
         single = not isinstance(images, (list, tuple))

@@ -63,7 +63,9 @@ class Exported(ABC):
         """
         if score is not None:
             own = self.config.roi.score_threshold
-            raise ConfigError(f"score {score:g}: {self.path} finds nothing below {own:g}; use the run it was made from")
+            raise ConfigError(
+                f"{self.path}: finds nothing of a score below {own:g}, which is built in; ask for that, or use its run"
+            )
         together = self.shape[0] is None and len({image.shape for image in images}) == 1
         batches = [np.stack(images)] if together else [image[None] for image in images]
         return [found for batch in batches for found in self._detect(batch, class_names)]

@@ -200,6 +200,13 @@ def without_torch(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", WITHOUT_TORCH, *words], capture_output=True, text=True, timeout=120)
 
 
+def test_a_score_below_the_built_in_threshold_is_refused(onnx_file: Path) -> None:
+    detector = Detector.load(onnx_file)
+    with pytest.raises(ConfigError, match=r"model\.onnx: finds nothing of a score below 0\.05, which is built in"):
+        detector.predict(scene(96, 128), score=0.0)
+    assert len(detector.predict(scene(96, 128), score=0.05)) == len(detector.predict(scene(96, 128)))
+
+
 def test_commands_need_no_torch(onnx_file: Path, openvino_folder: Path, tmp_path: Path) -> None:
     Image.fromarray(scene(96, 128)).save(tmp_path / "scene.png")
     done = without_torch("predict", str(onnx_file), str(tmp_path / "scene.png"), "--out", str(tmp_path / "found"))
