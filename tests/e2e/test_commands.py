@@ -180,7 +180,7 @@ def test_predict_names_what_it_leaves_out(tmp_path: Path, capsys: pytest.Capture
     assert left_out.startswith("grcn: 4 files are neither image nor video and are left out: ")
     assert left_out.endswith("c.md, ...")
     assert broken.startswith(f"grcn: error: {folder / 'broken.png'}: ")
-    assert end == "grcn: error: 1 of 2 sources could not be read; the others are done"
+    assert end == "grcn: error: 1 of 2 sources could not be done; the others are"
 
 
 def test_predicting_in_bfloat16_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor, nn
 
+import grcn.deploy.export
 import grcn.hub
 from grcn import Detections, Detector
 from grcn.app.cli import main
@@ -249,6 +250,7 @@ def test_an_address_of_the_hub_is_one_also_as_a_path(
         return run / "last.safetensors"
 
     monkeypatch.setattr(grcn.hub, "download", fetch)
+    monkeypatch.setattr(grcn.deploy.export, "export", lambda loaded, out, *_, **__: out.write_text("a graph"))
     assert Detector.load(kind("hf://someone/cells@v2")).class_names == NAMES
     assert main(["export", "hf://someone/cells", "--format", "torch", "--out", str(tmp_path / "cells.pt2")]) == 0
     assert asked == [("someone/cells", "v2"), ("someone/cells", None)]
