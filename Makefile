@@ -5,8 +5,11 @@ INSTALLED := $(VENV)/.installed
 
 DATA ?= ../shared/data/bccd
 BENCH ?= docs/results/bench
+DEVICE ?= cuda
+MINUTES ?= 9
+GPU ?= gpu-out/$(DEVICE)
 
-.PHONY: help demo test test-slow bench docs dist check lint types format install clean
+.PHONY: help demo test test-slow bench gpu gpu-kit docs dist check lint types format install clean
 
 help:  ## what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -39,6 +42,14 @@ bench: $(INSTALLED)  ## the benchmarks beside their peers, an hour on two idle c
 	$(BIN)/python benchmarks/steps.py $(DATA) --out $(BENCH)/steps.json
 	$(BIN)/python benchmarks/serve.py --out $(BENCH)/serve.json
 	$(BIN)/python benchmarks/export.py --data $(DATA) --out $(BENCH)/export.json
+
+gpu:  ## half an hour on a GPU, nine minutes a call, where PYTHON has torch: correctness, speed, a profile, trials of a study
+	$(PYTHON) benchmarks/gpu_kit.py --unpack gpu-kit --out $(GPU)
+	PYTHONPATH=$(CURDIR)/src:$(abspath $(GPU))/kit/site $(PYTHON) benchmarks/gpu.py --device $(DEVICE) --minutes $(MINUTES) \
+	  --out $(GPU) $(if $(STUDY),--study $(STUDY)) $(if $(ARCHIVE),--archive $(ARCHIVE))
+
+gpu-kit: $(INSTALLED)  ## what an offline GPU machine lacks, into gpu-kit/: wheels, and DATA, WEIGHTS and EARLIER where given
+	$(BIN)/python benchmarks/gpu_kit.py --data $(DATA) --weights $(WEIGHTS) --earlier $(EARLIER) --out gpu-kit
 
 docs: $(INSTALLED)  ## the documentation site, into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
