@@ -22,7 +22,7 @@ import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,11 +77,14 @@ class Session:
         return path
 
 
-def measure(session: Session, section: str, names: Sequence[str]) -> None:
+def measure(session: Session, section: str, parts: Mapping[str, gpu_parts.Part]) -> None:
     """Runs the parts that are not done in a process of their own; in another one what follows a part that broke it."""
-    todo = [name for name in names if not session.is_done(name)]
-    print(f"{section}: {len(names) - len(todo)} of {len(names)} parts are done", flush=True)
-    while todo and session.left > 0:
+    todo = [name for name in parts if not session.is_done(name)]
+    print(f"{section}: {len(parts) - len(todo)} of {len(parts)} parts are done", flush=True)
+    while todo:
+        if session.left < min(parts[name].seconds for name in todo):
+            print(f"{section}: no time left for {len(todo)} parts", flush=True)
+            return
         began = time.time()
         words = ["--device", session.device, "--until", str(session.deadline), "--out", str(session.out / "parts")]
         code = _run([sys.executable, str(HERE / "gpu_parts.py"), *todo, *words], session.left + GRACE)
@@ -89,8 +92,8 @@ def measure(session: Session, section: str, names: Sequence[str]) -> None:
         if code == 0:
             return
         tried = [i for i, name in enumerate(todo) if _changed(session.out / "parts" / f"{name}.json", began)]
+        print(f"{section}: ended with status {code}", flush=True)
         if not tried:
-            print(f"{section}: cannot be measured: status {code}", flush=True)
             return
         todo = todo[tried[-1] + 1 :]
 
@@ -237,13 +240,13 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         for section, named in gpu_parts.parts(options.device).items():
-            measure(session, section, list(named))
+            measure(session, section, named)
         run_trials(session, study, (options.root or out / "kit" / "data").resolve())
     finally:
         for name in pack(session):
             print(f"left out of the archive: {name}")
         print(
-            f"{session.archive}: {session.archive.stat().st_size / 1e6:.2f} MB; the same command continues", flush=True
+            f"{session.archive}: {session.archive.stat().st_size / 1e3:.0f} kB; the same command continues", flush=True
         )
 
 

@@ -87,13 +87,9 @@ def download(requirement: Requirement, wheels: Path) -> list[str]:
     platforms = [f"manylinux_2_{minor}_x86_64" for minor in GLIBC] + ["manylinux2014_x86_64", "manylinux1_x86_64"]
     name = canonicalize_name(requirement.name)
     with TemporaryDirectory() as folder:
-        subprocess.run(
-            [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
-            + ["--only-binary=:all:", "--implementation", "cp", "--python-version", PYTHON, "--dest", folder]
-            + [word for platform in platforms for word in ("--platform", platform)]
-            + [f"{name}{requirement.specifier}"],
-            check=True,
-        )
+        target = ["--only-binary=:all:", "--implementation", "cp", "--python-version", PYTHON, "--dest", folder]
+        target += [word for platform in platforms for word in ("--platform", platform)]
+        _pip("download", *target, f"{name}{requirement.specifier}")
         (wheel,) = Path(folder).iterdir()
         for former in wheels.glob("*.whl"):
             if parse_wheel_filename(former.name)[0] == name:
@@ -102,6 +98,11 @@ def download(requirement: Requirement, wheels: Path) -> list[str]:
     with zipfile.ZipFile(wheel) as file:
         (metadata,) = (entry for entry in file.namelist() if entry.endswith(".dist-info/METADATA"))
         return email.message_from_bytes(file.read(metadata)).get_all("Requires-Dist", [])
+
+
+def _pip(verb: str, *words: str) -> None:
+    quiet = ["--quiet", "--disable-pip-version-check", "--no-deps"]
+    subprocess.run([sys.executable, "-m", "pip", verb, *quiet, *words], check=True)
 
 
 def packages(text: str) -> set[str]:
@@ -183,20 +184,8 @@ def unpack(kit: Path, out: Path) -> None:
     done = out / "kit/installed.txt"
     names = "".join(f"{wheel.name}\n" for wheel in wheels)
     if wheels and not (done.is_file() and done.read_text() == names):
-        subprocess.run(
-            [
-                sys.executable,
-                "-m",
-                "pip",
-                "install",
-                "--quiet",
-                "--disable-pip-version-check",
-                "--no-index",
-                "--no-deps",
-            ]
-            + ["--no-compile", "--upgrade", "--target", str(out / "kit/site"), *map(str, wheels)],
-            check=True,
-        )
+        target = ["--no-compile", "--upgrade", "--target", str(out / "kit/site")]
+        _pip("install", "--no-index", *target, *map(str, wheels))
         done.write_text(names)
 
 

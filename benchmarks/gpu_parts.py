@@ -73,8 +73,10 @@ class Tolerance:
     unmatched: float
 
 
-TOLERANCES = {"fp32": Tolerance(1e-4, 1e-3, 0.05, 1e-3, 0.0), "bf16": Tolerance(0.05, 0.5, 4.0, 0.1, 0.4)}
-"""The CPU's own bf16 is up to 0.4 from its float32 in the gradient, and a quarter of VGG16's detections are others."""
+FLOAT32 = Tolerance(1e-4, 1e-3, 0.05, 1e-3, 0.0)
+LOW = Tolerance(0.05, 0.5, 4.0, 0.1, 0.4)
+"""Of all below float32. The CPU's own bf16 is up to 0.4 from its float32 in the gradient, and a quarter of VGG16's
+detections are others."""
 
 
 @dataclass(frozen=True)
@@ -82,8 +84,8 @@ class Size:
     """How large the work is.
 
     width, height: of the images; predicted, trained: images at a time; proposals: for prediction and for training;
-    fc_channels: of two linear layers; samples: RoIs and anchors of an image in the losses; seconds: that a part's
-    rounds take, about.
+    fc_channels: of two linear layers; samples: RoIs and anchors of an image in the losses; rounds: at least and
+    at most; rounds_s: seconds that they may take; part_s: that a part takes at most, about.
     """
 
     width: int
@@ -93,15 +95,15 @@ class Size:
     proposals: tuple[int, int]
     fc_channels: int
     samples: int
-    seconds: float
+    rounds: tuple[int, int]
+    rounds_s: float
+    part_s: float
 
 
 SIZES = {
-    "cuda": Size(800, 600, (1, 8, 32), 16, (300, 2000), 1024, 512, 6.0),
-    "cpu": Size(96, 64, (1, 2), 2, (8, 8), 16, 16, 0.5),
+    "cuda": Size(800, 600, (1, 8, 32), 16, (300, 2000), 1024, 512, (3, 30), 6, 40),
+    "cpu": Size(96, 64, (1, 2), 2, (8, 8), 16, 16, (1, 3), 0.5, 8),
 }
-ROUNDS = (3, 30)
-"""At least and at most."""
 
 TERAFLOPS = {
     "H100 80GB HBM3": {"bf16": 989.5, "tf32": 494.7, "fp32": 66.9},
@@ -117,7 +119,7 @@ TERAFLOPS = {
 
 @dataclass(frozen=True)
 class Part:
-    """One measurement: the seconds that it takes at most on a card, about, and what makes its record."""
+    """One measurement: the seconds that it takes at most, about, and what makes its record."""
 
     seconds: float
     run: Callable[[torch.device, float], dict[str, Any]]
@@ -128,18 +130,20 @@ def parts(device: str) -> dict[str, dict[str, Part]]:
     size = SIZES[device]
     jobs = (("predict", size.predicted), ("train", (size.trained,)))
     correct = {
-        f"correct-{name}-{precision}": Part(20, partial(correctness, name, precision))
+        f"correct-{name}-{precision}": Part(size.part_s, partial(correctness, name, precision))
         for precision in ("fp32", *(p for p in AUTOCAST if p != "fp32"))
         for name in FAMILIES
     }
     speed = {
-        f"speed-{case}-{job}{batch}-{precision}": Part(40, partial(throughput, case, job, batch, precision))
+        f"speed-{case}-{job}{batch}-{precision}": Part(size.part_s, partial(throughput, case, job, batch, precision))
         for case in ("c5", "grcn", "c4")
         for job, batches in jobs
         for precision in AUTOCAST
         for batch in batches
     }
-    profiles = {f"profile-{job}": Part(40, partial(profile, job, batches[0])) for job, batches in reversed(jobs)}
+    profiles = {
+        f"profile-{job}": Part(size.part_s, partial(profile, job, batches[0])) for job, batches in reversed(jobs)
+    }
     return {"correct": correct, "speed": speed, "profile": profiles}
 
 
@@ -157,7 +161,7 @@ def correctness(name: str, precision: str, device: torch.device, until: float) -
     moved = deepcopy(model).to(device)
     found_losses, found_gradient = step(moved, images, targets, precision)
     found = predict(moved, images, precision)
-    tolerance = TOLERANCES[precision]
+    tolerance = FLOAT32 if precision == "fp32" else LOW
     result = {
         "losses": {key: abs(found_losses[key] - losses[key]) / sum(losses.values()) for key in losses},
         **differing_gradients(found_gradient, gradient),
@@ -174,7 +178,7 @@ def correctness(name: str, precision: str, device: torch.device, until: float) -
 
 def lively(name: str, images: Images) -> RCNN:
     """The preset with a small head, random weights whose answers spread, and nothing left to chance in a step: every
-    anchor and proposal enters the losses (each device has its own random numbers), without dropout."""
+    anchor and proposal enters the losses (devices have random numbers of their own), without dropout."""
     config = preset(name)
     every = 10**6
     numbers = {"pre_nms_train": 200, "pre_nms_test": 200, "post_nms_train": 40, "post_nms_test": 40}
@@ -197,7 +201,7 @@ def step(model: RCNN, images: Images, targets: Targets, precision: str) -> tuple
     device = next(model.parameters()).device
     model.train()
     with autocast(device, precision):
-        losses = model(*to(device, images, targets))
+        losses = model(*to(device, images, targets), seeds=range(len(images)))
     sum(losses.values()).backward()
     gradient = {name: p.grad.float().cpu() for name, p in model.named_parameters() if p.grad is not None}
     return {key: loss.item() for key, loss in losses.items()}, gradient
@@ -259,7 +263,7 @@ def throughput(case: str, job: str, count: int, precision: str, device: torch.de
         runs = {name: trainer(model.to(device).train(), images, targets, precision) for name, model in models.items()}
     else:
         runs = {name: predictor(model, device, images, precision) for name, model in models.items()}
-    seconds, memory = interleaved(runs, device, size.seconds, until)
+    seconds, memory = interleaved(runs, device, size, until)
     middle = {name: statistics.median(values) for name, values in seconds.items()}
     ours, theirs = (middle.get(name) for name in models)
     return {
@@ -337,7 +341,7 @@ def trainer(model: nn.Module, images: Images, targets: Targets, precision: str) 
 
 
 def interleaved(
-    runs: Runs, device: torch.device, budget: float, until: float
+    runs: Runs, device: torch.device, size: Size, until: float
 ) -> tuple[dict[str, list[float]], dict[str, Any]]:
     """Seconds of each run, in turn, after two that do not count; and the memory each takes beside what is there, in MB,
     or "out of memory": that one is left out.
@@ -362,10 +366,11 @@ def interleaved(
         free(device)
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     began = time.time()
-    for done in range(ROUNDS[1]):
-        if time.time() > until and done < ROUNDS[0]:
+    least, most = size.rounds
+    for done in range(most):
+        if time.time() > until and done < least:
             raise TimeoutError(f"{done} rounds before the deadline")
-        if done >= ROUNDS[0] and time.time() - began > budget:
+        if done >= least and time.time() - began > size.rounds_s:
             break
         for name, run in runs.items():
             seconds[name].append(timed(run, device))
@@ -396,7 +401,7 @@ def profile(job: str, count: int, device: torch.device, until: float) -> dict[st
         run = predictor(model, device, images, precision)
     for _ in range(3):
         run()
-    seconds = statistics.median(timed(run, device) for _ in range(ROUNDS[0]))
+    seconds = statistics.median(timed(run, device) for _ in range(3))
     with FlopCounterMode(display=False) as counter:
         run()
     flop = counter.get_total_flops()

@@ -8,6 +8,7 @@ import sys
 import tarfile
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -62,7 +63,7 @@ def test_the_kit_comes_in_pieces_that_are_small_enough(tmp_path: Path) -> None:
     )
     gpu_kit.gather(options)
     pieces = sorted(kit.iterdir())
-    assert [piece.name for piece in pieces] == ["1.tar", "2.tar", "3.tar", "4.tar"]
+    assert [piece.name for piece in pieces] == ["1.tar", "2.tar", "3.tar", "4.tar", "5.tar"]
     assert all(piece.stat().st_size <= 80_000 for piece in pieces)
     pieces[1].rename(tmp_path / "2.tar")
     gpu_kit.unpack(kit, out)
@@ -110,6 +111,7 @@ def test_parts_come_in_the_order_of_their_worth() -> None:
 
 def test_a_part_that_breaks_its_process_costs_itself_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     here = session(tmp_path)
+    named = dict.fromkeys("abc", gpu_parts.Part(1, _never))
     calls: list[list[str]] = []
 
     def run(command: list[str], timeout: float) -> int:
@@ -123,9 +125,9 @@ def test_a_part_that_breaks_its_process_costs_itself_alone(tmp_path: Path, monke
         return 0
 
     monkeypatch.setattr(gpu, "_run", run)
-    gpu.measure(here, "section", ["a", "b", "c"])
+    gpu.measure(here, "section", named)
     assert calls == [["a", "b", "c"], ["c"]]
-    gpu.measure(here, "section", ["a", "b", "c"])  # the next call tries again what failed, and nothing else
+    gpu.measure(here, "section", named)  # the next call tries again what failed, and nothing else
     assert calls[2:] == [["b"]]
     with tarfile.open(here.archive) as tar:
         assert {"parts/a.json", "parts/b.json", "parts/c.json"} <= set(tar.getnames())
@@ -135,8 +137,11 @@ def test_a_process_that_breaks_before_its_first_part_ends_the_section(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(gpu, "_run", lambda *_: 1)
-    gpu.measure(session(tmp_path), "section", ["a", "b"])
-    assert "cannot be measured: status 1" in capsys.readouterr().out
+    named = dict.fromkeys("ab", gpu_parts.Part(1, _never))
+    gpu.measure(session(tmp_path), "section", named)
+    assert "section: ended with status 1" in capsys.readouterr().out
+    gpu.measure(session(tmp_path, 0.5), "section", named)
+    assert "no time left for 2 parts" in capsys.readouterr().out
 
 
 def test_a_part_that_hangs_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,17 +185,20 @@ def _parts(monkeypatch: pytest.MonkeyPatch, names: list[str], out: Path, until: 
     gpu_parts.main()
 
 
+SIZE = replace(gpu_parts.SIZES["cpu"], rounds=(2, 9), rounds_s=0.0)
+
+
 def test_a_full_memory_leaves_the_other_detector(monkeypatch: pytest.MonkeyPatch) -> None:
     def full() -> None:
         raise torch.OutOfMemoryError("full")
 
     runs = {"ours": lambda: None, "theirs": full}
-    seconds, memory = gpu_parts.interleaved(runs, torch.device("cpu"), 0.0, time.time() + 60)
+    seconds, memory = gpu_parts.interleaved(runs, torch.device("cpu"), SIZE, time.time() + 60)
     assert list(seconds) == ["ours"]
-    assert len(seconds["ours"]) == gpu_parts.ROUNDS[0]
+    assert len(seconds["ours"]) == 2
     assert memory == {"ours": None, "theirs": "out of memory"}
     with pytest.raises(TimeoutError, match="0 rounds"):
-        gpu_parts.interleaved({"ours": lambda: None}, torch.device("cpu"), 0.0, time.time() - 1)
+        gpu_parts.interleaved({"ours": lambda: None}, torch.device("cpu"), SIZE, time.time() - 1)
 
 
 def test_the_archive_stays_below_its_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -253,7 +261,7 @@ def test_differences_are_measured() -> None:
     boxes = torch.tensor([[0.0, 0, 10, 10], [20, 20, 30, 30]])
     here = {"boxes": boxes, "scores": torch.tensor([0.9, 0.8]), "labels": torch.tensor([1, 2])}
     there = {"boxes": boxes.flip(0) + 0.01, "scores": torch.tensor([0.8, 0.9]), "labels": torch.tensor([2.0, 1.0])}
-    tolerance = gpu_parts.TOLERANCES["fp32"]
+    tolerance = gpu_parts.FLOAT32
     apart = gpu_parts.differing_detections([there], [here], tolerance)
     assert apart["detections"] == 2
     assert apart["unmatched"] == 0
@@ -272,7 +280,8 @@ def test_a_wrong_device_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(gpu_parts, "predict", wrong)
     monkeypatch.setattr(gpu_parts, "AUTOCAST", {"fp32": None, "bf16": None})
-    monkeypatch.setitem(gpu_parts.TOLERANCES, "bf16", gpu_parts.TOLERANCES["fp32"])
+    monkeypatch.setattr(gpu_parts, "how", lambda precision: "fold")
+    monkeypatch.setattr(gpu_parts, "LOW", gpu_parts.FLOAT32)
     result = gpu_parts.correctness("grcn_r18", "bf16", torch.device("cpu"), time.time() + 60)
     assert not result["equal"]
     assert result["detections"] > 20
