@@ -73,7 +73,8 @@ class Tolerance:
     unmatched: float
 
 
-FLOAT32 = Tolerance(1e-4, 1e-3, 0.05, 1e-3, 0.0)
+FLOAT32 = Tolerance(1e-4, 0.04, 0.05, 1e-3, 0.0)
+"""The CPU's own float32 is up to 0.013 from float64 in the gradient, and 1.5e-6 in the losses: many random layers."""
 LOW = Tolerance(0.05, 0.5, 4.0, 0.1, 0.4)
 """Of all below float32. The CPU's own bf16 is up to 0.4 from its float32 in the gradient, and a quarter of VGG16's
 detections are others."""
@@ -83,11 +84,12 @@ detections are others."""
 class Size:
     """How large the work is.
 
-    width, height: of the images; predicted, trained: images at a time; proposals: for prediction and for training;
-    fc_channels: of two linear layers; samples: RoIs and anchors of an image in the losses; rounds: at least and
-    at most; rounds_s: seconds that they may take; part_s: that a part takes at most, about.
+    cases: pairs of detectors (`pair`); width, height: of the images; predicted, trained: images at a time; proposals: for
+    prediction and for training; fc_channels: of two linear layers; samples: RoIs and anchors of an image in the losses;
+    rounds: at least and at most; rounds_s: seconds that they may take; part_s: that a part takes at most, about.
     """
 
+    cases: tuple[str, ...]
     width: int
     height: int
     predicted: tuple[int, ...]
@@ -101,8 +103,8 @@ class Size:
 
 
 SIZES = {
-    "cuda": Size(800, 600, (1, 8, 32), 16, (300, 2000), 1024, 512, (3, 30), 6, 40),
-    "cpu": Size(96, 64, (1, 2), 2, (8, 8), 16, 16, (1, 3), 0.5, 8),
+    "cuda": Size(("c5", "grcn", "c4"), 800, 600, (1, 8, 32), 16, (300, 2000), 1024, 512, (3, 30), 6, 40),
+    "cpu": Size(("grcn", "c4"), 96, 64, (1, 2), 2, (8, 8), 16, 16, (1, 3), 0.5, 8),
 }
 
 TERAFLOPS = {
@@ -136,7 +138,7 @@ def parts(device: str) -> dict[str, dict[str, Part]]:
     }
     speed = {
         f"speed-{case}-{job}{batch}-{precision}": Part(size.part_s, partial(throughput, case, job, batch, precision))
-        for case in ("c5", "grcn", "c4")
+        for case in size.cases
         for job, batches in jobs
         for precision in AUTOCAST
         for batch in batches
