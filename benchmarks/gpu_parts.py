@@ -84,8 +84,8 @@ detections are others."""
 class Size:
     """How large the work is.
 
-    cases: pairs of detectors (`pair`); width, height: of the images; predicted, trained: images at a time; proposals: for
-    prediction and for training; fc_channels: of two linear layers; samples: RoIs and anchors of an image in the losses;
+    cases: pairs of detectors (`pair`); width, height: of the images; predicted, trained: images at a time; proposals:
+    for prediction and training; fc_channels: of two linear layers; samples: RoIs and anchors of an image in the losses;
     rounds: at least and at most; rounds_s: seconds that they may take; part_s: that a part takes at most, about.
     """
 
