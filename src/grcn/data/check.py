@@ -143,6 +143,7 @@ def check_dataset(
     digests = _decode(root, [record for _, record in distinct.values()], defects, progress)
     defects += _without_photos(datasets, digests) + _below_pixel(root, datasets)
     defects += _overlaps(root, datasets, digests) + _unknown_classes(root, datasets, format)
+    defects += _without_objects(datasets)
     if splits is None and len(datasets) == len(names):  # what a split that cannot be read would use is not known
         defects += unused_files(top, datasets, [root / defect.file for defect in defects])
 
@@ -255,6 +256,15 @@ def _unknown_classes(root: Path, datasets: Sequence[Dataset], format: str) -> li
         if known
         for name, count in _class_counts([dataset]).items()
         if name not in known
+    ]
+
+
+def _without_objects(datasets: Sequence[Dataset]) -> list[Defect]:
+    """Splits in which nothing can be learned or scored; crowd regions are neither."""
+    return [
+        Defect("no-objects", dataset.split, "no objects to learn from or to score", exit_code=DataError.exit_code)
+        for dataset in datasets
+        if dataset.records and not any((~record.target.crowd).any() for record in dataset.records)
     ]
 
 

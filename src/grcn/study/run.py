@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from grcn.config import differences, to_dict
+from grcn.config import NotNegative, Text, check_fields, differences, to_dict
 from grcn.errors import CheckpointError, ConfigError, GrcnError, Interrupted
 from grcn.files import atomic_file
 from grcn.study.plan import NOT_OF_THE_RESULT, DataSource, Study, Trial, digest
@@ -41,9 +41,12 @@ class Resources:
         gpus: devices of a trial.
     """
 
-    address: str = ""
-    cpus: float = 1
-    gpus: float = 0
+    address: Text = ""
+    cpus: NotNegative = 1
+    gpus: NotNegative = 0
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 def result_path(out: Path, trial: Trial) -> Path:

@@ -13,6 +13,7 @@ import numpy as np
 
 from grcn.errors import DataError
 from grcn.files import atomic_file
+from grcn.presets import detector_of
 from grcn.study.plan import Study, Trial
 from grcn.study.run import read_result
 
@@ -145,8 +146,8 @@ def _cells(study: Study, results: Results, data: str, cell: str) -> list[str]:
 
     own, versus = _of(results, data, cell), study.baselines[cell]
     config = next(t.config for t in results if (t.data, t.cell) == (data, cell))
-    size = config.model.input
-    summary = summarize(config.model, size=(size.short_side, size.long_side))
+    model = detector_of(config)
+    summary = summarize(model, size=(model.input.short_side, model.input.long_side))
     gaps = [result["gap"] for result in own.values()]
     lost = [[gap["loses"]["AP"][task] or 0.0 for gap in gaps] for task in ("localization", "classification")]
     correlations = [gap["true_positives"]["rank_correlation"] for gap in gaps]  # None: too few hits for one
