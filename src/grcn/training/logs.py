@@ -97,9 +97,9 @@ def make_loggers(config: TrainConfig, out: Path, start: int) -> list[Logger]:
             else:
                 from lightning.pytorch.loggers import MLFlowLogger
 
-                place = f"file:{out.resolve()}/mlruns"
+                store = f"sqlite:///{out.resolve()}/mlflow.db"  # MLflow 3 takes folders no longer
                 loggers.append(
-                    MLFlowLogger(experiment_name="grcn", run_name=out.name, tracking_uri=place, run_id=ids.get(name))
+                    MLFlowLogger(experiment_name="grcn", run_name=out.name, tracking_uri=store, run_id=ids.get(name))
                 )
         except ModuleNotFoundError:
             raise ConfigError(f"logger '{name}' needs its package: pip install 'grcn[{name}]'") from None
