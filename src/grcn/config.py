@@ -12,9 +12,9 @@ from __future__ import annotations
 import difflib
 import math
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -580,9 +580,7 @@ def check_fields(config: Any) -> None:
         object.__setattr__(config, name, _coerce(hint, getattr(config, name), name))
 
 
-@cache
-def _hints(kind: Any) -> dict[str, Any]:
-    return get_type_hints(kind, include_extras=True)
+_hints: Callable[..., dict[str, Any]] = cache(partial(get_type_hints, include_extras=True))
 
 
 def from_saved(kind: type[T], values: Any, path: str | Path) -> T:

@@ -69,7 +69,7 @@ class Service(Logger):
         self.options = options
         self.version = id or run_id or uuid4().hex
 
-    name = ""
+    name = version = ""
     log_metrics = log_hyperparams = None
 
 
