@@ -211,7 +211,7 @@ def far_beyond(header: dict[str, Any], _: dict[str, Any]) -> None:
         (config(backbone="resnet19"), "'resnet19' is none of"),
         (config(backbone="resnet34"), "tensors do not fit"),
         (config(bakcbone="resnet18"), "did you mean 'backbone'"),
-        (config(roi__fc_channels=10**7), "tensors do not fit"),
+        (config(roi__fc_channels=10**6), "tensors do not fit"),
         (config(roi__fc_channels=10**15), "cannot be built"),
         (config(roi__size=10**9), "cannot be built"),
         (config(rpn__channels=10**30), "cannot be built"),
