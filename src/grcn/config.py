@@ -421,7 +421,7 @@ class TrainConfig:
         accelerator: as lightning's Trainer; `gpu`: the kind that is there.
         devices: devices per node.
         nodes: machines.
-        loggers: any of tensorboard, csv, wandb, mlflow.
+        loggers: any of csv, tensorboard, wandb, mlflow; each but csv is an extra of the same name.
         use_difficult: train on objects marked difficult.
         skip_broken: count and skip images that cannot be decoded instead of stopping.
         resume: continue the run in `out`.
@@ -451,7 +451,7 @@ class TrainConfig:
     accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"] = "auto"
     devices: Machines = 1
     nodes: Machines = 1
-    loggers: tuple[Literal["tensorboard", "csv", "wandb", "mlflow"], ...] = ("tensorboard", "csv")
+    loggers: tuple[Literal["csv", "tensorboard", "wandb", "mlflow"], ...] = ("csv",)
     use_difficult: bool = True
     skip_broken: bool = False
     resume: bool = False

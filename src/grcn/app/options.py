@@ -79,7 +79,7 @@ class Parser(jsonargparse.ArgumentParser):
 
     def _explain(self, message: str) -> str:
         """The parser's message in the user's terms, with the nearest key for an unknown one."""
-        if found := re.search(r"unrecognized arguments: (.*)", message):
+        if found := re.search(r"[Uu]nrecognized arguments: (.*)", message):
             words = found[1].split()
             unknown = next((word.split("=")[0] for word in words if word.startswith("--")), None)
             if unknown is None:

@@ -19,7 +19,6 @@ names that are not UTF-8 the odd bytes are escaped (`\\udce9`), as `json.loads` 
 from __future__ import annotations
 
 import io
-import os
 import sys
 import time
 from collections import Counter
@@ -34,6 +33,7 @@ from PIL import Image
 
 from grcn.app.draw import draw_detections
 from grcn.app.sources import Source
+from grcn.app.video import read_video, write_video
 from grcn.data.fiftyone import write_fiftyone
 from grcn.data.image import SUFFIXES, read_image
 from grcn.data.labelstudio import write_labelstudio, write_labelstudio_config
@@ -267,25 +267,16 @@ def _predict_video(detector: Detector, source: Source, out: Path, score: float |
     Raises:
         ImageError: where it cannot be opened, holds no frame, or cannot be written.
     """
-    import supervision as sv
-
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # its remarks on broken files; ours names the file
-    try:
-        info = sv.VideoInfo.from_video_path(str(source.path))
-    except Exception as error:  # supervision raises Exception itself
-        raise ImageError(f"{source}: cannot be opened as a video") from error
-    fps = info.fps if 0 < info.fps < 1000 else 25.0  # some containers do not say
-    about = {"video": str(source), "width": info.width, "height": info.height, "fps": fps}
+    assert source.path is not None
     listed = out / "frames" / f"{source.name}.json"
     lines = listed.with_suffix(f"{listed.suffix}l")
-    with _files_of(source) as files:
+    with read_video(source.path) as video, _files_of(source) as files:
         files.claim(listed)
         lines.unlink(missing_ok=True)  # of an earlier run; this one's stay, whatever happens
         names: Counter[str] = Counter()
-        with closing(_predict_frames(detector, source, score, lines, names)) as frames:
-            count = _write_video(frames, out / "drawn" / f"{source.name}.mp4", fps, files)
-        if not count:
-            raise ImageError(f"{source}: no frame of this video can be decoded")
+        with closing(_predict_frames(detector, video.frames, score, lines, names)) as frames:
+            count = _write_video(frames, out / "drawn" / f"{source.name}.mp4", video.fps, files)
+        about = {"video": str(source), "width": video.width, "height": video.height, "fps": video.fps}
         with atomic_file(listed) as file, open(lines, "rb") as every:
             file.write(to_json(about).rstrip()[:-1] + b', "frames": [')
             for number, line in enumerate(every):
@@ -296,69 +287,57 @@ def _predict_video(detector: Detector, source: Source, out: Path, score: float |
 
 
 def _predict_frames(
-    detector: Detector, source: Source, score: float | None, lines: Path, names: Counter[str]
+    detector: Detector,
+    images: Iterable[NDArray[np.uint8]],
+    score: float | None,
+    lines: Path,
+    names: Counter[str],
 ) -> Generator[NDArray[np.uint8]]:
-    """The drawn frames, BGR as OpenCV writes them.
+    """The drawn frames, [H, W, 3] uint8 RGB.
 
     Args:
         lines: the file to fill with the results of each frame, a line each; it is made with the first.
         names: to fill with what was found.
     """
-    import supervision as sv
-
-    frames = enumerate(sv.get_video_frames_generator(str(source.path)))
     with ExitStack() as opened:
-        for number, frame in frames:
+        for number, image in enumerate(images):
             if not number:
                 lines.parent.mkdir(parents=True, exist_ok=True)
                 file = opened.enter_context(open(lines, "wb", buffering=0))
-            image = frame[:, :, ::-1]
             found = detector.predict(image, score=score)
             _append(file, to_json(found.to_coco(number)))
             names.update(found.names)
-            yield draw_detections(image, found)[:, :, ::-1]
+            yield draw_detections(image, found)
 
 
 def _write_video(frames: Iterator[NDArray[np.uint8]], path: Path, fps: float, files: _Files) -> int:
-    """Writes a video whole or not at all, and returns its number of frames; without any there is no file.
+    """Writes a video whole or not at all, and returns its number of frames.
 
     Raises:
         OSError: where it cannot be written.
     """
-    import supervision as sv
-
-    first = next(frames, None)
-    if first is None:
-        return 0
+    first = next(frames)
     partial = path.with_name(f".{path.stem}.partial{path.suffix}")
     files.claim(partial)
     files.claim(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    size = sv.VideoInfo(width=first.shape[1], height=first.shape[0], fps=fps)
     count = 0
     with ExitStack() as opened:
         with _naming(path):
-            sink = opened.enter_context(sv.VideoSink(str(partial), size))
+            write = opened.enter_context(write_video(partial, fps, *first.shape[:2]))
         for frame in chain([first], frames):
             with _naming(path):
-                sink.write_frame(frame)
+                write(frame)
             count += 1
         with _naming(path):
             opened.close()
-    # OpenCV tells of a full disk by a warning alone.
-    try:
-        written = sv.VideoInfo.from_video_path(str(partial)).total_frames or 0
-    except Exception:
-        written = 0
-    if written < count:
-        raise OSError(f"{path}: cannot be written: {written} of {count} frames arrived; is the disk full?")
     partial.replace(path)
     return count
 
 
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Names the video in whatever its writer raises: each of OpenCV, PyAV and supervision has errors of its own."""
+    """Names the video in whatever its writer raises: PyAV has errors of its own."""
     try:
         yield
     except Exception as error:

@@ -51,7 +51,7 @@ def train(config: TrainConfig, *, progress: bool = True) -> Path:
     """Trains a detector and returns its run folder.
 
     The folder holds config.yaml (resolved), classes.txt, versions.json, metrics.csv, metrics.json (of the best and the
-    last validation), tensorboard/, best.safetensors (by AP on the validation split), last.safetensors and
+    last validation), best.safetensors (by AP on the validation split), last.safetensors and
     checkpoints/last.ckpt, from which `resume` continues: on a CPU, bit for bit as if it had never stopped.
 
     Args:

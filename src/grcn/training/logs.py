@@ -86,6 +86,8 @@ def make_loggers(config: TrainConfig, out: Path, start: int) -> list[Logger]:
             if name == "csv":
                 loggers.append(CsvLog(out / "metrics.csv", start))
             elif name == "tensorboard":
+                import tensorboard  # noqa: F401 - lightning looks for it only once the run has begun
+
                 # Events that a killed run wrote beyond its last save are hidden.
                 purge = start + 1 if start else None
                 loggers.append(TensorBoardLogger(save_dir=out, name="", version="tensorboard", purge_step=purge))

@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -25,6 +24,7 @@ from grcn.data.dataset import open_dataset
 from grcn.data.image import read_image
 from grcn.errors import ConfigError, ImageError
 from grcn.types import Detections
+from videos import decode, encode
 
 NAMES = ("light", "dark")
 
@@ -230,28 +230,10 @@ def test_corrected_labels_are_never_overwritten(folder: Path) -> None:
     assert len(read("out/images.json")["images"]) == 2
 
 
-def write_video(path: Path, frames: list[np.ndarray], fps: float = 12.5) -> None:
-    codec = {".mp4": "mp4v", ".avi": "MJPG"}[path.suffix]
-    height, width = frames[0].shape[:2]
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*codec), fps, (width, height))
-    assert writer.isOpened()
-    for frame in frames:
-        writer.write(frame[:, :, ::-1])
-    writer.release()
-
-
-def read_video(path: str) -> list[np.ndarray]:
-    video = cv2.VideoCapture(path)
-    frames = []
-    while (frame := video.read()[1]) is not None:
-        frames.append(frame[:, :, ::-1])
-    return frames
-
-
 @pytest.mark.parametrize("suffix", [".mp4", ".avi"])
 def test_videos_are_drawn_and_listed_frame_by_frame(folder: Path, suffix: str) -> None:
     frames = [picture((x, 20, x + 30, 50)) for x in (0, 20, 40, 60)]
-    write_video(folder / f"clip{suffix}", frames)
+    encode(folder / f"clip{suffix}", frames)
     summary = run(f"clip{suffix}", "a", save=["voc"])
     assert (summary.images, summary.frames, summary.found["light"]) == (1, 4, 5)
     listed = read("out/frames/clip.json")
@@ -266,7 +248,7 @@ def test_videos_are_drawn_and_listed_frame_by_frame(folder: Path, suffix: str) -
         assert [result["image_id"] for result in frame] == [number]
         np.testing.assert_allclose(frame[0]["bbox"], [x, 20, 30, 30], atol=3)  # the codec blurs edges
     assert [result["image_id"] for result in read("out/results.json")] == [1, 1]
-    drawn = read_video("out/drawn/clip.mp4")
+    drawn = decode(Path("out/drawn/clip.mp4"))
     assert len(drawn) == 4
     scale = 512 / 100
     red = [
@@ -278,7 +260,7 @@ def test_videos_are_drawn_and_listed_frame_by_frame(folder: Path, suffix: str) -
 
 def test_broken_videos_are_broken_sources(folder: Path) -> None:
     (folder / "broken.mp4").write_bytes(b"\0" * 1000)
-    write_video(folder / "good.mp4", [picture(LIGHT)] * 2)
+    encode(folder / "good.mp4", [picture(LIGHT)] * 2)
     data = (folder / "good.mp4").read_bytes()
     (folder / "cut.mp4").write_bytes(data[: len(data) // 2])
     summary = run("broken.mp4", "cut.mp4", "good.mp4")
@@ -413,7 +395,7 @@ def test_names_that_are_not_text_are_written_and_read_back(folder: Path) -> None
 
 @pytest.mark.parametrize("kind", ["full", "in the way"])
 def test_a_video_that_cannot_be_written_is_named_and_leaves_no_half(folder: Path, kind: str) -> None:
-    write_video(folder / "clip.avi", [noise() for _ in range(5)])
+    encode(folder / "clip.avi", [noise() for _ in range(5)])
     if kind == "in the way":
         (folder / "out" / "drawn" / "clip.mp4" / "below").mkdir(parents=True)
     with full_beyond(60_000):
@@ -426,7 +408,7 @@ def test_a_video_that_cannot_be_written_is_named_and_leaves_no_half(folder: Path
 
 
 def test_the_frames_before_a_stop_are_kept(folder: Path) -> None:
-    write_video(folder / "clip.avi", [picture((x, 20, x + 30, 50)) for x in (0, 20, 40, 60)])
+    encode(folder / "clip.avi", [picture((x, 20, x + 30, 50)) for x in (0, 20, 40, 60)])
     sources, _ = find_sources(["clip.avi"], Path("out"))
     with pytest.raises(KeyboardInterrupt):
         predict(Stopped(4), sources, Path("out"))

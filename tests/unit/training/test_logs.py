@@ -53,7 +53,7 @@ def test_a_new_run_starts_a_new_file(tmp_path):
     assert (tmp_path / "metrics.csv").read_text().startswith("iteration,")
 
 
-@pytest.mark.parametrize("name", ["wandb", "mlflow"])
+@pytest.mark.parametrize("name", ["tensorboard", "wandb", "mlflow"])
 def test_a_logger_without_its_package_is_one_line(tiny, tmp_path, name, monkeypatch):
     for package in (name, f"{name}_skinny"):
         monkeypatch.setitem(sys.modules, package, None)
