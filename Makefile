@@ -1,4 +1,5 @@
 PYTHON ?= python3
+UV ?= uv
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
@@ -9,7 +10,7 @@ DEVICE ?= cuda
 MINUTES ?= 9
 GPU ?= gpu-out/$(DEVICE)
 
-.PHONY: help demo test test-slow bench gpu gpu-kit docs dist check lint types format install clean
+.PHONY: help demo test test-slow test-lowest test-newest bench gpu gpu-kit docs dist check lint types format install clean
 
 help:  ## what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -30,6 +31,16 @@ test: $(INSTALLED)  ## the whole test suite, with coverage
 
 test-slow: $(INSTALLED)  ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow
+
+test-lowest:  ## the test suite at the lowest versions that pyproject.toml admits, in .venv-lowest; needs uv and Python 3.11
+	$(UV) venv --quiet --clear --python python3.11 .venv-lowest
+	$(UV) pip install --quiet --python .venv-lowest/bin/python --resolution lowest-direct -e '.[dev]'
+	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -n 2 --dist worksteal -m 'not slow'
+
+test-newest:  ## the test suite at the newest versions, in .venv-newest; PYTHON=python3.13 for another Python; needs uv
+	$(UV) venv --quiet --clear --python $(PYTHON) .venv-newest
+	$(UV) pip install --quiet --python .venv-newest/bin/python -e '.[dev]'
+	OMP_NUM_THREADS=1 .venv-newest/bin/python -m pytest -n 2 --dist worksteal -m 'not slow'
 
 bench: $(INSTALLED)  ## the benchmarks beside their peers, an hour on two idle cores; DATA is a folder of photos such as bccd
 	$(BIN)/python benchmarks/inference.py --out $(BENCH)/inference.json
@@ -73,4 +84,4 @@ format: $(INSTALLED)  ## format in place
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) dist site demo .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) .venv-lowest .venv-newest dist site demo .mypy_cache .ruff_cache .pytest_cache

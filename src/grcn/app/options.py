@@ -93,7 +93,8 @@ class Parser(jsonargparse.ArgumentParser):
         message = re.sub(r"Expected an? (?:<class '(\w+)'>|typing\.)", lambda m: f"expected {m[1] or ''}", message)
         # A field that may be null: `expected float or null, found fast`
         message = re.sub(
-            r"Does not validate against any of the Union.*? - expected (.*?) - expected NoneType.*? Given value: (.*)",
+            r"Does not validate against any of the Union.*? Errors:(?: - expected NoneType)? - expected (.*?)"
+            r"(?: - expected NoneType)? Given value type: .*? Given value: (.*)",
             r"expected \1 or null, found \2",
             message,
         )

@@ -17,11 +17,13 @@ from PIL import Image
 
 from grcn import Detector
 from grcn.app.cli import main
-from grcn.deploy.export import Format, export
+from grcn.deploy.export import TORCH, Format, export
 from grcn.errors import CheckpointError, ConfigError, ImageError
 from grcn.model.weights import load_detector, save_detector
 from grcn.presets import PRESETS
 from lively import NAMES, assert_same, lively, scene, small
+
+pytestmark = pytest.mark.skipif(torch.__version__ < TORCH, reason=f"export needs torch {TORCH}")
 
 SIZES = ((333, 517), (517, 333), (96, 128), (40, 300), (17, 11), (380, 300))  # height, width
 
