@@ -1,12 +1,16 @@
 PYTHON ?= python3
+UV ?= uv
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 DATA ?= ../shared/data/bccd
 BENCH ?= docs/results/bench
+DEVICE ?= cuda
+MINUTES ?= 9
+GPU ?= gpu-out/$(DEVICE)
 
-.PHONY: help demo test test-slow bench docs dist check lint types format install clean
+.PHONY: help demo test test-slow test-lowest test-newest bench gpu gpu-kit docs dist check lint types format install clean
 
 help:  ## what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -28,17 +32,36 @@ test: $(INSTALLED)  ## the whole test suite, with coverage
 test-slow: $(INSTALLED)  ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow
 
+test-lowest:  ## the test suite at the lowest versions that pyproject.toml admits, in .venv-lowest; needs uv and Python 3.11
+	$(UV) venv --quiet --clear --python python3.11 .venv-lowest
+	$(UV) pip install --quiet --python .venv-lowest/bin/python --resolution lowest-direct -e '.[dev]'
+	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -n 2 --dist worksteal -m 'not slow'
+
+test-newest:  ## the test suite at the newest versions, in .venv-newest; PYTHON=python3.13 for another Python; needs uv
+	$(UV) venv --quiet --clear --python $(PYTHON) .venv-newest
+	$(UV) pip install --quiet --python .venv-newest/bin/python -e '.[dev]'
+	OMP_NUM_THREADS=1 .venv-newest/bin/python -m pytest -n 2 --dist worksteal -m 'not slow'
+
 bench: $(INSTALLED)  ## the benchmarks beside their peers, an hour on two idle cores; DATA is a folder of photos such as bccd
 	$(BIN)/python benchmarks/inference.py --out $(BENCH)/inference.json
 	$(BIN)/python benchmarks/presets.py --out $(BENCH)/presets.json
 	$(BIN)/python benchmarks/presets.py --optimize bf16 --out $(BENCH)/presets-bf16.json
 	$(BIN)/python benchmarks/ablation.py --out $(BENCH)/ablation.json
 	$(BIN)/python benchmarks/training.py --out $(BENCH)/training.json
+	$(BIN)/python benchmarks/matching.py --out $(BENCH)/matching.json
 	$(BIN)/python benchmarks/evaluation.py --out $(BENCH)/evaluation.json
 	$(BIN)/python benchmarks/loader.py $(DATA) --out $(BENCH)/loader.json
 	$(BIN)/python benchmarks/steps.py $(DATA) --out $(BENCH)/steps.json
 	$(BIN)/python benchmarks/serve.py --out $(BENCH)/serve.json
 	$(BIN)/python benchmarks/export.py --data $(DATA) --out $(BENCH)/export.json
+
+gpu:  ## half an hour on a GPU, nine minutes a call, where PYTHON has torch: correctness, speed, a profile, trials of a study
+	$(PYTHON) benchmarks/gpu_kit.py --unpack gpu-kit --out $(GPU)
+	PYTHONPATH=$(CURDIR)/src:$(abspath $(GPU))/kit/site $(PYTHON) benchmarks/gpu.py --device $(DEVICE) --minutes $(MINUTES) \
+	  --out $(GPU) $(if $(STUDY),--study $(STUDY)) $(if $(ARCHIVE),--archive $(ARCHIVE))
+
+gpu-kit: $(INSTALLED)  ## what an offline GPU machine lacks, into gpu-kit/: wheels, and DATA, WEIGHTS and EARLIER where given
+	$(BIN)/python benchmarks/gpu_kit.py --data $(DATA) --weights $(WEIGHTS) --earlier $(EARLIER) --out gpu-kit
 
 docs: $(INSTALLED)  ## the documentation site, into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
@@ -61,4 +84,4 @@ format: $(INSTALLED)  ## format in place
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) dist site demo .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) .venv-lowest .venv-newest dist site demo .mypy_cache .ruff_cache .pytest_cache

@@ -33,7 +33,6 @@ import record
 from calibrate import enliven
 from grcn import Detector, evaluate, open_dataset
 from grcn.config import Optimization
-from grcn.data.image import read_image
 from grcn.data.scenes import render_scene
 from grcn.deploy.export import Format, export
 from grcn.deploy.runtimes import OPENVINO_FILE
@@ -83,7 +82,7 @@ def calibration_images(data: Path | None) -> list[NDArray[np.uint8]]:
         return [render_scene(np.random.default_rng(i), (800, 600), (20.0, 250.0), (8, 12))[0] for i in range(4)]
     records = open_dataset(data, split="train").records
     count = min(CALIBRATION, len(records))
-    return [read_image(records[i * len(records) // count].path) for i in range(count)]
+    return [records[i * len(records) // count].pixels() for i in range(count)]
 
 
 def open_all(cases: dict[str, Case], detector: LoadedDetector, folder: Path, data: Path | None) -> dict[str, Detector]:

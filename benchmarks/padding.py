@@ -20,7 +20,6 @@ from torchvision.ops import box_iou
 
 from calibrate import enliven
 from grcn.data.dataset import open_dataset, resolve_split
-from grcn.data.image import read_image
 from grcn.inference import Detector
 from grcn.model.detector import RCNN, build_detector
 from grcn.presets import PRESETS
@@ -34,7 +33,7 @@ def crops(data: str, count: int) -> list[Tensor]:
     dataset = open_dataset(data, split=resolve_split(data, "auto", "test"))
     images = []
     for i in range(count):
-        photo = torch.from_numpy(read_image(dataset[i].path)).permute(2, 0, 1)
+        photo = torch.from_numpy(dataset[i].pixels()).permute(2, 0, 1)
         (height, width), (full_height, full_width) = SIZES[i % len(SIZES)], photo.shape[1:]
         top, left = max(0, full_height - height) // 2, max(0, full_width - width) // 2
         images.append(photo[:, top : top + height, left : left + width])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -16,18 +17,25 @@ import torchvision
 
 def write(path: Path, rows: Sequence[dict[str, Any]], **more: Any) -> None:
     """Writes `rows` as JSON with all that a reader needs to judge or repeat them."""
-    root = Path(__file__).parents[1]
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=root)
     record = {
         "command": "python benchmarks/" + " ".join([Path(sys.argv[0]).name, *map(_short, sys.argv[1:])]),
-        "commit": commit.stdout.strip(),
-        "versions": {"torch": torch.__version__, "torchvision": torchvision.__version__},
-        "machine": {"processor": processor(), "threads": torch.get_num_threads(), "system": platform.system()},
+        **header(),
         **more,
         "rows": list(rows),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(record, indent=1) + "\n")
+
+
+def header() -> dict[str, Any]:
+    """The commit (empty where git does not know it), versions and the machine."""
+    git = ["git", "-C", str(Path(__file__).parents[1]), "describe", "--always", "--dirty", "--exclude", "*"]
+    known = shutil.which("git") is not None
+    return {
+        "commit": subprocess.run(git, capture_output=True, text=True).stdout.strip() if known else "",
+        "versions": {"torch": torch.__version__, "torchvision": torchvision.__version__},
+        "machine": {"processor": processor(), "threads": torch.get_num_threads(), "system": platform.system()},
+    }
 
 
 def _short(argument: str) -> str:

@@ -69,7 +69,6 @@ def predict(data: str, preset_name: str) -> dict[str, Any]:
     """The figures of prediction, in this process."""
     import torch
 
-    from grcn.data.image import read_image
     from grcn.inference import Detector
     from grcn.model.optimize import optimized
 
@@ -78,7 +77,7 @@ def predict(data: str, preset_name: str) -> dict[str, Any]:
     seconds = []
     with torch.inference_mode():
         for k in range(5):
-            picture = read_image(dataset[k].path)
+            picture = dataset[k].pixels()
             began = time.perf_counter()
             detector.predict(picture)
             seconds.append(time.perf_counter() - began)

@@ -4,9 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from torch import nn
 
-from calibrate import enliven
+from calibrate import enliven, tame
 from grcn import Detections, preset
 from grcn.config import DetectorConfig, InputConfig
 from grcn.data.scenes import render_scene
@@ -32,16 +31,10 @@ def small(name: str) -> DetectorConfig:
 
 
 def lively(config: DetectorConfig) -> RCNN:
-    """Random weights whose answers spread.
-
-    Residual branches weigh little beside what they are added to, as after training: at full weight a hundred random
-    layers make of float32's rounding a tenth of a pixel, and of equal graphs different answers.
-    """
+    """Random weights whose answers spread."""
     torch.manual_seed(0)
     model = build_detector(config, len(NAMES), weights=None)
-    for block in model.modules():
-        if hasattr(block, "bn2"):  # of ResNets and EfficientNets
-            nn.init.constant_(getattr(block, "bn3", block.bn2).weight, 0.3)
+    tame(model)
     image = torch.from_numpy(scene(96, 128)).permute(2, 0, 1) / 255
     nothing = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
     return enliven(model, [image, image.flip(2)], [nothing] * 2)

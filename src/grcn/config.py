@@ -2,6 +2,9 @@
 
 `DetectorConfig` is the one type behind every detector of the package; `grcn.presets` names the useful ones.
 What the paper's abstract does not say is our reading and stands here as a field (docs/explanations/our-reading.md).
+
+A field's type says all that it takes: its choices, its `Bounds`, or that it is free text. `check_fields` holds every
+configuration to that, whether it comes from a file, the command line or Python.
 """
 
 from __future__ import annotations
@@ -9,11 +12,56 @@ from __future__ import annotations
 import difflib
 import math
 import types
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from grcn.errors import ConfigError
+from grcn.errors import CheckpointError, ConfigError
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """The finite numbers that a field takes: `ge` at least, `gt` above, `le` at most, `lt` below. Of a list: its count.
+
+    Its text is what an error says after "needs".
+    """
+
+    ge: float | None = None
+    gt: float | None = None
+    le: float | None = None
+    lt: float | None = None
+
+    def __contains__(self, number: float) -> bool:
+        return (
+            -math.inf < number < math.inf
+            and (self.ge is None or number >= self.ge)
+            and (self.gt is None or number > self.gt)
+            and (self.le is None or number <= self.le)
+            and (self.lt is None or number < self.lt)
+        )
+
+    def __repr__(self) -> str:
+        low = f"{self.ge:,}" if self.ge is not None else f"above {self.gt:,}"
+        if self.le is not None:
+            return f"{low} to {self.le:,}"
+        if self.lt is not None:
+            return f"{low} to below {self.lt:,}"
+        return f"{low} or more" if self.ge is not None else low
+
+
+FREE_TEXT = "free text"
+Text = Annotated[str, FREE_TEXT]
+Share = Annotated[float, Bounds(ge=0, le=1)]
+Positive = Annotated[float, Bounds(gt=0)]
+NotNegative = Annotated[float, Bounds(ge=0)]
+Factor = Annotated[float, Bounds(gt=0, le=10)]
+Decay = Annotated[float, Bounds(ge=0, lt=1)]
+Count = Annotated[int, Bounds(ge=1, le=1_000_000)]
+Side = Annotated[int, Bounds(ge=32, le=1_000_000)]
+Iterations = Annotated[int, Bounds(ge=0, le=1_000_000_000)]
+Machines = Annotated[int, Bounds(ge=1, le=10_000)]
 
 Separation = Literal["none", "roi", "conv5", "conv4", "conv3"]
 Stride = Literal[8, 16, 32]
@@ -30,10 +78,18 @@ class InputConfig:
     Args:
         short_side: pixels of the shorter side after resizing.
         long_side: cap on the longer side; an image that would exceed it is resized to it instead.
+
+    Raises:
+        ConfigError: as from all classes here, on a field out of its bounds; on a cap below the shorter side.
     """
 
-    short_side: int = 600
-    long_side: int = 1000
+    short_side: Side = 600
+    long_side: Side = 1000
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if self.long_side < self.short_side:
+            raise ConfigError(f"long_side {self.long_side}: needs short_side {self.short_side} or more")
 
 
 @dataclass(frozen=True)
@@ -58,19 +114,27 @@ class RPNConfig:
     """
 
     source: Literal["trunk", "cls", "loc", "conv3", "conv4", "conv5"] = "trunk"
-    channels: int | None = None
-    anchor_sizes: tuple[float, ...] = (32.0, 64.0, 128.0, 256.0, 512.0)
-    anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
-    foreground_iou: float = 0.7
-    background_iou: float = 0.3
-    batch_per_image: int = 256
-    positive_fraction: float = 0.5
-    pre_nms_train: int = 2000
-    pre_nms_test: int = 1000
-    post_nms_train: int = 2000
-    post_nms_test: int = 300
-    nms: float = 0.7
-    min_size: float = 1e-3
+    channels: Count | None = None
+    anchor_sizes: Annotated[tuple[Positive, ...], Bounds(ge=1, le=100)] = (32.0, 64.0, 128.0, 256.0, 512.0)
+    anchor_ratios: Annotated[tuple[Positive, ...], Bounds(ge=1, le=100)] = (0.5, 1.0, 2.0)
+    foreground_iou: Share = 0.7
+    background_iou: Share = 0.3
+    batch_per_image: Count = 256
+    positive_fraction: Share = 0.5
+    pre_nms_train: Count = 2000
+    pre_nms_test: Count = 1000
+    post_nms_train: Count = 2000
+    post_nms_test: Count = 300
+    nms: Share = 0.7
+    min_size: NotNegative = 1e-3
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if self.background_iou > self.foreground_iou:
+            raise ConfigError(
+                f"background_iou {self.background_iou} above foreground_iou {self.foreground_iou}: an anchor would be "
+                "both"
+            )
 
 
 @dataclass(frozen=True)
@@ -94,18 +158,21 @@ class RoIConfig:
     """
 
     pooling: Literal["align", "pool"] = "align"
-    size: int | None = None
-    sampling_ratio: int = 2
+    size: Annotated[int, Bounds(ge=1, le=100)] | None = None
+    sampling_ratio: Annotated[int, Bounds(ge=0, le=100)] = 2
     aligned: bool = True
-    reduce_channels: int = 256
-    fc_channels: int | None = None
-    foreground_iou: float = 0.5
-    batch_per_image: int = 512
-    positive_fraction: float = 0.25
-    box_weights: tuple[float, float, float, float] = (10.0, 10.0, 5.0, 5.0)
-    score_threshold: float = 0.05
-    nms: float = 0.5
-    detections_per_image: int = 100
+    reduce_channels: Count = 256
+    fc_channels: Count | None = None
+    foreground_iou: Share = 0.5
+    batch_per_image: Count = 512
+    positive_fraction: Share = 0.25
+    box_weights: tuple[Positive, Positive, Positive, Positive] = (10.0, 10.0, 5.0, 5.0)
+    score_threshold: Share = 0.05
+    nms: Share = 0.5
+    detections_per_image: Count = 100
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 @dataclass(frozen=True)
@@ -136,9 +203,9 @@ class DetectorConfig:
             the detector is built.
     """
 
-    backbone: str = "resnet50"
+    backbone: Text = "resnet50"
     norm: Norm = "auto"
-    frozen_stages: int | None = None
+    frozen_stages: Annotated[int, Bounds(ge=0, le=5)] | None = None
     separation: Separation = "none"
     cls_stride: Stride = 16
     loc_stride: Stride = 16
@@ -151,6 +218,7 @@ class DetectorConfig:
     input: InputConfig = field(default_factory=InputConfig)
 
     def __post_init__(self) -> None:
+        check_fields(self)
         check_detector(self)
 
     @property
@@ -197,18 +265,7 @@ def rpn_stride(config: DetectorConfig, strides: Sequence[int]) -> int:
 
 
 def check_detector(config: DetectorConfig) -> None:
-    """Raises ConfigError where `config` describes a detector that cannot exist."""
-    for where, part in (("", config), ("rpn.", config.rpn), ("roi.", config.roi)):
-        for name, hint in get_type_hints(type(part)).items():
-            if get_origin(hint) is Literal:
-                _coerce(hint, getattr(part, name), f"{where}{name}")
-    _check_numbers("rpn", config.rpn)
-    _check_numbers("roi", config.roi)
-    if config.rpn.background_iou > config.rpn.foreground_iou:
-        raise ConfigError(
-            f"rpn.background_iou {config.rpn.background_iou} above rpn.foreground_iou {config.rpn.foreground_iou}: "
-            "an anchor would be both"
-        )
+    """Raises ConfigError where the fields of `config`, each allowed, describe a detector that cannot exist."""
     shared = config.separation in ("none", "roi", "conv5")
     if shared and config.cls_stride != config.loc_stride:
         raise ConfigError(
@@ -235,31 +292,6 @@ def check_detector(config: DetectorConfig) -> None:
             f"rpn.source '{config.rpn.source}' after a trunk that ends at conv{config.trunk_end}: each task, or each "
             "RoI, has its own there; use 'cls', 'loc' or an earlier stage"
         )
-    if config.frozen_stages is not None and not 0 <= config.frozen_stages <= 5:
-        raise ConfigError(f"frozen_stages {config.frozen_stages}: use 0 (all trained) to 5")
-    if config.input.short_side < 32 or config.input.long_side < config.input.short_side:
-        raise ConfigError(
-            f"input {config.input.short_side}..{config.input.long_side}: needs 32 <= short_side <= long_side"
-        )
-
-
-_FRACTIONS = ("foreground_iou", "background_iou", "positive_fraction", "nms", "score_threshold")
-
-
-def _check_numbers(where: str, part: RPNConfig | RoIConfig) -> None:
-    """Raises ConfigError on the first number of `part` that means nothing."""
-    for name, value in vars(part).items():
-        if name in _FRACTIONS:
-            if not 0 <= value <= 1:
-                raise ConfigError(f"{where}.{name} {value}: needs 0 to 1")
-        elif type(value) is int:
-            least = 0 if name == "sampling_ratio" else 1
-            if value < least:
-                raise ConfigError(f"{where}.{name} {value}: needs at least {least}")
-        elif name == "min_size" and not value >= 0:
-            raise ConfigError(f"{where}.{name} {value}: needs at least 0")
-        elif isinstance(value, tuple) and not (value and all(0 < v < math.inf for v in value)):
-            raise ConfigError(f"{where}.{name} {list(value)}: needs positive values, at least one")
 
 
 @dataclass(frozen=True)
@@ -274,11 +306,16 @@ class AugmentConfig:
         color: strength of brightness, contrast, saturation and hue jitter, 0..1.
     """
 
-    flip: float = 0.5
-    vertical_flip: float = 0.0
-    scale_jitter: tuple[float, float] = (1.0, 1.0)
-    crop: float = 0.0
-    color: float = 0.0
+    flip: Share = 0.5
+    vertical_flip: Share = 0.0
+    scale_jitter: tuple[Factor, Factor] = (1.0, 1.0)
+    crop: Share = 0.0
+    color: Share = 0.0
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if self.scale_jitter[0] > self.scale_jitter[1]:
+            raise ConfigError(f"scale_jitter {list(self.scale_jitter)}: needs the lower factor first")
 
 
 @dataclass(frozen=True)
@@ -297,12 +334,15 @@ class OptimConfig:
     """
 
     name: Literal["sgd", "adamw"] = "sgd"
-    lr: float | None = None
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
-    clip_norm: float = 10.0
-    accumulate: int = 1
-    ema: float = 0.0
+    lr: NotNegative | None = None
+    momentum: Decay = 0.9
+    weight_decay: Share = 1e-4
+    clip_norm: NotNegative = 10.0
+    accumulate: Count = 1
+    ema: Decay = 0.0
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     @property
     def base_lr(self) -> float:
@@ -317,14 +357,19 @@ class ScheduleConfig:
     Args:
         kind: `step`: times `gamma` at each milestone; `cosine`: to zero; `constant`.
         warmup: iterations of linear warm-up from a thousandth; at most a tenth of the run.
-        milestones: fractions of the run.
+        milestones: fractions of the run, rising.
         gamma: the factor at a milestone.
     """
 
     kind: Literal["step", "cosine", "constant"] = "step"
-    warmup: int = 500
-    milestones: tuple[float, ...] = (0.67, 0.89)
-    gamma: float = 0.1
+    warmup: Iterations = 500
+    milestones: Annotated[tuple[Share, ...], Bounds(ge=0, le=100)] = (0.67, 0.89)
+    gamma: Annotated[float, Bounds(gt=0, le=1)] = 0.1
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if list(self.milestones) != sorted(set(self.milestones)):
+            raise ConfigError(f"milestones {list(self.milestones)}: needs rising fractions of the run")
 
 
 @dataclass(frozen=True)
@@ -333,7 +378,7 @@ class TrainConfig:
 
     Args:
         data: the data set's folder.
-        preset: name of the detector (`grcn models` lists them); `model` starts from it.
+        preset: name of the detector (`grcn models` lists them).
         out: the run folder; empty: `runs/PRESET-DATA`.
         format: how `data` is annotated.
         train_split: name of the split to train on; `auto`: by its usual name.
@@ -353,52 +398,53 @@ class TrainConfig:
         precision: `fp32`, or `bf16` for autocast.
         checkpoint_activations: compute feature maps again in the backward pass instead of keeping them: less memory, a
             third more time, the same result.
-        accelerator: as lightning's Trainer: auto, cpu, gpu, ...
+        accelerator: as lightning's Trainer; `gpu`: the kind that is there.
         devices: devices per node.
         nodes: machines.
-        loggers: any of tensorboard, csv, wandb, mlflow.
+        loggers: any of csv, tensorboard, wandb, mlflow; each but csv is an extra of the same name.
         use_difficult: train on objects marked difficult.
         skip_broken: count and skip images that cannot be decoded instead of stopping.
         resume: continue the run in `out`.
+        model: the detector; None: the preset's. On the command line, in its files and in studies it starts from the
+            preset's, and what is given there goes first (`grcn.presets.train_config`).
     """
 
-    data: str
-    preset: str = "grcn_r50"
-    out: str = ""
+    data: Text
+    preset: Text = "grcn_r50"
+    out: Text = ""
     format: Literal["auto", "voc", "coco", "yolo", "labelstudio"] = "auto"
-    train_split: str = "auto"
-    val_split: str = "auto"
-    weights: str = "imagenet"
+    train_split: Text = "auto"
+    val_split: Text = "auto"
+    weights: Text = "imagenet"
     fit: Literal["none", "data"] = "none"
-    iterations: int = 0
-    epochs: float = 0.0
-    minutes: float = 0.0
-    batch_size: int = 8
-    workers: int = 2
-    seed: int = 0
-    val_every: int = 0
-    save_every: int = 0
-    patience: int = 0
+    iterations: Iterations = 0
+    epochs: NotNegative = 0.0
+    minutes: NotNegative = 0.0
+    batch_size: Count = 8
+    workers: Annotated[int, Bounds(ge=0, le=1000)] = 2
+    seed: Annotated[int, Bounds(ge=0, lt=2**63)] = 0
+    val_every: Iterations = 0
+    save_every: Iterations = 0
+    patience: Iterations = 0
     precision: Literal["fp32", "bf16"] = "fp32"
     checkpoint_activations: bool = False
-    accelerator: str = "auto"
-    devices: int = 1
-    nodes: int = 1
-    loggers: tuple[Literal["tensorboard", "csv", "wandb", "mlflow"], ...] = ("tensorboard", "csv")
+    accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"] = "auto"
+    devices: Machines = 1
+    nodes: Machines = 1
+    loggers: tuple[Literal["csv", "tensorboard", "wandb", "mlflow"], ...] = ("csv",)
     use_difficult: bool = True
     skip_broken: bool = False
     resume: bool = False
-    model: DetectorConfig = field(default_factory=DetectorConfig)
+    model: DetectorConfig | None = None
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
 
     def __post_init__(self) -> None:
+        check_fields(self)
         lengths = [name for name in ("iterations", "epochs", "minutes") if getattr(self, name)]
-        if len(lengths) > 1 or any(getattr(self, name) < 0 for name in lengths):
-            raise ConfigError(f"{' and '.join(lengths)}: give one positive length of the run")
-        if self.batch_size < 1 or self.optim.accumulate < 1 or self.workers < 0:
-            raise ConfigError("batch_size and optim.accumulate are at least 1, workers at least 0")
+        if len(lengths) > 1:
+            raise ConfigError(f"{' and '.join(lengths)}: give one length of the run")
 
 
 T = TypeVar("T")
@@ -418,24 +464,17 @@ class ServeLimits:
         max_bytes: of a request's body; a longer one gets 413.
         max_pixels: of a photo; a larger one gets 422.
         timeout: seconds from a request's head to the end of its answer; then 408 while its body is read, else 504.
-
-    Raises:
-        ConfigError: on a limit below 1 (`timeout`: not above 0, or not finite).
     """
 
-    max_batch: int = 8
-    max_requests: int = 32
-    max_connections: int = 256
-    max_bytes: int = 20_000_000
-    max_pixels: int = 2**26  # that of grcn.data.image
-    timeout: float = 30.0
+    max_batch: Count = 8
+    max_requests: Count = 32
+    max_connections: Count = 256
+    max_bytes: Annotated[int, Bounds(ge=1, le=2**40)] = 20_000_000
+    max_pixels: Annotated[int, Bounds(ge=1, le=2**40)] = 2**26  # that of grcn.data.image
+    timeout: Positive = 30.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.timeout < math.inf:
-            raise ConfigError(f"timeout {self.timeout}: needs seconds above 0")
-        for name in ("max_batch", "max_requests", "max_connections", "max_bytes", "max_pixels"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} {getattr(self, name)}: needs at least 1")
+        check_fields(self)
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -444,10 +483,45 @@ def to_dict(config: Any) -> dict[str, Any]:
     return plain
 
 
+def non_defaults(config: Any) -> dict[str, Any]:
+    """`to_dict` without the fields that are at their default, within its parts too.
+
+    What stands for a configuration over versions: a field that is added later, with a default, leaves it as it is.
+    """
+    kept: dict[str, Any] = {}
+    for each in fields(config):
+        value = getattr(config, each.name)
+        if value != (each.default if each.default_factory is MISSING else each.default_factory()):
+            kept[each.name] = non_defaults(value) if is_dataclass(value) else _plain(value)
+    return kept
+
+
+def differences(saved: Any, now: Any, where: str = "") -> list[str]:
+    """Where two configurations as plain values differ, as `model.cls_stride 16 -> 8`; of the fields that both have."""
+    if isinstance(saved, dict) and isinstance(now, dict):
+        inside = ((key, f"{where}.{key}".lstrip(".")) for key in saved if key in now)
+        return [told for key, name in inside for told in differences(saved[key], now[key], name)]
+    return [] if saved == now else [f"{where} {_short(saved)} -> {_short(now)}"]
+
+
+def _short(value: Any) -> str:
+    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     return [_plain(item) for item in value] if isinstance(value, (tuple, list)) else value
+
+
+def merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Keys and values of both, those of `over` first; mappings within are merged likewise."""
+    both = dict(under)
+    for key, value in over.items():
+        within = isinstance(value, dict) and isinstance(both.get(key), dict)
+        both[key] = merged(both[key], value) if within else value
+    return both
 
 
 def from_dict(kind: type[T], values: Any, where: str = "") -> T:
@@ -457,44 +531,90 @@ def from_dict(kind: type[T], values: Any, where: str = "") -> T:
         ConfigError: on an unknown key (naming the nearest known one) or a value of the wrong type.
     """
     if not isinstance(values, dict):
-        raise ConfigError(f"{where or kind.__name__}: expected keys and values, found {values!r}")
-    hints = get_type_hints(kind)
+        raise ConfigError(f"{where or kind.__name__}: expected keys and values, found {_shown(values)}")
+    hints = _hints(kind)
     names = [f.name for f in fields(kind)]  # type: ignore[arg-type]
     for key in values:
         if key not in names:
             near = difflib.get_close_matches(str(key), names, n=1)
             hint = f"; did you mean '{where}{near[0]}'?" if near else ""
             raise ConfigError(f"unknown key {f'{where}{key}'!r}{hint}")  # !r: it may hold a line break
+    known = {key: _coerce(hints[key], value, f"{where}{key}") for key, value in values.items()}
     try:
-        return kind(**{key: _coerce(hints[key], value, f"{where}{key}") for key, value in values.items()})
+        return kind(**known)
     except TypeError as error:
         raise ConfigError(f"{where or kind.__name__}: {error}") from None
+    except ConfigError as error:
+        raise ConfigError(f"{where}{error}") from None
+
+
+def check_fields(config: Any) -> None:
+    """Holds each field of a configuration to its type; for `__post_init__`.
+
+    A whole number for a float becomes one, a list for a tuple likewise.
+
+    Raises:
+        ConfigError: naming the field, its value and what it takes.
+    """
+    for name, hint in _hints(type(config)).items():
+        object.__setattr__(config, name, _coerce(hint, getattr(config, name), name))
+
+
+_hints: Callable[..., dict[str, Any]] = cache(partial(get_type_hints, include_extras=True))
+
+
+def from_saved(kind: type[T], values: Any, path: str | Path) -> T:
+    """`from_dict` for what grcn wrote itself, of this version or another.
+
+    Raises:
+        CheckpointError: naming the file and the key that this version does not know or take.
+    """
+    try:
+        return from_dict(kind, values)
+    except ConfigError as error:
+        raise CheckpointError(f"{path}: {error}; if another version of grcn wrote it, use that one") from None
 
 
 def _coerce(hint: Any, value: Any, where: str) -> Any:
     if is_dataclass(hint):
-        return from_dict(hint, value, f"{where}.")  # type: ignore[arg-type]
+        return value if isinstance(value, hint) else from_dict(hint, value, f"{where}.")  # type: ignore[arg-type]
     origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        value = _coerce(arguments[0], value, where)
+        for bounds in arguments[1:]:
+            if isinstance(bounds, Bounds) and (len(value) if isinstance(value, tuple) else value) not in bounds:
+                values = " values" if isinstance(value, tuple) else ""
+                raise ConfigError(f"{where} {_shown(value)}: needs {bounds}{values}")
+        return value
     if origin is Literal:
         if value in arguments and any(type(value) is type(a) and value == a for a in arguments):
             return value
-        raise ConfigError(f"{where}: {value!r} is none of {', '.join(map(str, arguments))}")
+        raise ConfigError(f"{where}: {_shown(value)} is none of {', '.join(map(str, arguments))}")
     if origin in (Union, types.UnionType):
         if value is None:
             return None
         return _coerce(next(a for a in arguments if a is not type(None)), value, where)
     if origin is tuple:
         if not isinstance(value, (list, tuple)):
-            raise ConfigError(f"{where}: expected a list, found {value!r}")
+            raise ConfigError(f"{where}: expected a list, found {_shown(value)}")
         kinds = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else list(arguments)
         if len(kinds) != len(value):
             raise ConfigError(f"{where}: expected {len(kinds)} values, found {len(value)}")
         return tuple(_coerce(k, v, f"{where}[{i}]") for i, (k, v) in enumerate(zip(kinds, value, strict=True)))
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+    if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
         try:
             return float(value)
         except OverflowError:
             raise ConfigError(f"{where}: the number is too large") from None
     if type(value) is not hint:
-        raise ConfigError(f"{where}: expected {getattr(hint, '__name__', hint)}, found {value!r}")
+        raise ConfigError(f"{where}: expected {getattr(hint, '__name__', hint)}, found {_shown(value)}")
     return value
+
+
+def _shown(value: Any) -> str:
+    """A value in one line of bounded length."""
+    try:
+        text = " ".join(repr(list(value) if isinstance(value, tuple) else value).split())
+    except ValueError:  # Python prints no whole number of more than 4300 digits
+        return "a number too large to print"
+    return text if len(text) <= 100 else f"{text[:97]}..."

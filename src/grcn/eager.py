@@ -47,14 +47,16 @@ class Eager:
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
 
-    def detect(self, images: list[NDArray[np.uint8]], class_names: tuple[str, ...]) -> list[Detections]:
-        """The objects in images [H, W, 3] of any sizes."""
+    def detect(
+        self, images: list[NDArray[np.uint8]], class_names: tuple[str, ...], score: float | None = None
+    ) -> list[Detections]:
+        """The objects in images [H, W, 3] of any sizes, above `score`; None: above the model's own threshold."""
         size = self.config.input
         # [H, W, 3] in memory, as the loader's images: resizing is fastest on it. A copy only where torch needs one.
         tensors = [torch.from_numpy(np.require(image, requirements=["C", "W"])).permute(2, 0, 1) for image in images]
         resized = [resize(image, size.short_side, size.long_side) for image in tensors]
         with _evaluating(self.model):
-            outputs = self.model([image.to(self.device) for image in resized])
+            outputs = self.model([image.to(self.device) for image in resized], score=score)
         return [
             to_detections(output, _size(small), _size(image), class_names)
             for output, image, small in zip(outputs, tensors, resized, strict=True)
@@ -62,18 +64,18 @@ class Eager:
 
 
 def load(
-    source: str | Path, *, device: str | torch.device, class_names: Sequence[str] | None, optimize: Optimization
+    source: Path, *, device: str | torch.device, class_names: Sequence[str] | None, optimize: Optimization
 ) -> LoadedDetector:
     """A detector from weights or a preset's name; arguments and errors as those of `Detector.load`."""
     target = _device(device)
-    if str(source) in PRESETS and not Path(source).exists():
+    if str(source) in PRESETS and not source.exists():
         if not class_names:
             raise ConfigError(f"preset '{source}' is untrained and has no classes yet; give class_names")
         loaded = LoadedDetector(build_detector(str(source), len(class_names)), tuple(class_names), str(source), {})
     else:
         if class_names is not None:
             raise ConfigError(f"{source}: has its own class names; leave class_names out")
-        loaded = load_detector(find_weights(Path(source)))
+        loaded = load_detector(find_weights(source))
     return replace(loaded, model=optimized(loaded.model, optimize).to(target))
 
 

@@ -47,15 +47,18 @@ class DivergedError(GrcnError):
 
 
 class Interrupted(GrcnError):  # noqa: N818 - a stop that was asked for is no error
-    """Training was asked to stop by a signal, and did, with its state saved.
+    """Work was asked to stop by a signal, and did, with what was done saved.
 
     Args:
         number: of the signal; the exit code is 128 more, as shells report it.
     """
 
     def __init__(self, message: str, number: int) -> None:
-        super().__init__(message)
+        super().__init__(message, number)  # all of them, so that it can be pickled
         self.exit_code = 128 + number
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 def first_line(error: Exception) -> str:

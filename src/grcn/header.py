@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from grcn.config import DetectorConfig, from_dict, to_dict
-from grcn.errors import CheckpointError, ConfigError, first_line
+from grcn.config import DetectorConfig, from_saved, to_dict
+from grcn.errors import CheckpointError, first_line
+from grcn.types import duplicate
 
 KEY, FORMAT = "grcn", "grcn-1"
 
@@ -55,12 +56,13 @@ def read_header(path: str | Path, metadata: Mapping[str, str]) -> Header:
         raise CheckpointError(f"{path}: format {version!r}, this version reads {FORMAT!r}")
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in [*names, preset]):
         raise CheckpointError(f"{path}: not a grcn detector: preset or class names in its header are no text or none")
+    if twice := duplicate(names):
+        raise CheckpointError(
+            f"{path}: class '{twice}' is named twice in its header; train anew on classes that differ"
+        )
     if not isinstance(extra, dict):
         raise CheckpointError(f"{path}: not a grcn detector: 'extra' in its header holds no keys and values")
-    try:
-        config = from_dict(DetectorConfig, plain)
-    except ConfigError as error:
-        raise CheckpointError(f"{path}: {error}") from None
+    config = from_saved(DetectorConfig, plain, path)
     if config.norm == "auto":
         raise CheckpointError(f"{path}: norm 'auto' in its header; a saved detector's is settled")
     return Header(config, tuple(names), preset, extra)

@@ -18,8 +18,8 @@ from grcn.config import DetectorConfig, Optimization
 from grcn.data.image import read_image
 from grcn.deploy.runtimes import open_exported
 from grcn.errors import CheckpointError, ConfigError, ImageError
-from grcn.hub import PREFIX, download, parse_address, push
-from grcn.types import Detections
+from grcn.hub import download, local, push
+from grcn.types import Detections, duplicate
 
 if TYPE_CHECKING:
     import torch
@@ -42,8 +42,10 @@ class Network(Protocol):
     def device(self) -> Any:
         """What it runs on, as torch or the runtime calls it."""
 
-    def detect(self, images: list[NDArray[np.uint8]], class_names: tuple[str, ...]) -> list[Detections]:
-        """The objects in images [H, W, 3] of any sizes."""
+    def detect(
+        self, images: list[NDArray[np.uint8]], class_names: tuple[str, ...], score: float | None = None
+    ) -> list[Detections]:
+        """The objects in images [H, W, 3] of any sizes, above `score`; None: above the model's own threshold."""
 
 
 class Detector:
@@ -53,6 +55,9 @@ class Detector:
         model: the network: a torch module, or one that `Detector.load` opened.
         class_names: the C names, by class id.
         preset: the name of the configuration it was made from, for the record.
+
+    Raises:
+        ConfigError: where there are not C names, or two are the same.
     """
 
     def __init__(self, model: RCNN | Network, class_names: Sequence[str], preset: str = "") -> None:
@@ -62,6 +67,8 @@ class Detector:
             model = Eager(model)
         if len(class_names) != model.num_classes:
             raise ConfigError(f"{len(class_names)} class names for a model of {model.num_classes} classes")
+        if twice := duplicate(class_names):
+            raise ConfigError(f"class '{twice}' is named twice; results could not tell one from the other")
         self.network = model
         self.class_names = tuple(class_names)
         self.preset = preset
@@ -98,9 +105,8 @@ class Detector:
         """
         if optimize not in get_args(Optimization):
             raise ConfigError(f"optimize '{optimize}': use one of {', '.join(get_args(Optimization))}")
-        if isinstance(source, str) and source.startswith(PREFIX):
-            source = download(*parse_address(source))
-        exported = open_exported(Path(source), optimize)
+        source = local(source)
+        exported = open_exported(source, optimize)
         if exported is None:
             from grcn.eager import load
 
@@ -194,7 +200,8 @@ class Detector:
         Args:
             images: a path, a PIL image, a uint8 RGB array [H, W, 3], a tensor [3, H, W] (uint8, or float in 0..1), or
                 a list of these, of any sizes. Files are decoded upright, as in training.
-            score: only detections of at least this score; None: the model's own threshold, below which it keeps none.
+            score: only detections of at least this score, 0 for as many as the model keeps of an image
+                (`roi.detections_per_image`); None: its own threshold (`roi.score_threshold`).
             batch_size: pictures of a list that pass through the network together.
 
         Returns:
@@ -202,7 +209,11 @@ class Detector:
 
         Raises:
             ImageError: on a file that cannot be decoded, or a value that is no picture.
+            ConfigError: on a score below its own threshold, which an exported detector has built in.
         """
+        lower = None
+        if score is not None and score < self.config.roi.score_threshold:
+            lower = float(np.nextafter(np.float32(score), np.float32(-1)))  # networks keep what is above it
         if batch_size < 1:
             raise ConfigError(f"batch_size {batch_size}: needs at least 1")
         single = not isinstance(images, (list, tuple))
@@ -213,7 +224,7 @@ class Detector:
                 _to_array(picture, "image" if single else f"images[{start + i}]")
                 for i, picture in enumerate(pictures[start : start + batch_size])
             ]
-            found.extend(self.network.detect(batch, self.class_names))
+            found.extend(self.network.detect(batch, self.class_names, lower))
         if score is not None:
             found = [detections.above(score) for detections in found]
         return found[0] if single else found

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
-from grcn.config import DetectorConfig, RoIConfig, RPNConfig
+from grcn.config import DetectorConfig, RoIConfig, RPNConfig, TrainConfig, from_dict, merged, to_dict
 from grcn.errors import ConfigError
 
 _RESNETS = {"r18": "resnet18", "r34": "resnet34", "r50": "resnet50", "r101": "resnet101"}
@@ -101,6 +102,28 @@ def _presets() -> dict[str, DetectorConfig]:
 
 
 PRESETS: dict[str, DetectorConfig] = _presets()
+
+
+def train_config(values: Mapping[str, Any]) -> TrainConfig:
+    """A training run from plain values; what these leave out of `model` is the preset's.
+
+    Raises:
+        ConfigError: on whatever is wrong with them.
+    """
+    model = to_dict(preset(str(values.get("preset", TrainConfig.preset))))
+    given = values.get("model")
+    return from_dict(
+        TrainConfig, {**values, "model": merged(model, given) if isinstance(given, dict) else given or model}
+    )
+
+
+def detector_of(config: TrainConfig) -> DetectorConfig:
+    """The detector that a run trains: its `model`; where none is given, its preset's.
+
+    Raises:
+        ConfigError: on an unknown preset.
+    """
+    return config.model if config.model is not None else preset(config.preset)
 
 
 def preset(name: str) -> DetectorConfig:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+from collections.abc import Mapping
+from typing import Any
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8  # malloc.h
 
@@ -33,10 +35,7 @@ def tune_cpu() -> bool:
 
 def multiplies_bf16() -> bool:
     """Whether this processor multiplies bfloat16 itself; one that has to emulate it is faster in float32."""
-    import torch
-
-    capabilities = torch.cpu.get_capabilities()
-    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "arm_bf16", "bf16"))
+    return any(_capabilities().get(name, False) for name in ("avx512_bf16", "amx_bf16", "arm_bf16", "bf16"))
 
 
 @functools.cache
@@ -45,6 +44,17 @@ def convolves_whole_rois() -> bool:
 
     oneDNN has quick ones for AVX-512; without, they take several times as long as the product (docs/performance.md).
     """
-    import torch
+    return bool(_capabilities().get("avx512_f", False))
 
-    return bool(torch.cpu.get_capabilities().get("avx512_f", False))
+
+def _capabilities() -> Mapping[str, Any]:
+    """What this processor can do, by torch; an older one tells of x86 alone, by functions of its own."""
+    from torch import cpu
+
+    if hasattr(cpu, "get_capabilities"):
+        return cpu.get_capabilities()
+    return {
+        "avx512_f": cpu._is_avx512_supported(),
+        "avx512_bf16": cpu._is_avx512_bf16_supported(),
+        "amx_bf16": cpu._is_amx_tile_supported(),
+    }

@@ -8,6 +8,7 @@ Conventions, everywhere: boxes are float32 `x1, y1, x2, y2` in pixels of the ori
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +19,29 @@ from grcn.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from types import ModuleType
 
     import supervision
 
 Array = NDArray[Any]
+
+
+def import_supervision() -> ModuleType:
+    """The `supervision` package, without its warning that OpenCV is not installed: nothing here needs that."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "OpenCV .* is not installed", UserWarning)
+        import supervision
+    return supervision
+
+
+def duplicate(class_names: Sequence[str]) -> str | None:
+    """The first class name that occurs a second time; None where all differ."""
+    seen: set[str] = set()
+    for name in class_names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return None
 
 
 def _array(name: str, value: ArrayLike, dtype: Any, shape: tuple[int, ...]) -> Array:
@@ -183,11 +203,10 @@ class Detections:
 
     def to_supervision(self) -> supervision.Detections:
         """The same detections for the `supervision` package (drawing, tracking, export)."""
-        import supervision
-
-        return supervision.Detections(
+        found: supervision.Detections = import_supervision().Detections(
             xyxy=self.boxes.copy(),
             confidence=self.scores.copy(),
             class_id=self.class_ids.copy(),
             data={"class_name": np.array(self.names, dtype=str)},
         )
+        return found

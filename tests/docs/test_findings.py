@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from grcn.study import read_study, write_tables
+from grcn.study.plan import shipped
+from grcn.study.run import read_result
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
 INTERVAL = re.compile(r"[+-]\d+\.\d \([+-]\d+\.\d to [+-]\d+\.\d\)")
@@ -23,6 +25,15 @@ def test_tables_are_made_of_the_records(table: Path, tmp_path: Path) -> None:
     for file in ("table.md", "trials.csv"):
         made = (tmp_path / name / file).read_text(encoding="utf-8")
         assert table.with_name(file).read_text(encoding="utf-8") == made
+
+
+def test_every_record_is_of_one_trial_of_a_shipped_study() -> None:
+    """Records of former versions, too; a study that changes, or a field that is added, must not orphan them."""
+    trials = {(t.data, t.digest): t for name in shipped() for t in read_study(name).trials}
+    records = sorted((RESULTS / "studies" / "results").glob("*/*.json"))
+    assert len(records) >= 69
+    for record in records:
+        assert read_result(RESULTS / "studies", trials[record.parent.name, record.stem]), record
 
 
 def seeds_of_rows(table: Path) -> dict[str, int]:

@@ -107,7 +107,7 @@ def test_evaluate_and_predict_agree(capsys: pytest.CaptureFixture[str]) -> None:
     assert sum(len(sample["predictions"]["detections"]) for sample in samples) == metrics["detections"]
     assert sum(len(sample["ground_truth"]["detections"]) for sample in samples) == metrics["objects"]
 
-    assert main(["predict", "run", "beach/JPEGImages", "--out", "found", "--score", "0"]) == 0
+    assert main(["predict", "run", "beach/JPEGImages", "--out", "found", "--score", "0.05"]) == 0
     assert len(list(Path("found/drawn").iterdir())) == 10
     capsys.readouterr()
     assert main(["evaluate", "--predictions", "found/results.json", "--data", "beach", "--json"]) == 0
@@ -127,7 +127,7 @@ def test_evaluate_and_predict_agree(capsys: pytest.CaptureFixture[str]) -> None:
 def test_gap_of_a_run_and_of_its_results(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The run, its results with the data set's ids, and those of predict with a key of their own: all the same."""
     assert main(["evaluate", "run", "--data", "beach", "--out", "gap/report"]) == 0
-    assert main(["predict", "run", "beach/JPEGImages", "--out", "gap/found", "--score", "0"]) == 0
+    assert main(["predict", "run", "beach/JPEGImages", "--out", "gap/found", "--score", "0.05"]) == 0
     sources = "run gap/report/results.json gap/found/results.json"
     content = json.loads(output(f"gap {sources} --data beach --out gap/out --resamples 5 --json", capsys))
     assert read("gap/out/gap.json") == content
@@ -180,7 +180,7 @@ def test_predict_names_what_it_leaves_out(tmp_path: Path, capsys: pytest.Capture
     assert left_out.startswith("grcn: 4 files are neither image nor video and are left out: ")
     assert left_out.endswith("c.md, ...")
     assert broken.startswith(f"grcn: error: {folder / 'broken.png'}: ")
-    assert end == "grcn: error: 1 of 2 sources could not be read; the others are done"
+    assert end == "grcn: error: 1 of 2 sources could not be done; the others are"
 
 
 def test_predicting_in_bfloat16_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,19 +3,24 @@
 import csv
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from grcn.app.cli import main
 from grcn.errors import CheckpointError, ConfigError, DataError, GrcnError
 from grcn.study import read_study, run_study, write_tables
-from grcn.study.run import Resources, read_result, result_path
+from grcn.study.provenance import fingerprint
+from grcn.study.run import Resources, fingerprints_of, read_result, result_path
 
 STUDY = """
 question: Does it run?
@@ -153,6 +158,114 @@ def test_a_result_that_is_none_is_said(done: Path, tmp_path: Path) -> None:
         there.write_text(content, encoding="latin-1")
         with pytest.raises(CheckpointError, match="not a trial's result"):
             run_study(study, tmp_path, progress=False, say=lambda line: None)
+
+
+def test_a_result_of_other_settings_is_not_taken(done: Path, tmp_path: Path) -> None:
+    """As where a default has changed since: fields at their default are no part of the digest."""
+    one = read_study(done / "mine.yaml").trials[0]
+    there = result_path(tmp_path, one)
+    there.parent.mkdir(parents=True)
+    record = json.loads(result_path(done / "out", one).read_text())
+    for part, field, value in (("optim", "momentum", 0.8), ("schedule", "no longer there", 1)):
+        record["config"][part][field] = value
+    there.write_text(json.dumps(record))
+    with pytest.raises(CheckpointError) as caught:
+        read_result(tmp_path, one)
+    assert str(caught.value) == (
+        f"{there}: not of beach shared seed 0 as it is now: optim.momentum 0.8 -> 0.9 (a default has changed since); "
+        "move it away to train anew"
+    )
+
+
+def test_results_say_where_they_come_from(done: Path) -> None:
+    for result in results(done).values():
+        assert re.fullmatch(r"[0-9a-f]{12}(-dirty)?|grcn [0-9.]+", result["commit"])
+        assert result["fingerprints"] == {"data": fingerprint(next((done / "out" / "data").iterdir()))}
+        assert result["source"]["test_split"] == "test"
+
+
+def test_a_table_says_where_it_mixes_commits_and_data(done: Path, tmp_path: Path) -> None:
+    study = read_study(done / "mine.yaml")
+    shutil.copytree(done / "out" / "results", tmp_path / "results")
+    paths = [result_path(tmp_path, trial) for trial in study.trials]
+    records = [json.loads(path.read_text()) for path in paths]
+    photos = records[0]["fingerprints"]["data"]
+    for path, record, of in zip(paths, records, ("1a", "1a", "2b", None), strict=True):
+        path.write_text(json.dumps({**record, "commit": of}))
+    del records[3]["commit"], records[3]["fingerprints"]  # as before there were any
+    paths[3].write_text(json.dumps(records[3]))
+    text, rows = (file.read_text() for file in write_tables(study, tmp_path)[:2])
+    assert (
+        "\n\n**Commit: mixed**, by cell and seed: 1a (`shared` 0, `parted` 0); 2b (`shared` 1); unknown (`parted` 1). "
+        f"**Photos and labels: mixed**, by cell and seed: {photos} (`shared` 0 1, `parted` 0); unknown (`parted` 1).\n"
+    ) in text
+    origins = [(row["commit"], row["photos_and_labels"]) for row in csv.DictReader(rows.splitlines())]
+    assert origins == [("1a", photos), ("1a", photos), ("2b", photos), ("unknown", "unknown")]
+    one = study.only(seeds=[0])
+    assert f"\n\nCommit: 1a. Photos and labels: {photos}.\n" in write_tables(one, tmp_path)[0].read_text()
+
+
+def test_a_result_of_other_photos_or_labels_is_not_taken(beach: Path, tmp_path: Path) -> None:
+    """Nor a run that was kept, whose weights would be scored as they are."""
+    shutil.copytree(beach, tmp_path / "beach")
+    path = write_study(tmp_path, iterations=1)
+    path.write_text(path.read_text().replace("{generate: {images: 8, size: [96, 64]}}", "{path: beach}"))
+    study, lines = read_study(path).only(cells=["shared"], seeds=[0]), []
+
+    def run() -> int:
+        lines.clear()
+        return run_study(study, tmp_path / "out", root=tmp_path, keep_runs=True, progress=False, say=lines.append)
+
+    def kept() -> list[Path]:
+        return [*(tmp_path / "out" / "results" / "beach").iterdir(), *(tmp_path / "out" / "runs" / "beach").iterdir()]
+
+    assert run() == 1
+    there = result_path(tmp_path / "out", study.trials[0])
+    first = json.loads(there.read_text())
+    (tmp_path / "beach" / "README.md").write_text("no photo, no label")
+    assert (run(), lines) == (0, ["mine: 1 of 1 trials are done"])
+
+    for photo in (tmp_path / "beach" / "JPEGImages").iterdir():
+        Image.new("RGB", (96, 72)).save(photo)
+    assert run() == 1
+    assert lines[:2] == [
+        "mine: 0 of 1 trials are done",
+        "1 were done with other photos, labels or weights and are done again; the former are put aside",
+    ]
+    second = json.loads(there.read_text())
+    assert second["fingerprints"] != first["fingerprints"]
+    assert second["loss"] != first["loss"], "trained anew"
+    names = sorted(path.name for path in kept())
+    assert [json.loads(p.read_text()) for p in kept() if p.suffix == ".json" and p != there] == [first]
+    assert len(names) == 4
+    assert all((run / "last.safetensors").is_file() for run in kept() if run.is_dir())
+    assert run() == 0
+
+    label = next((tmp_path / "beach" / "Annotations").iterdir())
+    label.write_bytes(label.read_bytes() + b"\n")
+    study = read_study(path).only(cells=["shared", "parted"], seeds=[0])
+    there.write_text(json.dumps({k: v for k, v in second.items() if k != "fingerprints"}))
+    assert run() == 1, "a result that does not say of which photos counts"
+    assert lines[:2] == [
+        "mine: 1 of 2 trials are done",
+        "1 of them by results that do not say of which photos and labels they are",
+    ]
+    (tmp_path / "beach").rename(tmp_path / "gone")
+    assert run() == 0, "what is done counts where the photos are not at hand"
+
+
+def test_a_result_from_other_weights_is_not_taken(done: Path, tmp_path: Path) -> None:
+    """The content counts; the path, which the digest holds, stays."""
+    study = read_study(done / "mine.yaml")
+    file = tmp_path / "w.safetensors"
+    file.write_bytes(b"one")
+    trial = replace(study.trials[0], config=replace(study.trials[0].config, weights=str(file)))
+    before = fingerprints_of([trial], {})
+    file.write_bytes(b"two")
+    assert before[trial].keys() == {"weights"}
+    assert fingerprints_of([trial], {}) != before
+    file.unlink()
+    assert fingerprints_of([trial], {}) == {trial: {}}
 
 
 def test_a_trial_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:

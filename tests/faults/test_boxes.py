@@ -20,7 +20,9 @@ GOOD = (10.0, 20.0, 30.0, 60.0)
 # xyxy half-open pixels -> what remains, and the kind of defect
 NAN, INF = float("nan"), float("inf")
 CASES = {
-    "inside": (GOOD, GOOD, None),
+    "inside": ((10, 20, 30, 61), (10, 20, 30, 61), None),
+    "the same again": (GOOD, None, "box-twice"),
+    "the same again, but for the file's rounding": ((10, 20, 30, 60 + 1e-9), None, "box-twice"),
     "the whole image": ((0, 0, WIDTH, HEIGHT), (0, 0, WIDTH, HEIGHT), None),
     "a point": ((40, 30, 40, 30), None, "box-no-area"),
     "no width": ((40, 30, 40, 50), None, "box-no-area"),
@@ -140,7 +142,8 @@ coordinate = st.floats(width=64) | st.integers(-200, 300).map(float)
 @settings(max_examples=200, deadline=None)
 def test_any_boxes_come_out_legal_or_are_counted(boxes: list[tuple[float, ...]], width: int) -> None:
     array = np.array(boxes, dtype=np.float64).reshape(-1, 4)
-    cleaned, kept, problems = clean_boxes(array, HEIGHT, width)
+    cleaned, kept, problems = clean_boxes(array, HEIGHT, width, np.zeros(len(array), dtype=np.int64))
+    assert len(np.unique(cleaned, axis=0)) == len(cleaned)
     assert cleaned.dtype == np.float32
     x1, y1, x2, y2 = cleaned.T
     assert ((x1 >= 0) & (x1 < x2) & (x2 <= width) & (y1 >= 0) & (y1 < y2) & (y2 <= HEIGHT)).all()

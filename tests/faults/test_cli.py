@@ -1,6 +1,7 @@
 """Fuzzed command lines and configurations: exit code 2, one line on standard error, nothing on standard output."""
 
 import errno
+import pickle
 import string
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ from grcn.app.commands import COMMANDS, Command
 from grcn.app.commands.common import progress_bar
 from grcn.app.commands.train import read_train_config
 from grcn.config import TrainConfig, to_dict
-from grcn.errors import ConfigError, DataError, DivergedError, GrcnError, ImageError, Interrupted
+from grcn.errors import CheckpointError, ConfigError, DataError, DivergedError, GrcnError, ImageError, Interrupted
 
 FUZZ = settings(
     deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
@@ -183,6 +184,41 @@ def test_every_kind_of_error_has_a_code_of_its_own() -> None:
     kinds = [kind for kind in _subclasses(GrcnError) if kind is not Interrupted]
     assert len({kind.exit_code for kind in kinds}) == len(kinds)
     assert all(1 < kind.exit_code < 128 for kind in kinds)
+
+
+def test_every_kind_of_error_can_be_pickled() -> None:
+    """As Ray and multiprocessing do with what a worker raises."""
+    for kind in [GrcnError, *_subclasses(GrcnError)]:
+        error = kind("x: stopped", 15) if kind is Interrupted else kind("x: stopped")
+        again = pickle.loads(pickle.dumps(error))
+        assert (type(again), str(again), again.exit_code) == (kind, "x: stopped", error.exit_code)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "predict absent a.jpg --out {}",
+        "evaluate absent --data absent --out {}",
+        "gap absent --data absent --out {}",
+        "export {run} --format openvino --out {}",
+        "export {run} --format onnx --out {}/model.onnx",
+        "export {run} --format onnx --out {folder}",
+        "study run context --out {}",
+        "study table context --out {}",
+        "demo --out {}",
+        "data generate {}",
+        "data download voc2007 --out {}",
+    ],
+)
+@pytest.mark.parametrize("out", ["file", "file/below", "x" * 300])
+def test_a_place_that_cannot_be_written_is_refused_before_anything_else(
+    words: str, out: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    (tmp_path / "last.safetensors").write_text("weights that nobody gets to")
+    filled = words.format(tmp_path / out, run=tmp_path, folder=tmp_path)
+    assert_refused(filled.split(), capsys, CheckpointError.exit_code)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["file", "last.safetensors"]
 
 
 def _subclasses(kind: type[GrcnError]) -> list[type[GrcnError]]:

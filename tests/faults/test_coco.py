@@ -200,6 +200,42 @@ def test_image_id_twice(root: Path) -> None:
     assert [(d.kind, d.object_index) for d in data.defects] == [("duplicate", 1)]
 
 
+@pytest.mark.parametrize("name", ["a.png", "./a.png", "images/a.png", "../images/a.png"])
+def test_one_file_under_two_ids(root: Path, name: str) -> None:
+    """It is one image, with the objects of both; one that both have is one object."""
+    values = content()
+    values["images"].append({"id": 8, "file_name": name, "width": 100, "height": 80})
+    values["annotations"] += [
+        {"id": 6, "image_id": 8, "category_id": 90, "bbox": [1, 2, 3, 4]},
+        {"id": 7, "image_id": 8, "category_id": 4, "bbox": [10, 20, 20, 40]},
+    ]
+    data = read(root, values)
+    assert [(record.image_id, len(record.target)) for record in data] == [(7, 2), (900, 1)]
+    assert data[0].target.labels.tolist() == [0, 1]
+    assert [(d.kind, d.object_index) for d in data.defects] == [("duplicate", 2), ("box-twice", 3)]
+    assert "the file of id 7, too: its objects are taken as that one's" in data.defects[0].message
+
+
+def test_a_file_under_two_ids_that_is_missing(root: Path) -> None:
+    values = content()
+    values["images"] = [entry | {"file_name": "lost.png"} for entry in values["images"]]
+    values["images"].append({"id": 8, "file_name": "a.png"})
+    data = read(root, values)
+    assert [record.image_id for record in data] == [8]
+    assert [(d.kind, d.object_index) for d in data.defects] == [("missing-image", 0), ("missing-image", 1)]
+
+
+def test_a_crowd_is_no_second_box(root: Path) -> None:
+    values = content()
+    values["annotations"] += [
+        values["annotations"][1] | {"id": 4, "iscrowd": 1},
+        values["annotations"][1] | {"id": 6, "category_id": 90},
+    ]
+    data = read(root, values)
+    assert data[0].target.crowd.tolist() == [False, True, False]
+    assert data.defects == ()
+
+
 OBJECTS = {
     "no entry": ([1, 2], "bad-object", "not an object of keys"),
     "unknown image": ({"image_id": 8}, "unknown-image", "image_id 8 is not among"),

@@ -89,6 +89,7 @@ def test_a_run_that_is_killed_terminated_and_interrupted_ends_as_one_that_was_no
         assert end_of(child)[0] == -signal.SIGKILL
     lost = saved_iteration(run)
     assert lost >= 4
+    run = run.rename(tmp_path / "moved")
     for number, name in ((signal.SIGTERM, "SIGTERM"), (signal.SIGINT, "SIGINT")):
         before = saved_iteration(run)
         with process(beach, run, **LONG, resume=True) as child:

@@ -96,7 +96,7 @@ def test_no_objects(root: Path, text: str) -> None:
 
 def test_difficult(root: Path) -> None:
     flags = ["", "<difficult>0</difficult>", "<difficult>1</difficult>", "<difficult> 1 </difficult>"]
-    annotate(root, wrap("".join(OBJECT.replace("</name>", f"</name>{flag}") for flag in flags)))
+    annotate(root, wrap("".join(OBJECT.replace("cat</name>", f"{i}</name>{flag}") for i, flag in enumerate(flags))))
     assert open_dataset(root)[0].target.difficult.tolist() == [False, False, True, True]
 
 
@@ -153,12 +153,40 @@ def test_broken_files(root: Path, text: str | bytes, reason: str) -> None:
     ],
 )
 def test_broken_objects(root: Path, broken: str, reason: str) -> None:
-    annotate(root, wrap(OBJECT + broken + OBJECT))
+    annotate(root, wrap(OBJECT + broken + OBJECT.replace("cat", "dog")))
     with pytest.raises(AnnotationError, match=rf"Annotations/a\.xml: .*{reason}"):
         open_dataset(root)
     data = open_dataset(root, on_error="collect")
     assert data[0].target.boxes.tolist() == PARSED * 2, "the others are kept"
     assert [(d.kind, d.file, d.object_index) for d in data.defects] == [("bad-object", "Annotations/a.xml", 1)]
+
+
+def test_one_image_of_two_files(root: Path) -> None:
+    """Which of them is right is not clear."""
+    annotate(root, wrap(OBJECT))
+    annotate(root, wrap(OBJECT), "a.png")
+    (root / "ImageSets" / "Main" / "train.txt").unlink()
+    with pytest.raises(AnnotationError, match=r"Annotations/a\.xml: its image, a\.png, is that of .*a\.png\.xml, too"):
+        open_dataset(root)
+    data = open_dataset(root, on_error="collect")
+    assert [record.image_id for record in data] == ["a.png"]
+    assert [(d.kind, d.file) for d in data.defects] == [("duplicate", "Annotations/a.xml")]
+
+
+@pytest.mark.parametrize("name", ["b.HEIC", "b.avif", "cam/b.jxl"])
+def test_photos_of_kinds_that_are_not_read(root: Path, name: str) -> None:
+    image_id = name.rpartition(".")[0]
+    for folder in ("JPEGImages", "Annotations"):
+        (root / folder / name).parent.mkdir(exist_ok=True)
+    (root / "JPEGImages" / name).write_bytes(b"x")
+    annotate(root, wrap(OBJECT), image_id)
+    annotate(root, wrap(OBJECT))
+    (root / "ImageSets" / "Main" / "train.txt").write_text(f"{image_id}\na\n")
+    data = open_dataset(root)
+    assert [record.image_id for record in data] == ["a"]
+    assert [(d.kind, d.file, d.exit_code) for d in data.defects] == [
+        ("unread-kind", f"JPEGImages/{name}", ImageError.exit_code)
+    ]
 
 
 def test_unknown_class(root: Path) -> None:

@@ -103,12 +103,42 @@ BAD = {
 @pytest.mark.parametrize("case", BAD)
 def test_broken_rows(root: Path, case: str) -> None:
     row, reason = BAD[case]
-    annotate(root, f"{ROW}\n\n{row}\n{ROW}\n")
+    annotate(root, f"{ROW}\n\n{row}\n1{ROW[1:]}\n")
     with pytest.raises(AnnotationError, match=rf"labels/a\.txt: line 3: .*{reason}".replace("?", r"\?")):
         open_dataset(root)
     data = open_dataset(root, on_error="collect")
     assert len(data[0].target) == 2, "the others are kept"
     assert [(d.kind, d.file, d.object_index) for d in data.defects] == [("bad-object", "labels/a.txt", 3)]
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_a_label_file_that_two_images_share(root: Path, beside: bool) -> None:
+    annotate(root, ROW)
+    if beside:
+        (root / "labels" / "a.txt").rename(root / "images" / "a.txt")
+    for name in ("a.jpg", "a.BMP", "b.jpg"):
+        PIL.Image.new("RGB", (100, 80)).save(root / "images" / name)
+    data = open_dataset(root)
+    assert [len(record.target) for record in data] == [1, 1, 1, 0]
+    assert [(d.kind, d.file) for d in data.defects] == [
+        ("label-shared", f"{'images' if beside else 'labels'}/a.txt")
+    ] * 2
+    assert "stands for a.BMP and a.jpg: its boxes are taken for both" in data.defects[0].message
+
+
+def test_photos_of_kinds_that_are_not_read(root: Path) -> None:
+    annotate(root, ROW)
+    (root / "images" / "deep").mkdir()
+    for name in ("b.avif", "deep/c.HEIC"):
+        (root / "images" / name).write_bytes(b"x")
+    data = open_dataset(root)
+    assert [(d.kind, d.file, d.exit_code) for d in data.defects] == [
+        ("unread-kind", "images/b.avif", ImageError.exit_code),
+        ("unread-kind", "images/deep/c.HEIC", ImageError.exit_code),
+    ]
+    (root / "images" / "a.png").unlink()
+    with pytest.raises(DataError, match=r"first of 2 defects: images/b\.avif: a photo of a kind that is not read"):
+        open_dataset(root)
 
 
 def test_label_files_that_are_no_text(root: Path) -> None:

@@ -98,6 +98,15 @@ def test_extras_are_whole(metadata: Message) -> None:
             assert requirement.specifier.contains(version, prereleases=True), f"{extra}: {requirement}, here {version}"
 
 
+def test_every_requirement_has_a_lowest_version(metadata: Message) -> None:
+    """Without one, `make test-lowest` would take the first release ever; and OpenCV, in whichever package, is none."""
+    requirements = [Requirement(text) for text in metadata.get_all("Requires-Dist")]
+    for requirement in requirements:
+        if requirement.name != "grcn":
+            assert [specifier.operator for specifier in requirement.specifier] == [">="], str(requirement)
+    assert not [requirement.name for requirement in requirements if "opencv" in requirement.name]
+
+
 @pytest.mark.slow
 def test_the_wheel_alone_is_enough(wheel: Path, tmp_path: Path, beach: Path) -> None:
     """In a new environment, away from the repository: help, the presets, a study's name, training and a prediction.

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Iterator
 from dataclasses import MISSING, FrozenInstanceError, fields, is_dataclass, replace
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
 import yaml
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
+from grcn import config as config_module
 from grcn.config import (
+    FREE_TEXT,
     AugmentConfig,
+    Bounds,
     DetectorConfig,
     InputConfig,
     OptimConfig,
@@ -26,7 +32,8 @@ from grcn.config import (
     trunk_stride,
 )
 from grcn.errors import ConfigError
-from grcn.presets import PRESETS, preset, stage_strides
+from grcn.presets import PRESETS, detector_of, preset, stage_strides, train_config
+from grcn.study.run import Resources
 
 
 @pytest.mark.parametrize(
@@ -41,42 +48,21 @@ from grcn.presets import PRESETS, preset, stage_strides
         ({"backbone": "vgg16", "head": "vgg_fc", "roi": RoIConfig(size=14)}, "fc6 takes 7x7 cells"),
         ({"separation": "conv5", "head": "fc2"}, "no layer to separate; use separation 'roi'"),
         ({"separation": "conv5", "head": "avgpool"}, "no layer to separate"),
-        ({"frozen_stages": 6}, "frozen_stages 6: use 0"),
-        ({"frozen_stages": -1}, "frozen_stages -1"),
         (
             {"separation": "conv4", "rpn": RPNConfig(source="conv5")},
             "rpn.source 'conv5' after a trunk that ends at conv4: .* use 'cls', 'loc' or an earlier stage",
         ),
         ({"separation": "conv3", "rpn": RPNConfig(source="conv4")}, "rpn.source 'conv4' after a trunk .* conv3"),
         ({"head": "conv5", "rpn": RPNConfig(source="conv5")}, "rpn.source 'conv5' after a trunk .* conv4"),
-        ({"rpn": RPNConfig(source="conv2")}, "rpn.source: 'conv2' is none of trunk, cls, loc, conv3"),
-        ({"roi": RoIConfig(pooling="max")}, "roi.pooling: 'max' is none of align, pool"),
-        ({"input": InputConfig(16, 100)}, "input 16..100"),
-        ({"input": InputConfig(600, 500)}, "input 600..500"),
-        ({"rpn": RPNConfig(anchor_sizes=())}, r"rpn.anchor_sizes \[\]: needs positive"),
-        ({"rpn": RPNConfig(anchor_sizes=(32.0, -1.0))}, "rpn.anchor_sizes"),
-        ({"rpn": RPNConfig(anchor_ratios=(float("nan"),))}, "rpn.anchor_ratios"),
-        ({"rpn": RPNConfig(anchor_ratios=(float("inf"),))}, "rpn.anchor_ratios"),
-        ({"rpn": RPNConfig(channels=0)}, "rpn.channels 0: needs at least 1"),
-        ({"rpn": RPNConfig(batch_per_image=0)}, "rpn.batch_per_image 0"),
-        ({"rpn": RPNConfig(nms=1.5)}, "rpn.nms 1.5: needs 0 to 1"),
-        ({"rpn": RPNConfig(min_size=float("nan"))}, "rpn.min_size nan"),
-        ({"rpn": RPNConfig(foreground_iou=0.2)}, "rpn.background_iou 0.3 above rpn.foreground_iou 0.2"),
-        ({"roi": RoIConfig(size=-3)}, "roi.size -3"),
-        ({"roi": RoIConfig(sampling_ratio=-1)}, "roi.sampling_ratio -1: needs at least 0"),
-        ({"roi": RoIConfig(positive_fraction=float("nan"))}, "roi.positive_fraction nan"),
-        ({"roi": RoIConfig(box_weights=(10.0, 10.0, 0.0, 5.0))}, "roi.box_weights"),
-        ({"cls_stride": 4, "loc_stride": 4}, "cls_stride: 4 is none of 8, 16, 32"),
-        ({"separation": "conv2"}, "separation: 'conv2' is none of none, roi"),
     ],
 )
 def test_what_cannot_exist_is_refused_with_the_reason(fields: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said) as caught:
         DetectorConfig(**fields)
     assert "\n" not in str(caught.value)
-    plain = {key: to_dict(value) if is_dataclass(value) else value for key, value in fields.items()}
-    with pytest.raises(ConfigError, match=said):
-        from_dict(DetectorConfig, plain)
+    model = {key: to_dict(value) if is_dataclass(value) else value for key, value in fields.items()}
+    with pytest.raises(ConfigError, match=f"model.{said}" if said.startswith("cls_stride") else said):
+        from_dict(TrainConfig, {"data": "x", "model": model})
 
 
 @pytest.mark.parametrize(
@@ -145,21 +131,24 @@ def test_the_stride_that_the_rpn_sees(fields: dict[str, Any], stride: int) -> No
 # There and back
 
 
-def values_of(hint: Any) -> st.SearchStrategy[Any]:
-    """Values of a field's type, sensible for most fields of that type."""
+def values_of(hint: Any, least: int = 0, most: int = 9) -> st.SearchStrategy[Any]:
+    """Values that a field takes."""
     origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        bounds = arguments[1] if isinstance(arguments[1], Bounds) else Bounds()
+        return values_of(arguments[0], int(bounds.ge or 0), int(bounds.le or 9))
     if is_dataclass(hint):
         return instances(hint)  # type: ignore[arg-type]
     if origin is Literal:
         return st.sampled_from(arguments)
     if origin is tuple:
         if arguments[-1] is Ellipsis:
-            return st.lists(values_of(arguments[0]), min_size=1, max_size=4).map(tuple)
+            return st.lists(values_of(arguments[0]), min_size=least, max_size=4).map(tuple)
         return st.tuples(*map(values_of, arguments))
     if type(None) in arguments:
         return st.none() | values_of(next(a for a in arguments if a is not type(None)))
     simple: dict[Any, st.SearchStrategy[Any]] = {
-        int: st.integers(0, 9),
+        int: st.integers(least, most),
         float: st.floats(0.01, 0.99),
         bool: st.booleans(),
         str: st.text(max_size=8),
@@ -169,12 +158,10 @@ def values_of(hint: Any) -> st.SearchStrategy[Any]:
 
 @st.composite
 def instances(draw: st.DrawFn, kind: type[Any]) -> Any:
-    hints = get_type_hints(kind)
+    hints = get_type_hints(kind, include_extras=True)
     chosen = draw(st.sets(st.sampled_from([f.name for f in fields(kind)]), max_size=3))
     needed = {f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING}
     values = {name: draw(values_of(hints[name])) for name in sorted(chosen | needed)}
-    if kind not in (DetectorConfig, TrainConfig):  # alone, the small ones refuse nothing
-        return kind(**values)
     try:
         return kind(**values)
     except ConfigError:
@@ -264,6 +251,144 @@ def test_any_value_anywhere_is_taken_or_refused_in_one_line(data: st.DataObject)
         assert from_dict(DetectorConfig, to_dict(config)) == config
 
 
+# Every field of every configuration
+
+NUMBERS = (int, float)
+
+
+def configurations() -> list[type[Any]]:
+    found = [kind for kind in vars(config_module).values() if is_dataclass(kind) and kind is not Bounds]
+    return [*found, Resources]  # type: ignore[list-item]
+
+
+FIELDS = [
+    pytest.param(kind, name, hint, id=f"{kind.__name__}.{name}")
+    for kind in configurations()
+    for name, hint in get_type_hints(kind, include_extras=True).items()
+]
+
+
+def says_what_it_takes(hint: Any) -> bool:
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        kind, *marks = arguments
+        if kind in NUMBERS or get_origin(kind) is tuple:
+            bounded = any(isinstance(mark, Bounds) for mark in marks)
+            return bounded and (kind in NUMBERS or says_what_it_takes(kind.__args__[0]))
+        return kind is str and FREE_TEXT in marks
+    if origin is tuple and arguments[-1] is Ellipsis:
+        return get_origin(arguments[0]) is Literal
+    if origin is tuple or type(None) in arguments:
+        return all(says_what_it_takes(argument) for argument in arguments if argument is not type(None))
+    return origin is Literal or hint is bool or is_dataclass(hint)
+
+
+@pytest.mark.parametrize(("kind", "name", "hint"), FIELDS)
+def test_every_field_has_bounds_or_choices_or_is_said_to_be_free_text(kind: type[Any], name: str, hint: Any) -> None:
+    assert says_what_it_takes(hint)
+
+
+def wrong(hint: Any, default: Any) -> Iterator[tuple[Any, str]]:
+    """Values that a field does not take, each with what the error says that it does."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if type(None) in arguments:
+        inner = next(argument for argument in arguments if argument is not type(None))
+        yield from ((value, said) for value, said in wrong(inner, default) if value is not None)
+    elif origin is Annotated:
+        yield from wrong(arguments[0], default)
+        for bounds in (mark for mark in arguments[1:] if isinstance(mark, Bounds)):
+            if arguments[0] in NUMBERS:
+                low = bounds.gt if bounds.gt is not None else bounds.ge - 1
+                high = bounds.lt if bounds.lt is not None else bounds.le + 1 if bounds.le is not None else math.inf
+                beyond = [low, high] if arguments[0] is int else [low, high, math.nan, math.inf, -math.inf]
+                yield from ((value, str(bounds)) for value in beyond)
+            else:
+                counts = [int(bounds.le) + 1, *([0] if bounds.ge else [])]
+                yield from (((0.5,) * count, f"needs {bounds} values") for count in counts)
+    elif origin is tuple:
+        yield from (((), f"expected {len(arguments)} values"),) if arguments[-1] is not Ellipsis else ()
+        yield from ((value, "expected a list") for value in (None, 0.5, "csv"))
+        places = range(1 if arguments[-1] is Ellipsis else len(arguments))
+        for place in places:
+            for value, said in wrong(arguments[place], default[place]):
+                yield (*default[:place], value, *default[place + 1 :]), said
+    elif origin is Literal:
+        yield from ((value, str(arguments[0])) for value in ("nonsense", 17, None, True, 1.5, [arguments[0]]))
+    elif is_dataclass(hint):
+        yield from ((value, "expected keys and values") for value in (5, "text", [1], None))
+    else:
+        others = {int: (1.5, "1", True, None), float: ("fast", True, None, [1.0]), bool: (1, "yes", None)}
+        said = f"expected {hint.__name__}"
+        yield from ((value, said) for value in others.get(hint, (5, None, ["a"], b"a", Path("a"))))
+
+
+@pytest.mark.parametrize(("kind", "name", "hint"), FIELDS)
+def test_every_field_refuses_what_it_does_not_take(kind: type[Any], name: str, hint: Any) -> None:
+    """Below, above, not a number, another type: from Python and from a file, in a line with field, value and range."""
+    own = next(field for field in fields(kind) if field.name == name)
+    default = own.default if own.default_factory is MISSING else own.default_factory()
+    needed = {"data": "x"} if kind is TrainConfig else {}
+    tried = list(wrong(hint, default))
+    assert len(tried) >= 3
+    for value, said in tried:
+        for make in (lambda values: kind(**values), lambda values: from_dict(kind, values)):
+            with pytest.raises(ConfigError) as caught:
+                make({**needed, name: value})
+            message = str(caught.value)
+            assert message.startswith(name)
+            assert said in message
+            assert "\n" not in message
+            if not isinstance(value, tuple):
+                assert str(value) in message
+
+
+def test_numbers_too_long_to_print_and_texts_of_many_lines_are_refused_in_one_line() -> None:
+    for values in ({"seed": 10**5000}, {"seed": "1\n" * 500}, {"minutes": 10**5000}, {"fit": 10**5000}):
+        with pytest.raises(ConfigError, match=next(iter(values))) as caught:
+            TrainConfig(data="x", **values)
+        assert "\n" not in str(caught.value)
+        assert len(str(caught.value)) < 200
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"augment": {"scale_jitter": [1.2, 0.8]}}, r"augment.scale_jitter \[1.2, 0.8\]: needs the lower factor first"),
+        ({"schedule": {"milestones": [0.9, 0.5]}}, r"schedule.milestones \[0.9, 0.5\]: needs rising"),
+        ({"schedule": {"milestones": [0.5, 0.5]}}, r"schedule.milestones \[0.5, 0.5\]: needs rising"),
+        (
+            {"model": {"input": {"short_side": 600, "long_side": 500}}},
+            "model.input.long_side 500: needs short_side 600",
+        ),
+        ({"model": {"rpn": {"foreground_iou": 0.2}}}, "model.rpn.background_iou 0.3 above foreground_iou 0.2"),
+        ({"model": {"rpn": {"anchor_sizes": [32.0, -1.0]}}}, r"model.rpn.anchor_sizes\[1\] -1.0: needs above 0"),
+    ],
+)
+def test_fields_that_do_not_go_together_are_named_with_their_place(values: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{said}"):
+        from_dict(TrainConfig, {"data": "x", **values})
+
+
+def test_whole_numbers_and_lists_are_taken_for_floats_and_tuples() -> None:
+    config = TrainConfig(data="x", minutes=3, loggers=["csv"], augment=AugmentConfig(scale_jitter=[1, 2]))  # type: ignore[arg-type]
+    assert config == from_dict(TrainConfig, json.loads(json.dumps(to_dict(config))))
+    assert repr((config.minutes, config.loggers, config.augment.scale_jitter)) == "(3.0, ('csv',), (1.0, 2.0))"
+
+
+def test_no_model_is_the_presets_and_a_given_one_stays_what_it_is() -> None:
+    assert TrainConfig(data="x").model is None
+    assert detector_of(TrainConfig(data="x", preset="grcn_r18")) == PRESETS["grcn_r18"]
+    assert detector_of(TrainConfig(data="x", preset="grcn_r18", model=DetectorConfig())) == DetectorConfig()
+    values = {"data": "x", "preset": "grcn_r18"}
+    for model in ({}, {"model": None}, {"model": {}}):
+        assert train_config({**values, **model}).model == PRESETS["grcn_r18"]
+    rpn = replace(PRESETS["grcn_r18"].rpn, nms=0.3)
+    assert train_config({**values, "model": {"rpn": {"nms": 0.3}}}).model == replace(PRESETS["grcn_r18"], rpn=rpn)
+    assert train_config({**values, "model": to_dict(DetectorConfig())}).model == DetectorConfig()
+    with pytest.raises(ConfigError, match=r"model\.: expected keys and values, found 5"):
+        train_config({**values, "model": 5})
+
+
 def test_a_run_without_data_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"TrainConfig: .*'data'"):
         from_dict(TrainConfig, {})
@@ -272,11 +397,8 @@ def test_a_run_without_data_is_refused() -> None:
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"iterations": 5, "epochs": 1.0}, "iterations and epochs: give one positive length"),
-        ({"minutes": -1.0}, "minutes: give one positive length"),
-        ({"batch_size": 0}, "batch_size"),
-        ({"workers": -1}, "workers"),
-        ({"optim": OptimConfig(accumulate=0)}, "accumulate"),
+        ({"iterations": 5, "epochs": 1.0}, "iterations and epochs: give one length"),
+        ({"minutes": 5.0, "epochs": 1.0}, "epochs and minutes: give one length"),
     ],
 )
 def test_runs_that_cannot_be(fields: dict[str, Any], said: str) -> None:

@@ -1,5 +1,7 @@
 """Detector: the same answer for every kind of picture, boxes in the picture's pixels, the model left as it was."""
 
+import shutil
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +13,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor, nn
 
+import grcn.deploy.export
+import grcn.hub
 from grcn import Detections, Detector
+from grcn.app.cli import main
 from grcn.config import DetectorConfig, InputConfig, RoIConfig, RPNConfig
 from grcn.errors import CheckpointError, ConfigError, ImageError
 from grcn.model.detector import build_detector
@@ -82,7 +87,7 @@ class Stub(nn.Module):
         self.weight = nn.Parameter(torch.zeros(1))
         self.seen: list[tuple[int, ...]] = []
 
-    def forward(self, images: list[Tensor]) -> list[dict[str, Tensor]]:
+    def forward(self, images: list[Tensor], *, score: float | None) -> list[dict[str, Tensor]]:
         self.seen += [tuple(image.shape) for image in images]
         return [
             {
@@ -224,6 +229,47 @@ def test_wrong_arguments_are_refused(detector: Detector, picture: np.ndarray) ->
         detector.predict([picture], batch_size=0)
     with pytest.raises(ConfigError, match="2 class names for a model of 3"):
         Detector(detector.model, ["a", "b"])
+    with pytest.raises(ConfigError, match="class 'cat' is named twice"):
+        Detector(detector.model, ["cat", "dog", "cat"])
+
+
+def test_a_detector_whose_classes_share_a_name_is_refused(detector: Detector, tmp_path: Path) -> None:
+    save_detector(tmp_path / "d.safetensors", detector.model, class_names=("a", "b", "a"), preset="", extra={})
+    with pytest.raises(CheckpointError, match=r"d\.safetensors: class 'a' is named twice"):
+        Detector.load(tmp_path / "d.safetensors")
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_an_address_of_the_hub_is_one_also_as_a_path(
+    kind: type, run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: list[tuple[str, str | None]] = []
+
+    def fetch(repo_id: str, revision: str | None = None) -> Path:
+        asked.append((repo_id, revision))
+        return run / "last.safetensors"
+
+    monkeypatch.setattr(grcn.hub, "download", fetch)
+    monkeypatch.setattr(grcn.deploy.export, "export", lambda loaded, out, *_, **__: out.write_text("a graph"))
+    assert Detector.load(kind("hf://someone/cells@v2")).class_names == NAMES
+    assert main(["export", "hf://someone/cells", "--format", "torch", "--out", str(tmp_path / "cells.pt2")]) == 0
+    assert asked == [("someone/cells", "v2"), ("someone/cells", None)]
+    assert (tmp_path / "cells.pt2").is_file()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "hf:" / "someone").mkdir(parents=True)
+    shutil.copytree(run, tmp_path / "hf:" / "someone" / "own")
+    assert Detector.load(Path("hf:/someone/own")).class_names == NAMES, "a folder that is really there"
+
+
+def test_a_score_below_the_models_own_threshold_finds_more(detector: Detector, picture: np.ndarray) -> None:
+    every = detector.predict(picture)  # its threshold is 0
+    low, own = (float(value) for value in np.quantile(every.scores, [0.25, 0.75]))
+    model = deepcopy(detector.model)
+    model.config = model.roi.config = replace(SMALL, roi=replace(SMALL.roi, score_threshold=own))
+    strict = Detector(model, NAMES)
+    assert_same(strict.predict(picture), every.above(np.nextafter(np.float32(own), np.float32(1))))
+    assert_same(strict.predict(picture, score=low), every.above(low))
+    assert_same(strict.predict([picture], score=0.0)[0], every)
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,11 +30,13 @@ class ResultsKey:
         class_names: [C] in the order of the categories.
         category_ids: [C] their ids.
         images: per image id, the file's name and its whole path (None for standard input).
+        complete: false where `grcn predict` was stopped, or has not ended yet.
     """
 
     class_names: tuple[str, ...]
     category_ids: tuple[int, ...]
     images: dict[int, tuple[str, str | None]]
+    complete: bool = True
 
 
 def read_key(path: Path) -> ResultsKey:
@@ -49,6 +51,7 @@ def read_key(path: Path) -> ResultsKey:
             tuple(str(category["name"]) for category in content["categories"]),
             tuple(int(category["id"]) for category in content["categories"]),
             {int(image["id"]): (str(image["file_name"]), image.get("path")) for image in content["images"]},
+            bool(content.get("complete", True)),
         )
     except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         raise AnnotationError(
@@ -75,7 +78,8 @@ def load_own_results(path: Path, key: ResultsKey, dataset: Dataset) -> tuple[lis
     by_path = {str(record.path.resolve()): i for i, record in enumerate(dataset.records)}
     by_name = {record.path.name: i for i, record in enumerate(dataset.records)}
     shared = Counter(record.path.name for record in dataset.records) + Counter(name for name, _ in key.images.values())
-    image_of: dict[Any, int | None] = {}
+    # Of a run that was killed, the last results may be of images that are not listed yet.
+    image_of: dict[Any, int | None] = {} if key.complete else defaultdict(lambda: None)
     for image_id, (name, whole) in key.images.items():
         image_of[image_id] = by_path.get(str(whole))
         if image_of[image_id] is None and shared[name] == 2:  # one image here and one there, so it is the same

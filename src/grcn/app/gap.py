@@ -17,10 +17,13 @@ def label(sources: Sequence[str]) -> list[str]:
 
     >>> label(["runs/c4", "runs/grcn/", "other/c4"])
     ['runs/c4', 'grcn', 'other/c4']
+    >>> label(["hf://me/cells", "hf://you/cells"])
+    ['hf://me/cells', 'hf://you/cells']
     """
     paths = [Path(source) for source in sources]
-    short = [path.stem if path.suffix in (".json", ".safetensors") else path.resolve().name for path in paths]
-    return [name if short.count(name) == 1 else str(path) for name, path in zip(short, paths, strict=True)]
+    short = [path.stem if path.suffix in (".json", ".jsonl", ".safetensors") else path.resolve().name for path in paths]
+    whole = [source if source.startswith("hf://") else str(Path(source)) for source in sources]
+    return [name if short.count(name) == 1 else other for name, other in zip(short, whole, strict=True)]
 
 
 def page_and_json(

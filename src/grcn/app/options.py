@@ -79,7 +79,7 @@ class Parser(jsonargparse.ArgumentParser):
 
     def _explain(self, message: str) -> str:
         """The parser's message in the user's terms, with the nearest key for an unknown one."""
-        if found := re.search(r"unrecognized arguments: (.*)", message):
+        if found := re.search(r"[Uu]nrecognized arguments: (.*)", message):
             words = found[1].split()
             unknown = next((word.split("=")[0] for word in words if word.startswith("--")), None)
             if unknown is None:
@@ -93,7 +93,8 @@ class Parser(jsonargparse.ArgumentParser):
         message = re.sub(r"Expected an? (?:<class '(\w+)'>|typing\.)", lambda m: f"expected {m[1] or ''}", message)
         # A field that may be null: `expected float or null, found fast`
         message = re.sub(
-            r"Does not validate against any of the Union.*? - expected (.*?) - expected NoneType.*? Given value: (.*)",
+            r"Does not validate against any of the Union.*? Errors:(?: - expected NoneType)? - expected (.*?)"
+            r"(?: - expected NoneType)? Given value type: .*? Given value: (.*)",
             r"expected \1 or null, found \2",
             message,
         )

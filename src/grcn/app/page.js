@@ -122,6 +122,7 @@ function show() {
   part(".views").replaceChildren();
   views = (value?.detectors ?? []).map((detector) => makeView(value, detector));
   part(".layers").hidden = !views.some((view) => view.maps.length);
+  slider.min = Math.max(0, ...(value?.detectors ?? []).map((detector) => detector.least)); // nothing is found below it
   update();
 }
 

@@ -80,6 +80,7 @@ class _Answer:
 @dataclass(frozen=True)
 class _Waiting:
     content: bytes
+    score: float | None
     answer: asyncio.Future[_Answer]
     request: Request
 
@@ -111,14 +112,18 @@ class Batcher:
         finally:
             self.requests -= 1
 
-    async def predict(self, content: bytes, request: Request) -> _Answer:
+    async def predict(self, content: bytes, score: float | None, request: Request) -> _Answer:
         """What is found in an encoded photo; left unanswered where the request's client has gone.
+
+        Args:
+            score: objects below it may be left out; None: the detector's own threshold.
 
         Raises:
             ImageError: on what is no photo, or one too large.
+            ConfigError: on a score that the detector cannot go down to.
         """
         answer: asyncio.Future[_Answer] = asyncio.get_running_loop().create_future()
-        self._queue.put_nowait(_Waiting(content, answer, request))
+        self._queue.put_nowait(_Waiting(content, score, answer, request))
         return await answer
 
     @asynccontextmanager
@@ -150,7 +155,7 @@ class Batcher:
                 else:
                     batch.append(waiting)
             try:
-                answers = await loop.run_in_executor(thread, self._answers, [waiting.content for waiting in batch])
+                answers = await loop.run_in_executor(thread, self._answers, batch)
             except Exception as error:  # a defect, or no memory: 500 for these, and the next are tried
                 answers = [error] * len(batch)
             for waiting, answer in zip(batch, answers, strict=True):
@@ -161,21 +166,28 @@ class Batcher:
                 else:
                     waiting.answer.set_result(answer)
 
-    def _answers(self, contents: list[bytes]) -> list[_Answer | Exception]:
-        """What is found in each photo, or the ImageError of it."""
+    def _answers(self, batch: list[_Waiting]) -> list[_Answer | Exception]:
+        """What is found in each photo, or what is wrong with it or its score."""
         answers: dict[int, _Answer | Exception] = {}
-        sizes: dict[tuple[int, ...], dict[int, NDArray[np.uint8]]] = {}  # photos by their place, by their shape
-        for place, content in enumerate(contents):
+        own = self.detector.config.roi.score_threshold
+        # Photos by their place, by their shape and by the score where that is below the detector's own threshold.
+        sizes: dict[tuple[tuple[int, ...], float | None], dict[int, NDArray[np.uint8]]] = {}
+        for place, waiting in enumerate(batch):
+            score = None if waiting.score is None or waiting.score >= own else waiting.score
             try:
-                photo = read_image(content, name="image", max_pixels=self.limits.max_pixels)
+                photo = read_image(waiting.content, name="image", max_pixels=self.limits.max_pixels)
             except ImageError as error:
                 answers[place] = error
             else:
-                sizes.setdefault(photo.shape, {})[place] = photo
-        for (height, width, _), photos in sizes.items():
-            found = self.detector.predict(list(photos.values()), batch_size=len(photos))
-            answers |= {place: _Answer(one, width, height) for place, one in zip(photos, found, strict=True)}
-        return [answers[place] for place in range(len(contents))]
+                sizes.setdefault((photo.shape, score), {})[place] = photo
+        for ((height, width, _), score), photos in sizes.items():
+            try:
+                found = self.detector.predict(list(photos.values()), score=score, batch_size=len(photos))
+            except ConfigError as error:
+                answers |= dict.fromkeys(photos, error)
+            else:
+                answers |= {place: _Answer(one, width, height) for place, one in zip(photos, found, strict=True)}
+        return [answers[place] for place in range(len(batch))]
 
 
 class Gate:
@@ -263,7 +275,7 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
         408: "the body did not arrive in time",
         413: "the body is too long",
         415: "neither a form nor an image",
-        422: "no photo, or one that cannot be decoded or has too many pixels; a score outside 0..1",
+        422: "no photo, or one that cannot be decoded or has too many pixels; a score outside 0..1 or too low",
         500: "a defect of the service",
         503: "too many requests; Retry-After says when to try again",
         504: "no answer in time",
@@ -295,7 +307,8 @@ def create_app(detector: Detector, limits: ServeLimits, ready: Callable[[], None
         redoc_url=None,
         exception_handlers={
             RequestValidationError: _invalid,
-            ImageError: _no_image,
+            ImageError: _refused,
+            ConfigError: _refused,
             Exception: _defect,
         },
     )
@@ -325,8 +338,8 @@ def create_app(detector: Detector, limits: ServeLimits, ready: Callable[[], None
     ) -> Prediction:
         with batcher.admitted():
             content, score_of_form = await _upload(request)
-            answer = await batcher.predict(content, request)
-        lowest = score if score_of_form is None else score_of_form
+            lowest = score if score_of_form is None else score_of_form
+            answer = await batcher.predict(content, lowest, request)
         found = answer.found if lowest is None else answer.found.above(lowest)
         return Prediction(
             width=answer.width,
@@ -382,7 +395,7 @@ async def _invalid(_: Request, error: Exception) -> JSONResponse:
     return _problem(422, f"{first['loc'][1]}: {first['msg']}")  # loc: query, score, ...
 
 
-async def _no_image(_: Request, error: Exception) -> JSONResponse:
+async def _refused(_: Request, error: Exception) -> JSONResponse:
     return _problem(422, str(error))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,10 +49,10 @@ def find_sources(arguments: Sequence[str], out: Path) -> tuple[list[Source], lis
     Raises:
         DataError: naming an argument that stands for nothing, or for a result.
     """
-    results = [(out / folder).resolve() for folder in RESULTS]
+    results = {(out / folder).resolve() for folder in RESULTS}
 
     def is_result(path: Path) -> bool:
-        return any(path.resolve().is_relative_to(folder) for folder in results)
+        return not results.isdisjoint(path.resolve().parents)
 
     paths: list[Path | None] = []
     left_out: list[Path] = []
@@ -66,19 +67,20 @@ def find_sources(arguments: Sequence[str], out: Path) -> tuple[list[Source], lis
             if not known:
                 raise DataError(f"{argument}: no image or video in this folder ({len(files)} other files)")
             paths += known
-            left_out += [file for file in files if file not in set(known)]
-        elif path.exists():
-            paths.append(path)
+            left_out += [file for file in files if file.suffix.lower() not in SUFFIXES | VIDEO_SUFFIXES]
+            continue
+        if path.exists():
+            files = [path]
         elif glob.has_magic(argument):
             found = sorted(Path(match) for match in glob.glob(argument, recursive=True))
             files = [file for file in found if file.is_file()]
             if not files:
                 raise DataError(f"{argument}: no file matches this pattern")
-            paths += files
         else:
             raise DataError(f"{argument}: no such file or folder")
-        if overwritten := next((path for path in paths if path and is_result(path)), None):
+        if overwritten := next(filter(is_result, files), None):
             raise DataError(f"{overwritten}: lies among the results in {out}; choose another --out")
+        paths += files
     return _name(_unique(paths)), left_out
 
 
@@ -100,16 +102,21 @@ def _name(paths: Iterable[Path | None]) -> list[Source]:
     """Sources called by their files' stems; a stem that is taken gets the first free number: `a`, `a-2`, `a-3`.
 
     Letter case does not tell names apart, since on some file systems it does not tell files apart. White space becomes
-    `_`: lists of images hold one name a line, and some readers split lines at blanks.
+    `_`: lists of images hold one name a line, and some readers split lines at blanks. So do control characters and
+    bytes that are not UTF-8, which neither XML nor a list can hold.
     """
     taken: set[str] = set()
+    last: dict[str, int] = {}  # the number that each stem got last, since looking from 1 each time takes ever longer
     sources = []
     for path in paths:
         stem = "_".join(path.stem.split()) if path else "stdin"
-        name, number = stem, 1
+        stem = "".join("_" if unicodedata.category(letter) in ("Cc", "Cs") else letter for letter in stem)
+        key = stem.casefold()
+        name, number = stem, last.get(key, 1)
         while name.casefold() in taken:
             number += 1
             name = f"{stem}-{number}"
+        last[key] = number
         taken.add(name.casefold())
         sources.append(Source(path, name))
     return sources

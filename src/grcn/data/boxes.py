@@ -7,6 +7,7 @@
 | no width or no height, in the file's own numbers | dropped, `box-no-area` |
 | wholly outside the image | dropped, `box-outside` |
 | partly outside the image | clipped to it, `box-clipped` |
+| same corners and class as an earlier box of the image | dropped, `box-twice` |
 
 Each is counted and named. Overshoots below a twentieth of a pixel are the rounding of decimals in the file: they are
 clipped and not counted.
@@ -33,13 +34,17 @@ class BoxProblem:
 
 
 def clean_boxes(
-    boxes: NDArray[np.float64], height: int | NDArray[np.int64], width: int | NDArray[np.int64]
+    boxes: NDArray[np.float64],
+    height: int | NDArray[np.int64],
+    width: int | NDArray[np.int64],
+    labels: NDArray[np.int64],
 ) -> tuple[NDArray[np.float32], NDArray[np.int64], list[BoxProblem]]:
     """Applies the policy to boxes.
 
     Args:
         boxes: [N, 4] xyxy pixels, half-open, as the file gives them.
         height, width: of the boxes' image, or [N] of each box's own.
+        labels: [N] class ids; or [N, K] of all that two boxes of the same corners must share to be the same box.
 
     Returns:
         boxes: [M, 4] float32, 0 <= x1 < x2 <= width, 0 <= y1 < y2 <= height.
@@ -60,9 +65,13 @@ def clean_boxes(
         clipped = inside.astype(np.float32)
     # A sliver can be lost to float32; it then has no area either.
     empty |= finite & ~outside & ~_rows(clipped[:, 2:] > clipped[:, :2])
+    kept = finite & ~empty & ~outside
+    twice = np.zeros(n, dtype=bool)
+    if n > 1:
+        twice[kept] = _seen_before(clipped[kept], labels.reshape(n, -1)[kept])
 
     problems = []
-    for i in np.flatnonzero(~finite | empty | outside | moved).tolist():
+    for i in np.flatnonzero(~finite | empty | outside | moved | twice).tolist():
         image = f"the {size[i, 0]:g} x {size[i, 1]:g} image"
         if not finite[i]:
             kind, what = "box-not-finite", "is not finite or absurdly large: dropped"
@@ -72,18 +81,28 @@ def clean_boxes(
             kind, what = "box-no-area", "has no area: dropped"
         elif outside[i]:
             kind, what = "box-outside", f"lies outside {image}: dropped"
+        elif twice[i]:
+            kind, what = "box-twice", "is there twice, with the same class: dropped"
         else:
             kind, what = "box-clipped", f"reaches outside {image}: clipped"
         numbers = ", ".join(f"{v:g}" for v in boxes[i])
         problems.append(BoxProblem(i, kind, f"box [{numbers}] {what}"))
-    kept = np.flatnonzero(finite & ~empty & ~outside).astype(np.int64)
-    return clipped[kept], kept, problems
+    indices = np.flatnonzero(kept & ~twice).astype(np.int64)
+    return clipped[indices], indices, problems
 
 
 def _rows(conditions: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Whether all of a row's conditions hold, [N, K] -> [N]."""
     rows: NDArray[np.bool_] = np.asarray(conditions.all(axis=1))
     return rows
+
+
+def _seen_before(boxes: NDArray[np.float32], labels: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Whether a row of boxes [N, 4] and labels [N, K] equals an earlier one, [N]."""
+    rows = np.concatenate([boxes + np.float32(0), labels], axis=1)  # float64 holds both; adding 0 makes -0 a 0
+    data, size = rows.tobytes(), rows.itemsize * rows.shape[1]
+    first: dict[bytes, int] = {}
+    return np.array([first.setdefault(data[i * size : (i + 1) * size], i) != i for i in range(len(rows))], dtype=bool)
 
 
 def from_voc(corners: NDArray[np.float64]) -> NDArray[np.float64]:

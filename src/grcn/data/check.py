@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import os
 import shlex
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -15,9 +16,9 @@ import numpy as np
 
 from grcn.config import DetectorConfig, InputConfig
 from grcn.data.dataset import list_splits, open_dataset, resolve_split
-from grcn.data.image import read_image
 from grcn.data.records import Dataset, Defect, ImageRecord
 from grcn.data.sizing import QUANTILES, Sizing, fit, measure
+from grcn.data.unused import unused_files
 from grcn.errors import DataError, GrcnError, ImageError
 from grcn.presets import PRESETS
 
@@ -62,7 +63,8 @@ class CheckReport:
         root, format: of the data set.
         images: distinct image files over the splits.
         splits, classes: counts.
-        defects: everything found wrong, with its file; overlap between splits is among them.
+        defects: everything found wrong, with its file; overlap between splits is among them, and, where no splits
+            were named, every file that no split uses. Those of exit code 0 are remarks.
         sizing: how the given detector suits the training split; None where that has no objects.
         suggested: the same for the detector that `fit` makes of it.
     """
@@ -120,7 +122,7 @@ def check_dataset(
         DataError: where the folder or a named split cannot be found or the format is not recognized. All else is a
             defect of the report.
     """
-    root = Path(root)
+    top = root = Path(root)
     named = splits if splits is not None else list_splits(root, format)
     names = dict.fromkeys(resolve_split(root, name, "train", format) for name in named)
     config = config or PRESETS["grcn_r50"]
@@ -139,7 +141,11 @@ def check_dataset(
         defects += dataset.defects
     distinct = {record.path: (dataset, record) for dataset in datasets for record in dataset.records}
     digests = _decode(root, [record for _, record in distinct.values()], defects, progress)
+    defects += _without_photos(datasets, digests) + _below_pixel(root, datasets)
     defects += _overlaps(root, datasets, digests) + _unknown_classes(root, datasets, format)
+    defects += _without_objects(datasets)
+    if splits is None and len(datasets) == len(names):  # what a split that cannot be read would use is not known
+        defects += unused_files(top, datasets, [root / defect.file for defect in defects])
 
     training = _training(root, datasets, format)
     has_objects = any((~record.target.crowd).any() for dataset in training for record in dataset.records)
@@ -166,7 +172,7 @@ def _decode(
     digests = {}
     for done, record in enumerate(records, 1):
         try:
-            pixels = read_image(record.path)
+            pixels = record.pixels()
         except ImageError as error:
             message = str(error).removeprefix(f"{record.path}: ")
             defects.append(
@@ -179,13 +185,46 @@ def _decode(
     return digests
 
 
-def _overlaps(root: Path, datasets: Sequence[Dataset], digests: dict[Path, bytes]) -> list[Defect]:
-    """Pictures of one split that are in another too, by file or by pixels."""
+def _without_photos(datasets: Sequence[Dataset], digests: dict[Path, bytes]) -> list[Defect]:
+    """Splits that nothing can be learned from or measured on."""
+    message = "not one of its photos can be read: it can neither be trained nor evaluated on"
+    return [
+        Defect("no-photos", dataset.split, message, exit_code=DataError.exit_code)
+        for dataset in datasets
+        if not any(record.path in digests for record in dataset.records)
+    ]
+
+
+def _below_pixel(root: Path, datasets: Sequence[Dataset]) -> list[Defect]:
+    """Splits of which no box is larger than a pixel: fractions, most likely, where the format has pixels."""
     found = []
-    for one, other in itertools.combinations(datasets, 2):
+    for dataset in datasets:
+        boxed = [record for record in dataset.records if len(record.target)]
+        if boxed and all((r.target.boxes[:, 2:] - r.target.boxes[:, :2] <= 1).all() for r in boxed):
+            message = (
+                f"its boxes, as all of split '{dataset.split}', are below one pixel; are these fractions of sides?"
+            )
+            found.append(Defect("boxes-below-pixel", _relative(root, boxed[0].path), message))
+    return found
+
+
+def _overlaps(root: Path, datasets: Sequence[Dataset], digests: dict[Path, bytes]) -> list[Defect]:
+    """Pictures of one split that are in another too, by file or by pixels; and those that one split has twice."""
+    found = []
+    firsts: list[dict[bytes | Path, Path]] = []
+    for dataset in datasets:
+        first: dict[bytes | Path, Path] = {}
+        for record in dataset.records:
+            same = first.setdefault(digests.get(record.path, record.path), record.path)
+            if same != record.path:
+                linked = os.path.samefile(same, record.path)  # one file under two names, maybe with two annotations
+                what, exit_code = ("a link to", DataError.exit_code) if linked else ("the same pixels as", 0)
+                message = f"{what} {_relative(root, same)} of its split: it counts twice"
+                found.append(Defect("photo-twice", _relative(root, record.path), message, exit_code=exit_code))
+        firsts.append(first)
+    for (one, first), (other, _) in itertools.combinations(zip(datasets, firsts, strict=True), 2):
         if _contains(one, other) or _contains(other, one):
             continue
-        first = {digests.get(record.path, record.path): record.path for record in one.records}
         for record in other.records:
             twin = first.get(digests.get(record.path, record.path))
             if twin is not None:
@@ -217,6 +256,15 @@ def _unknown_classes(root: Path, datasets: Sequence[Dataset], format: str) -> li
         if known
         for name, count in _class_counts([dataset]).items()
         if name not in known
+    ]
+
+
+def _without_objects(datasets: Sequence[Dataset]) -> list[Defect]:
+    """Splits in which nothing can be learned or scored; crowd regions are neither."""
+    return [
+        Defect("no-objects", dataset.split, "no objects to learn from or to score", exit_code=DataError.exit_code)
+        for dataset in datasets
+        if dataset.records and not any((~record.target.crowd).any() for record in dataset.records)
     ]
 
 
@@ -296,7 +344,7 @@ def render(report: CheckReport, console: Console | None = None, *, limit: int = 
         console.print(_sizing_table(report.sizing, report.suggested))
         say(f"To train with what is suggested: grcn train --data {shlex.quote(str(report.root))} --fit data")
 
-    say("Defects" if report.defects else "No defects found.", "bold")
+    say("Defects" if report.exit_code else "No defects found.", "bold")
     kinds: dict[str, list[Defect]] = {}
     for defect in report.defects:
         kinds.setdefault(defect.kind, []).append(defect)

@@ -24,10 +24,11 @@ from typing import Any
 import numpy as np
 
 from grcn.data.boxes import clean_boxes, from_xywh
-from grcn.data.files import Root, check_names, number, read_bytes, shown, split_kind, subfolders
+from grcn.data.files import Root, check_names, number, read_bytes, read_start, shown, split_kind, subfolders
 from grcn.data.image import ImageHeader
 from grcn.data.records import AnnotatedImage, Findings, ImageRecord
 from grcn.errors import AnnotationError, ImageError
+from grcn.files import write_json
 from grcn.types import Target
 
 LOOKED_FOR = "annotations/*.json, or SPLIT/_annotations.coco.json"
@@ -52,7 +53,7 @@ def find_coco(root: Root) -> CocoLayout | None:
     folder = root.folder(top, "annotations")
     files = [path for path in root.files(folder, ".json") if not path.name.startswith(_OTHER_TASKS)] if folder else []
     instances = [path for path in files if path.name.startswith("instances_")]
-    files = instances or files or [path for path in root.files(top, ".json") if _is_coco(path)]
+    files = instances or files or [path for path in root.files(top, ".json") if is_annotation(path)]
     splits = {}
     for path in files:
         name = path.stem.removeprefix("instances_")
@@ -60,7 +61,7 @@ def find_coco(root: Root) -> CocoLayout | None:
     if not splits:
         for inner in subfolders(top):
             if split_kind(inner.name):
-                inside = [path for path in root.files(root.guarded(inner), ".json") if _is_coco(path)]
+                inside = [path for path in root.files(root.guarded(inner), ".json") if is_annotation(path)]
                 if len(inside) > 1:
                     names = ", ".join(path.name for path in inside)
                     raise AnnotationError(f"{inner}: several annotation files ({names}); keep one")
@@ -70,11 +71,13 @@ def find_coco(root: Root) -> CocoLayout | None:
     return CocoLayout(root, splits) if splits else None
 
 
-def _is_coco(path: Path) -> bool:
+def is_annotation(path: Path) -> bool:
+    """Whether a file is annotations of this format, by its name or its beginning."""
+    if path.suffix.lower() != ".json" or path.name.startswith(_OTHER_TASKS):
+        return False
     if path.name.endswith("_annotations.coco.json"):
         return True
-    with open(path, "rb") as file:
-        start = file.read(_SNIFF)
+    start = read_start(path, _SNIFF)
     return start.lstrip()[:1] == b"{" and (b'"images"' in start or b'"annotations"' in start)
 
 
@@ -115,8 +118,9 @@ def read_coco(
     unused = iter(range(max(categories, default=0) + 1, max(categories, default=0) + 1 + len(names)))
     category_ids = tuple(ids_by_name[name] if name in ids_by_name else next(unused) for name in names)
 
-    images = _images(content, path, layout.root, folders, findings)
-    objects = _objects(content, path, images, categories, findings)
+    findings.files.add(path)
+    images, places = _images(content, path, layout.root, folders, findings)
+    objects = _objects(content, path, images, places, categories, findings)
     return names, category_ids, _records(path, images, objects, names, findings)
 
 
@@ -169,21 +173,33 @@ class _Image:
 
 def _images(
     content: dict[str, Any], path: Path, root: Root, folders: tuple[Path, ...], findings: Findings
-) -> list[_Image]:
-    images: dict[int | str, _Image] = {}
+) -> tuple[list[_Image], dict[int | str, int]]:
+    """The images, each file once, and the place of each id among them."""
+    images: list[_Image] = []
+    places: dict[int | str, int] = {}
+    place_of: dict[Path, int] = {}
     for index, entry in enumerate(content["images"]):
         where = f"images[{index}]"
         image_id = _identity(entry.get("id")) if isinstance(entry, dict) else None
         name = entry.get("file_name") if isinstance(entry, dict) else None
         if image_id is None or not isinstance(name, str):
             findings.fault("bad-image-entry", path, f"{where}: needs an 'id' and a text 'file_name'", index)
-        elif image_id in images:
+            continue
+        if image_id in places:
             findings.fault("duplicate", path, f"{where} ('{name}'): id {image_id} is given twice", index)
-        else:
-            file = _locate(name, root, folders, path, where, index, findings)
-            header = findings.header(file) if file else None
-            images[image_id] = _Image(image_id, file, header, _size(entry))
-    return list(images.values())
+            continue
+        file = _locate(name, root, folders, path, where, index, findings)
+        if file in place_of:
+            first = images[place_of[file]].image_id
+            message = f"{where} ('{name}'): the file of id {first}, too: its objects are taken as that one's"
+            findings.note("duplicate", path, message, index)
+            places[image_id] = place_of[file]
+            continue
+        places[image_id] = len(images)
+        if file:
+            place_of[file] = len(images)
+        images.append(_Image(image_id, file, findings.header(file) if file else None, _size(entry)))
+    return images, places
 
 
 def _locate(
@@ -233,9 +249,13 @@ class _Object:
 
 
 def _objects(
-    content: dict[str, Any], path: Path, images: list[_Image], categories: dict[int, str], findings: Findings
+    content: dict[str, Any],
+    path: Path,
+    images: list[_Image],
+    places: dict[int | str, int],
+    categories: dict[int, str],
+    findings: Findings,
 ) -> list[_Object]:
-    places: dict[int | str, int] = {image.image_id: place for place, image in enumerate(images)}
     seen: set[int | str] = set()
     objects = []
     for index, entry in enumerate(content["annotations"]):
@@ -301,14 +321,16 @@ def _records(
             boxes[own] = findings.align(path, image.path, image.header, image.declared, boxes[own])
     sizes = np.array([(im.header.height, im.header.width) if im.header else (0, 0) for im in images], dtype=np.int64)
     sizes = sizes.reshape(-1, 2)[image_of]
-    boxes32, kept, problems = clean_boxes(boxes, sizes[:, 0], sizes[:, 1])
+    labels = np.array([ids[item.category] for item in objects], dtype=np.int64)
+    crowd = np.array([item.crowd for item in objects], dtype=bool)
+    same = np.stack([image_of, labels, crowd], axis=1)  # a crowd is no second box of one of its own
+    boxes32, kept, problems = clean_boxes(boxes, sizes[:, 0], sizes[:, 1], same)
     for problem in problems:
         item = objects[problem.index]
         message = f"annotations[{item.index}] ('{item.category}'): {problem.message}"
         findings.note(problem.kind, path, message, item.index)
 
-    labels = np.array([ids[objects[i].category] for i in kept], dtype=np.int64)
-    crowd = np.array([objects[i].crowd for i in kept], dtype=bool)
+    labels, crowd = labels[kept], crowd[kept]
     areas = np.array([objects[i].area for i in kept], dtype=np.float32)
     box_areas = (boxes32[:, 2:] - boxes32[:, :2]).prod(axis=1)
     areas = np.where(np.isfinite(areas), areas, box_areas)
@@ -332,7 +354,7 @@ def write_coco(
     """Writes the COCO JSON file of a split, to be read again by `open_dataset` and by other tools.
 
     Args:
-        path: of the file; its folder must exist.
+        path: of the file, made or replaced whole or not at all.
         images: the images and their boxes; they get the ids 1, 2, 3 ... Scores stand with their annotation.
         class_names: [C] names.
         category_ids: [C] ids. Default: 1..C.
@@ -359,4 +381,4 @@ def write_coco(
             annotations.append(annotation)
     categories = [{"id": category_id, "name": name} for category_id, name in zip(ids, class_names, strict=True)]
     content = {"images": entries, "annotations": annotations, "categories": categories}
-    Path(path).write_text(json.dumps(content), encoding="utf-8")
+    write_json(path, content)

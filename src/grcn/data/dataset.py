@@ -12,8 +12,10 @@ What is wrong in a data set either raises or is counted:
 - Raises: what cannot be parsed or breaks its format's rules, so that its meaning is unclear (AnnotationError), and
   images that are no images by their header (ImageError). `on_error="collect"` counts these too, leaves out the file or
   the object, and goes on; only what leaves nothing to read still raises (no such folder, no format, a broken JSON).
-- Is counted, always: boxes that the policy of `grcn.data.boxes` drops or clips, images that are missing or have no
-  annotation file, names listed twice, sizes that differ from the image's.
+- Is counted, always: boxes that the policy of `grcn.data.boxes` drops or clips, images that are missing, have no
+  annotation file or are of a kind that is not read, names listed twice, sizes that differ from the image's.
+
+Files that no split uses are counted by `grcn check`, which knows all splits.
 """
 
 from __future__ import annotations
@@ -108,7 +110,8 @@ def open_dataset(
     if on_error == "raise":
         _check_use(layout.root.path, name, names, records, findings)
     category_ids = category_ids or tuple(range(1, len(names) + 1))
-    return Dataset(layout.root.path, kind, name, names, category_ids, tuple(records), tuple(findings.defects))
+    defects, files = tuple(findings.defects), frozenset(findings.files)
+    return Dataset(layout.root.path, kind, name, names, category_ids, tuple(records), defects, files)
 
 
 def _check_use(root: Path, split: str, names: tuple[str, ...], records: list[ImageRecord], findings: Findings) -> None:

@@ -10,7 +10,6 @@ its database. FiftyOne is not needed to write it.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from grcn.data.records import AnnotatedImage
+from grcn.files import write_json
 
 
 def write_fiftyone(
@@ -26,7 +26,7 @@ def write_fiftyone(
     """Writes the samples of a FiftyOne data set.
 
     Args:
-        path: of the file, `samples.json` in the folder to import, which must exist.
+        path: of the file, `samples.json` in the folder to import; made or replaced whole or not at all.
         samples: of each image its path, absolute or relative to that folder, and its boxes by the field that they
             become, such as `ground_truth` and `predictions`.
         class_names: [C] names.
@@ -35,7 +35,7 @@ def write_fiftyone(
         {"filepath": str(file), **{name: _detections(image, class_names) for name, image in fields.items()}}
         for file, fields in samples
     ]
-    Path(path).write_text(json.dumps({"samples": entries}, ensure_ascii=False), encoding="utf-8")
+    write_json(path, {"samples": entries})
 
 
 def _detections(image: AnnotatedImage, class_names: Sequence[str]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import os
 import re
 import reprlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from pathlib import Path
 
 from grcn.data.image import SUFFIXES
@@ -103,15 +103,42 @@ class Root:
         """
         return [self.guarded(path) for path in _list(parent, lambda e: e.name.lower().endswith(suffix) and e.is_file())]
 
+    def tree(self, parent: Path, suffix: str, without: Container[Path] = ()) -> list[Path]:
+        """The files with a suffix in a folder and in those below it, folder by folder.
+
+        Args:
+            without: folders below it that are passed over.
+
+        Raises:
+            AnnotationError: if a file or a folder is a link that leads outside the root.
+        """
+        found: list[Path] = []
+        folders, seen = [parent], set()
+        while folders:
+            folder = self.guarded(folders.pop())
+            if (real := os.path.realpath(folder)) not in seen:  # links may lead in circles
+                seen.add(real)
+                found += self.files(folder, suffix)
+                folders += [inner for inner in reversed(subfolders(folder)) if inner not in without]
+        return found
+
 
 def subfolders(parent: Path) -> list[Path]:
     """The subfolders, by name; hidden ones left out. Links among them are not followed here."""
     return _list(parent, lambda e: e.is_dir())
 
 
-def image_files(parent: Path) -> list[Path]:
+def image_files(parent: Path, suffixes: Container[str] = SUFFIXES) -> list[Path]:
     """The image files of a folder, by suffix, sorted by name; hidden ones left out."""
-    return _list(parent, lambda e: os.path.splitext(e.name)[1].lower() in SUFFIXES)
+    return _list(parent, lambda e: os.path.splitext(e.name)[1].lower() in suffixes)
+
+
+def by_stem(parent: Path, suffix: str) -> dict[str, Path]:
+    """What a folder has with a suffix, whatever the case of its letters, by stem; hidden ones left out.
+
+    Of names that differ in that case only, the one in lower case.
+    """
+    return {path.stem: path for path in _list(parent, lambda e: e.name.lower().endswith(suffix))}
 
 
 def _list(parent: Path, wanted: Callable[[os.DirEntry[str]], bool]) -> list[Path]:
@@ -138,6 +165,17 @@ def read_bytes(path: Path, limit: int = MAX_TEXT) -> bytes:
     if len(data) > limit:
         raise AnnotationError(f"{path}: larger than {limit} bytes")
     return data
+
+
+def read_start(path: Path, size: int) -> bytes:
+    """A file's first bytes; none where it cannot be read."""
+    try:
+        if path.is_file():  # opening a pipe would wait for ever
+            with open(path, "rb") as file:
+                return file.read(size)
+    except OSError:
+        pass
+    return b""
 
 
 def read_lines(path: Path) -> list[str]:

@@ -29,6 +29,7 @@ from typing import BinaryIO
 
 import numpy as np
 import PIL.Image
+import PIL.TiffImagePlugin
 from numpy.typing import NDArray
 
 from grcn.errors import ImageError
@@ -38,11 +39,19 @@ FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
 SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm")
 )
+# Photos all the same, which are named where they are met.
+UNREAD_SUFFIXES = frozenset(
+    (".avif", ".heic", ".heif", ".hif", ".jxl", ".jp2", ".j2k", ".tga", ".psd", ".exr", ".dng", ".cr2", ".cr3")
+) | frozenset((".nef", ".arw", ".orf", ".rw2", ".raf"))
+UNREAD = "a photo of a kind that is not read: convert it to JPEG or PNG"
 
 MAX_PIXELS = 2**26  # 8192 x 8192; decoding that many stays under 1 GiB
 MAX_BYTES = 2**29  # of a file; the largest uncompressed image of MAX_PIXELS
 
 _ORIENTATION = 0x0112  # the EXIF tag
+_WIDTH, _HEIGHT = 256, 257  # the TIFF tags
+_PNG_METADATA = (b"eXIf", b"tEXt", b"zTXt", b"iTXt")  # EXIF of its own, EXIF as text, and XMP
+_MAX_METADATA = 2**22  # bytes of it; what is beyond is not looked at
 _SWAPPING = (5, 6, 7, 8)  # orientations that exchange height and width
 _STRIP = 2**22  # pixels converted at a time, which bounds the memory that conversion adds
 
@@ -55,8 +64,8 @@ class ImageHeader:
     """An image's size, read without decoding it.
 
     Args:
-        height, width: upright, that is after the EXIF orientation is applied.
-        orientation: EXIF's, 1..8; 1 where there is none.
+        height, width: upright, that is after the orientation is applied.
+        orientation: EXIF's or XMP's, 1..8; 1 where there is none.
     """
 
     height: int
@@ -88,9 +97,11 @@ def read_image(source: Source, *, name: str | None = None, max_pixels: int = MAX
         _check_size(image, label, max_pixels)
         if image.format == "PNG" and not isinstance(source, PIL.Image.Image):
             _check_png(image, label)
+        if isinstance(source, PIL.Image.Image):
+            image.load()  # the file may no longer be there to look for late metadata in
+        orientation = _orientation(image)  # before the pixels, as for the header, so that both agree
         image.load()
-        orientation = 1 if image.format == "TIFF" else _orientation(image)  # Pillow turns TIFF itself, on loading
-        return _upright(_to_rgb(image), orientation)
+        return _upright(_to_rgb(image), 1 if image.format == "TIFF" else orientation)  # TIFF is turned by Pillow
 
 
 def read_header(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> ImageHeader:
@@ -103,10 +114,10 @@ def read_header(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -
     with _naming(label), _opened(path, label) as image:
         _check_size(image, label, max_pixels)
         width, height = image.size
-        if image.format == "PNG" and "exif" not in image.info and (late := _late_exif(image)):
-            image.info["exif"] = late
+        if isinstance(image, PIL.TiffImagePlugin.TiffImageFile):
+            width, height = image.tag_v2[_WIDTH], image.tag_v2[_HEIGHT]  # Pillow's own are upright by some tags only
         orientation = _orientation(image)
-        if orientation in _SWAPPING and image.format != "TIFF":  # of a TIFF Pillow says the upright size
+        if orientation in _SWAPPING:
             height, width = width, height
         return ImageHeader(height, width, orientation)
 
@@ -191,8 +202,10 @@ def _check_size(image: PIL.Image.Image, label: str, max_pixels: int) -> None:
 
 
 def _orientation(image: PIL.Image.Image) -> int:
-    """The EXIF orientation, 1..8; damaged EXIF counts as none."""
+    """The orientation by EXIF or XMP, 1..8; damaged metadata counts as none."""
     try:
+        if image.format == "PNG" and getattr(image, "fp", None):
+            image = _metadata_of_png(image)
         # Not PngImageFile's own getexif, which decodes the pixels first.
         orientation = PIL.Image.Image.getexif(image).get(_ORIENTATION, 1)
     except Exception:
@@ -212,10 +225,22 @@ def _png_chunks(image: PIL.Image.Image) -> Iterator[tuple[bytes, int, BinaryIO]]
     file.seek(before)
 
 
-def _late_exif(image: PIL.Image.Image) -> bytes | None:
-    """A PNG's EXIF where it follows the pixels, as ExifTool writes it; None where there is none."""
-    found = [file.read(min(length, 2**20)) for kind, length, file in _png_chunks(image) if kind == b"eXIf"]
-    return found[0] if found else None
+def _metadata_of_png(image: PIL.Image.Image) -> PIL.Image.Image:
+    """An image with all metadata of an opened PNG, also what follows the pixels, as ExifTool and others write it.
+
+    It is the same PNG without its pixels, so that Pillow reads what is late as it does what is early.
+    """
+    kept = [b"\x89PNG\r\n\x1a\n"]
+    late, pixels, room = False, False, _MAX_METADATA
+    for kind, length, file in _png_chunks(image):
+        pixels |= kind == b"IDAT"
+        if kind == b"IHDR" or (kind in _PNG_METADATA and length <= room):
+            late |= pixels
+            room -= length
+            kept.append(struct.pack(">I4s", length, kind) + file.read(length + 4))
+    if not late:
+        return image
+    return PIL.Image.open(io.BytesIO(b"".join([*kept, struct.pack(">I4s", 0, b"IDAT")])), formats=("PNG",))
 
 
 def _check_png(image: PIL.Image.Image, label: str) -> None:

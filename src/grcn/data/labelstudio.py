@@ -32,10 +32,11 @@ from xml.etree.ElementTree import Element, ElementTree, SubElement, indent
 import numpy as np
 
 from grcn.data.boxes import clean_boxes
-from grcn.data.files import Root, image_files, number, read_bytes, read_class_list, shown, split_kind
+from grcn.data.files import Root, image_files, number, read_bytes, read_class_list, read_start, shown, split_kind
 from grcn.data.image import ImageHeader
 from grcn.data.records import AnnotatedImage, Findings, ImageRecord
 from grcn.errors import AnnotationError, ImageError
+from grcn.files import atomic_file, write_json
 from grcn.types import Target
 
 LOOKED_FOR = "*.json, Label Studio's JSON export, with images/"
@@ -57,16 +58,15 @@ class LabelStudioLayout:
 
 def find_labelstudio(root: Root) -> LabelStudioLayout | None:
     """The layout of a folder, or None if it holds no export. Opens only the beginnings of JSON files."""
-    files = [path for path in root.files(root.path, ".json") if _is_export(path)]
+    files = [path for path in root.files(root.path, ".json") if is_annotation(path)]
     if len(files) == 1 and split_kind(files[0].stem) is None:
         return LabelStudioLayout(root, {"train": files[0]})
     return LabelStudioLayout(root, {path.stem: path for path in files}) if files else None
 
 
-def _is_export(path: Path) -> bool:
-    """Whether a JSON file is a list of tasks with annotations; pre-annotations are tasks without."""
-    with open(path, "rb") as file:
-        start = file.read(_SNIFF)
+def is_annotation(path: Path) -> bool:
+    """Whether a file is an export: a JSON list of tasks with annotations; pre-annotations are tasks without."""
+    start = read_start(path, _SNIFF) if path.suffix.lower() == ".json" else b""
     return start.lstrip()[:1] == b"[" and b'"data"' in start and b'"annotations"' in start
 
 
@@ -115,6 +115,7 @@ def read_labelstudio(
         AnnotationError, ImageError: naming file and object, unless the findings collect them.
     """
     root, path = layout.root, layout.splits[split]
+    findings.files.add(path)
     tasks = _read(path, findings)
     names = tuple(class_names) if class_names is not None else read_class_list(root)
     if names is None:
@@ -131,6 +132,7 @@ def read_labelstudio(
     for task, image in zip(tasks, found, strict=True):
         if image is None:
             continue
+        findings.files.add(image)
         if task.boxes is None:
             message = f"task {task.index} ({image.name}) is not annotated: image left out"
             findings.note("missing-annotation", path, message, task.index)
@@ -141,9 +143,10 @@ def read_labelstudio(
             image_id = image.stem if stems[image.stem] == 1 else image.relative_to(root.path).as_posix()
             records.append(_record(image_id, task, path, image, header, names, findings))
     if len(layout.splits) == 1:
+        spoken_of = set(found)
         for folder in dict.fromkeys(record.path.parent for record in records):
             for image in image_files(folder):
-                if image not in found:
+                if image not in spoken_of:
                     findings.note("missing-annotation", image, "no task speaks of it: image left out")
     return names, records
 
@@ -294,8 +297,8 @@ def _parts(address: str) -> tuple[str, ...]:
         ValueError: where it is no address, or names no file.
     """
     split = urlsplit(address)
-    local = parse_qs(split.query).get("d") if split.path.endswith("/local-files/") else None
-    names = (local[0] if local else unquote(split.path)).replace("\\", "/").split("/")
+    local = parse_qs(split.query, errors="surrogateescape").get("d") if split.path.endswith("/local-files/") else None
+    names = (local[0] if local else unquote(split.path, errors="surrogateescape")).replace("\\", "/").split("/")
     parts = tuple(name for name in names if name not in ("", "."))
     if not parts:
         raise ValueError(f"'image' is {shown(address)}, which names no file")
@@ -323,13 +326,13 @@ def _record(
     with np.errstate(invalid="ignore", over="ignore"):
         pixels = fractions * np.array([width, height, width, height], dtype=np.float64)
     pixels = findings.align(path, image, header, task.size, pixels)
-    boxes, kept, problems = clean_boxes(pixels, header.height, header.width)
+    labels = np.array([ids[box.name] for box in known], dtype=np.int64)
+    boxes, kept, problems = clean_boxes(pixels, header.height, header.width, labels)
     for problem in problems:
         box = known[problem.index]
         where = f"task {task.index}, result {box.index} ('{box.name}')"
         findings.note(problem.kind, path, f"{where}: {problem.message}", task.index)
-    labels = np.array([ids[known[i].name] for i in kept], dtype=np.int64)
-    return ImageRecord(image_id, image, header.height, header.width, Target(boxes, labels))
+    return ImageRecord(image_id, image, header.height, header.width, Target(boxes, labels[kept]))
 
 
 def write_labelstudio(
@@ -343,7 +346,7 @@ def write_labelstudio(
     """Writes tasks with pre-annotations, for import into a Label Studio project of `write_labelstudio_config`'s.
 
     Args:
-        path: of the JSON file; its folder must exist.
+        path: of the JSON file, made or replaced whole or not at all.
         images: the images and what was found in them. The score of an image is the mean of its objects'.
         class_names: [C] names.
         folder: of the images, below Label Studio's document root (LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT).
@@ -372,9 +375,9 @@ def write_labelstudio(
         prediction: dict[str, Any] = {"model_version": model_version, "result": result}
         if image.scores is not None and len(image.scores):
             prediction["score"] = float(np.mean(image.scores))
-        address = f"/data/local-files/?d={quote(f'{folder}/{image.file_name}')}"
+        address = f"/data/local-files/?d={quote(f'{folder}/{image.file_name}', errors='surrogateescape')}"
         tasks.append({"data": {"image": address}, "predictions": [prediction]})
-    Path(path).write_text(json.dumps(tasks, ensure_ascii=False), encoding="utf-8")
+    write_json(path, tasks)
 
 
 def write_labelstudio_config(path: str | Path, class_names: Sequence[str]) -> None:
@@ -385,4 +388,5 @@ def write_labelstudio_config(path: str | Path, class_names: Sequence[str]) -> No
     for name in class_names:
         SubElement(labels, "Label", value=name)
     indent(view)
-    ElementTree(view).write(path, encoding="utf-8")
+    with atomic_file(path) as file:
+        ElementTree(view).write(file, encoding="utf-8")

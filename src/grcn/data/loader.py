@@ -7,11 +7,16 @@ workers or devices, sees the same images, augmented in the same way, in the same
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from multiprocessing.connection import Listener
+from multiprocessing.queues import Queue
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 import torch
@@ -20,7 +25,6 @@ from torch.utils.data import DataLoader, Sampler
 from torch.utils.data import Dataset as TorchDataset
 
 from grcn.config import AugmentConfig, InputConfig
-from grcn.data.image import read_image
 from grcn.data.records import Dataset, ImageRecord
 from grcn.data.transforms import augment, resize
 from grcn.errors import DataError, ImageError
@@ -190,6 +194,7 @@ class Loader(DataLoader[Any]):
 
     Raises:
         ImageError: naming the image that cannot be decoded.
+        DataError: where its processes cannot be started, or cannot hand over what they read.
     """
 
     def __init__(self, dataset: TorchDataset[Any], *, workers: int, pin_memory: bool, **how: Any) -> None:
@@ -198,7 +203,7 @@ class Loader(DataLoader[Any]):
             num_workers=workers,
             pin_memory=pin_memory,
             collate_fn=collate,
-            worker_init_fn=_outlive_signals if workers else None,
+            worker_init_fn=_begin_worker if workers else None,
             **how,
         )
         self._waited = 0.0
@@ -209,7 +214,7 @@ class Loader(DataLoader[Any]):
         return waited
 
     def __iter__(self) -> Any:
-        batches = super().__iter__()
+        batches = self._start()
         while True:
             started = time.perf_counter()
             try:
@@ -222,6 +227,23 @@ class Loader(DataLoader[Any]):
             if isinstance(batch, ImageError):
                 raise batch
             yield batch
+
+    def _start(self) -> Any:
+        if not self.num_workers:
+            return super().__iter__()
+        if torch.multiprocessing.get_sharing_strategy() == "file_descriptor":  # type: ignore[no-untyped-call]
+            try:  # what each process does to hand over its first batch; what goes wrong there nobody hears of
+                Listener(family="AF_UNIX").close()
+            except OSError as error:
+                raise DataError(
+                    f"{tempfile.gettempdir()}: loader processes cannot open a socket in this folder for temporary "
+                    f"files: {error}; set TMPDIR to another (a socket's path has at most some 100 bytes), or workers 0"
+                ) from None
+        try:
+            return super().__iter__()
+        except OSError as error:
+            what = error.strerror or error
+            raise DataError(f"{self.num_workers} loader processes cannot be started: {what}; use fewer") from None
 
 
 @contextmanager
@@ -261,11 +283,19 @@ def validation_loader(
 
 def _read(record: ImageRecord) -> Tensor:
     """The record's image, uint8 [3, H, W]; H x W x 3 in memory, which is what resizing is fastest on."""
-    return torch.from_numpy(np.require(read_image(record.path), requirements="W")).permute(2, 0, 1)
+    return torch.from_numpy(np.require(record.pixels(), requirements="W")).permute(2, 0, 1)
 
 
-def _outlive_signals(worker: int) -> None:
+def _begin_worker(worker: int) -> None:
+    # A batch that cannot be handed over would be lost, and the main process would wait for it for ever.
+    Queue._on_queue_feeder_error = staticmethod(_end_worker)  # type: ignore[attr-defined]
     # Ctrl-C reaches the whole process group, and so does the SIGTERM of batch systems; the main process finishes its
     # step and saves, and needs its workers. A second SIGTERM, which may be its own, ends them.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(number, signal.SIG_DFL))
+
+
+def _end_worker(error: Exception, batch: object) -> NoReturn:
+    """Ends the process, of which the main process hears, with a line that says why."""
+    print(f"grcn: a loader process cannot hand over a batch: {error}", file=sys.stderr, flush=True)
+    os._exit(1)

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from grcn.data.image import ImageHeader, read_header, upright_boxes
+from grcn.data.image import ImageHeader, image_size, read_header, read_image, upright_boxes
 from grcn.errors import AnnotationError, DataError, ImageError
 from grcn.types import Target
 
@@ -36,6 +36,32 @@ class ImageRecord:
     width: int
     target: Target
 
+    def pixels(self) -> NDArray[np.uint8]:
+        """The decoded image, [height, width, 3] uint8 RGB.
+
+        Raises:
+            ImageError: naming the file, where it cannot be decoded or is of another size than the record's.
+        """
+        pixels = read_image(self.path)
+        self._check_size(*pixels.shape[:2])
+        return pixels
+
+    def checked_path(self) -> Path:
+        """The image file's path, for one who decodes it himself: its size has been compared with the record's.
+
+        Raises:
+            ImageError: as `pixels`.
+        """
+        self._check_size(*image_size(self.path))
+        return self.path
+
+    def _check_size(self, height: int, width: int) -> None:
+        if (height, width) != (self.height, self.width):
+            raise ImageError(
+                f"{self.path}: is {width} x {height}, but was {self.width} x {self.height} when its boxes were read: "
+                "they would lie elsewhere; save it anew, and leave it alone meanwhile"
+            )
+
 
 @dataclass(frozen=True)
 class Defect:
@@ -46,7 +72,7 @@ class Defect:
         file: the file it stands in, relative to the data set's root.
         message: what was found and what was done.
         object_index: where in the file: VOC's objects and COCO's entries from 0, lines of text from 1; None: the whole.
-        exit_code: of the error kind that it belongs to.
+        exit_code: of the error kind that it belongs to; 0: a remark, nothing is lost by it.
     """
 
     kind: str
@@ -55,10 +81,14 @@ class Defect:
     object_index: int | None = None
     exit_code: int = AnnotationError.exit_code
 
+    def __post_init__(self) -> None:
+        for name in ("file", "message"):  # names of files need not be text that can be printed
+            object.__setattr__(self, name, getattr(self, name).encode(errors="replace").decode())
+
 
 @dataclass(frozen=True)
 class Dataset:
-    """One split of a data set, read and checked; pixels are decoded later, by `grcn.data.image.read_image`.
+    """One split of a data set, read and checked; pixels are decoded later, by `ImageRecord.pixels`.
 
     Args:
         root: the data set's folder.
@@ -68,6 +98,7 @@ class Dataset:
         category_ids: [C] the COCO file's category id of each class; 1..C for the other formats.
         records: the images.
         defects: what was found wrong; each is counted here, nothing is dropped silently.
+        files: what was read for the split, or spoken of in what was read: annotations, lists, photos left out.
     """
 
     root: Path
@@ -77,6 +108,7 @@ class Dataset:
     category_ids: tuple[int, ...]
     records: tuple[ImageRecord, ...]
     defects: tuple[Defect, ...]
+    files: frozenset[Path] = frozenset()
 
     def __len__(self) -> int:
         return len(self.records)
@@ -116,11 +148,13 @@ class Findings:
     Args:
         root: the data set's folder; defects name files relative to it.
         on_error: `raise`: broken files raise; `collect`: each becomes a defect and its file or object is left out.
+        files: what was read, or spoken of in what was read; see `Dataset`.
     """
 
     root: Path
     on_error: OnError = "raise"
     defects: list[Defect] = field(default_factory=list)
+    files: set[Path] = field(default_factory=set)
 
     def note(
         self, kind: str, file: Path, message: str, index: int | None = None, error: type[DataError] = AnnotationError

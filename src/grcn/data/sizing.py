@@ -6,6 +6,7 @@ the images are resized as the detector's input is, in cells of a stride (square 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -121,8 +122,8 @@ class Sizing:
         }
 
 
-def objects_at(datasets: Sequence[Dataset], size: InputConfig) -> Objects:
-    """The objects of the data sets at an input size (the shorter side to `short_side`, the longer capped)."""
+def objects_at(datasets: Sequence[Dataset], short: float, long: float) -> Objects:
+    """The objects of the data sets at an input size: the shorter side at `short` pixels, the longer at most `long`."""
     names = tuple(dict.fromkeys(name for dataset in datasets for name in dataset.class_names))
     boxes, sizes, labels = [np.zeros((0, 4))], [np.zeros((0, 2))], [np.zeros(0, np.int64)]
     for dataset in datasets:
@@ -132,7 +133,7 @@ def objects_at(datasets: Sequence[Dataset], size: InputConfig) -> Objects:
             if not keep.any():
                 continue
             height, width = record.height, record.width
-            scale = min(size.short_side / min(height, width), size.long_side / max(height, width))
+            scale = min(short / min(height, width), long / max(height, width))
             boxes.append(record.target.boxes[keep].astype(np.float64) * scale)
             sizes.append(np.tile([height * scale, width * scale], (int(keep.sum()), 1)))
             labels.append(ids[record.target.labels[keep]])
@@ -173,7 +174,7 @@ def measure(datasets: Sequence[Dataset], config: DetectorConfig) -> Sizing:
     Raises:
         DataError: where they have no objects.
     """
-    objects = objects_at(datasets, config.input)
+    objects = objects_at(datasets, config.input.short_side, config.input.long_side)
     _need_objects(objects, datasets)
     name, median = objects.smallest_class()
     best = best_iou(objects, config.rpn.anchor_sizes, config.rpn.anchor_ratios, rpn_stride(config))
@@ -215,7 +216,7 @@ def fit(dataset: Dataset | Sequence[Dataset], config: DetectorConfig) -> Detecto
     """
     datasets = [dataset] if isinstance(dataset, Dataset) else list(dataset)
     config = replace(config, input=_fit_input(datasets, config.input))
-    objects = objects_at(datasets, config.input)
+    objects = objects_at(datasets, config.input.short_side, config.input.long_side)
     cls_stride, loc_stride = _fit_strides(config, objects.smallest_class()[1])
     config = replace(config, cls_stride=cls_stride, loc_stride=loc_stride)
 
@@ -249,7 +250,7 @@ def _need_objects(objects: Objects, datasets: Sequence[Dataset]) -> None:
 def _fit_input(datasets: Sequence[Dataset], caps: InputConfig) -> InputConfig:
     sides = [min(record.height, record.width) for dataset in datasets for record in dataset.records]
     own = round(float(np.median(sides))) if sides else caps.short_side
-    objects = objects_at(datasets, InputConfig(own, 2**31))
+    objects = objects_at(datasets, own, math.inf)
     _need_objects(objects, datasets)
     enlarge = min(max(LOC_CELLS * 16 / objects.smallest_class()[1], 1.0), MAX_ENLARGE)
     return InputConfig(max(32, min(caps.short_side, round(own * enlarge))), caps.long_side)

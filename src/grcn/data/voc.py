@@ -3,8 +3,10 @@
 Layouts that are read, with folder names in any case and `images` as good as `JPEGImages`:
 
 - `Annotations/ID.xml`, `JPEGImages/ID.jpg`, `ImageSets/Main/SPLIT.txt` with one ID a line, as VOC itself. The lists
-  of single classes (`aeroplane_train.txt`) are no splits.
-- The same without `ImageSets`: the split is the subfolder of `Annotations`, or `train` where there is none.
+  of single classes (`aeroplane_train.txt`) are no splits. Lists hold wherever the XML files lie: in subfolders of
+  `Annotations` (`cam/0` or, where no other file has that name, `0`), beside the images, or in the root.
+- The same without `ImageSets`: the splits are the subfolders of `Annotations`; where there are none, or where XML
+  files lie beside subfolders of which none is named for a split, all of it is `train`.
 - XML beside the images, in the root (split `train`) or in folders named for splits (`train/`, `valid/`, `test/`).
 
 An XML file belongs to the image of its own name; what it says in `<filename>`, `<folder>` and `<path>` is often left
@@ -15,7 +17,7 @@ in the root where there is one, else by name over the XML files of every split, 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree.ElementTree import Element, ElementTree, ParseError, SubElement, indent
@@ -33,12 +35,14 @@ from grcn.data.files import (
     read_bytes,
     read_class_list,
     read_lines,
+    read_start,
     split_kind,
     subfolders,
 )
-from grcn.data.image import SUFFIXES
+from grcn.data.image import SUFFIXES, UNREAD, UNREAD_SUFFIXES
 from grcn.data.records import AnnotatedImage, Findings, ImageRecord
 from grcn.errors import AnnotationError, ImageError
+from grcn.files import atomic_file
 from grcn.types import Target
 
 LOOKED_FOR = "Annotations/*.xml with JPEGImages/, or *.xml beside the images"
@@ -50,9 +54,9 @@ _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 @dataclass(frozen=True)
 class VocSplit:
-    """Where one split's files lie: XML in `xml`, images in the first of `images` that has them, IDs in `ids`.
+    """Where a split's files lie: XML in `xml` and below, images in the first of `images` that has them, IDs in `ids`.
 
-    ids None: every XML file of the folder.
+    ids None: every XML file. An ID is the path of an XML file below `xml`, without its suffix.
     """
 
     xml: Path
@@ -89,32 +93,44 @@ class VocFile:
     indices: tuple[int, ...]
 
 
+def is_annotation(path: Path) -> bool:
+    """Whether a file is annotations of this format, by its beginning."""
+    return path.suffix.lower() == ".xml" and b"<annotation" in read_start(path, 4096)
+
+
 def find_voc(root: Root) -> VocLayout | None:
     """The VOC layout of a folder, or None if it has none. Opens no annotation."""
     top = root.path
-    xml = root.folder(top, *_XML)
-    images = tuple(folder for folder in [root.folder(top, *_IMAGES), xml, top] if folder)
-    splits: dict[str, VocSplit] = {}
-    if xml:
-        nested = {p.name: p for p in subfolders(xml) if root.files(root.guarded(p), ".xml")}
-        for name, folder in nested.items():
-            beside = tuple(inner for outer in images if (inner := root.folder(outer, name.lower())))
-            splits[name] = VocSplit(folder, beside + images)
-        if root.files(xml, ".xml"):
-            lists = _split_lists(root)
-            splits = {name: VocSplit(xml, images, ids) for name, ids in lists.items()} or splits
-            if not splits:
-                splits["train"] = VocSplit(xml, images)
+    xml, beside = root.folder(top, *_XML), root.folder(top, *_IMAGES)
+    images = tuple(folder for folder in [beside, xml, top] if folder)
+    lists = _split_lists(root)
+    for folder in [xml, beside, top] if lists else []:
+        if folder and (root.files(top, ".xml") if folder == top else root.tree(folder, ".xml")):
+            return VocLayout(root, {name: VocSplit(folder, images, ids) for name, ids in lists.items()})
+    splits = _split_folders(root, xml, images) if xml else {}
     if not splits:
         for folder in subfolders(top):
             if split_kind(folder.name):
                 inner = root.folder(root.guarded(folder), *_XML) or folder
-                beside = tuple(path for path in [root.folder(folder, *_IMAGES), inner, folder] if path)
-                if root.files(inner, ".xml"):
-                    splits[folder.name] = VocSplit(inner, beside)
+                own = tuple(path for path in [root.folder(folder, *_IMAGES), inner, folder] if path)
+                if root.tree(inner, ".xml"):
+                    splits[folder.name] = VocSplit(inner, own)
         if root.files(top, ".xml"):
             splits.setdefault("train", VocSplit(top, images))
     return VocLayout(root, splits) if splits else None
+
+
+def _split_folders(root: Root, xml: Path, images: tuple[Path, ...]) -> dict[str, VocSplit]:
+    """Splits by the subfolders of `Annotations`, where there are no lists."""
+    at_top = root.files(xml, ".xml")
+    folders = {path.name: path for path in subfolders(xml) if root.tree(path, ".xml")}
+    if at_top and not any(split_kind(name) for name in folders):
+        return {"train": VocSplit(xml, images)}
+    splits = {}
+    for name, folder in folders.items():
+        beside = tuple(inner for outer in images if (inner := root.folder(outer, name.lower())))
+        splits[name] = VocSplit(folder, beside + images)
+    return splits
 
 
 def _split_lists(root: Root) -> dict[str, Path]:
@@ -153,73 +169,107 @@ def read_voc(
     """
     root, place = layout.root, layout.splits[split]
     names = tuple(class_names) if class_names is not None else read_class_list(root)
-    entries = _entries(root, place, findings)
+    own = _ids(layout, place)
+    entries = own if place.ids is None else _listed(root, place, place.ids, own, findings)
+    findings.files.update(entries.values())
     files = {xml: _read_xml(xml, findings) for xml in entries.values()}
     if names is None:
         # What is wrong in the files of other splits is told when those are opened.
         others = [_read_xml(xml, Findings(root.path, "collect")) for xml in _all_xml(layout) if xml not in files]
         names = tuple(sorted({name for file in [*files.values(), *others] if file for name in file.names}))
-    finder = _ImageFinder(root, place.images)
+    finder = _ImageFinder(root, place.images, own)
     records = []
+    xml_of: dict[Path, Path] = {}
     for image_id, xml in entries.items():
         file = files[xml]
         image = finder.find(image_id, file, xml, findings) if file else None
-        if file and image and (record := _record(image_id, xml, file, image, names, findings)):
+        if image and (other := xml_of.setdefault(image, xml)) != xml:
+            message = f"its image, {image.name}, is that of {other.relative_to(root.path)}, too"
+            findings.fault("duplicate", xml, message)
+        elif file and image and (record := _record(image_id, xml, file, image, names, findings)):
             records.append(record)
     if place.ids is None:
         _note_unlabelled(layout, records, findings)
     return names, records
 
 
+def _ids(layout: VocLayout, place: VocSplit) -> dict[str, Path]:
+    """The XML files of a split's folder and those below it by ID; those of other splits' folders left out."""
+    root, folder = layout.root, place.xml
+    if folder == root.path:  # whatever lies below the root may be something else
+        files = root.files(folder, ".xml")
+    else:
+        files = root.tree(folder, ".xml", {other.xml for other in layout.splits.values()} - {folder})
+    start = len(str(folder)) + 1
+    return {os.path.splitext(str(xml)[start:])[0].replace(os.sep, "/"): xml for xml in files}
+
+
 def _all_xml(layout: VocLayout) -> list[Path]:
-    folders = dict.fromkeys(place.xml for place in layout.splits.values())
-    return [xml for folder in folders for xml in layout.root.files(folder, ".xml")]
+    folders = {place.xml: place for place in layout.splits.values()}
+    return [xml for place in folders.values() for xml in _ids(layout, place).values()]
 
 
-def _entries(root: Root, place: VocSplit, findings: Findings) -> dict[str, Path]:
-    """The XML file of each image of a split, by ID."""
-    if place.ids is None:
-        return {xml.stem: xml for xml in root.files(place.xml, ".xml")}
+def _listed(root: Root, place: VocSplit, ids: Path, own: dict[str, Path], findings: Findings) -> dict[str, Path]:
+    """The XML file of each image that a list names, by ID."""
+    by_name: dict[str, list[str]] = {}
+    for image_id in own:
+        by_name.setdefault(os.path.basename(image_id), []).append(image_id)
     entries: dict[str, Path] = {}
-    for line, text in enumerate(read_lines(place.ids), 1):
+    for line, text in enumerate(read_lines(ids), 1):
         if not text:
             continue
         stem, suffix = os.path.splitext(text)
-        image_id = stem if suffix.lower() in SUFFIXES else text
+        image_id = os.path.normpath(stem if suffix.lower() in SUFFIXES else text)
+        alike = by_name.get(image_id, [])
         # An ID names a file in two folders, so it may not climb out of either.
-        climbs = os.path.normpath(image_id).startswith("..")
-        xml = None if climbs else root.join(place.xml, f"{image_id}.xml")
-        if xml is None:
-            findings.fault("path-escape", place.ids, f"line {line}: '{text}' leads outside {root.path}", line)
-        elif image_id in entries:
-            findings.note("duplicate", place.ids, f"line {line}: '{text}' is listed twice: taken once", line)
-        elif not os.path.isfile(xml):
-            message = f"line {line}: '{text}' has no {xml.relative_to(root.path)}: image left out"
-            findings.note("missing-annotation", place.ids, message, line)
+        if image_id.startswith("..") or root.join(place.xml, f"{image_id}.xml") is None:
+            findings.fault("path-escape", ids, f"line {line}: '{text}' leads outside {root.path}", line)
+            continue
+        if image_id not in own and len(alike) == 1:
+            image_id = alike[0]
+        if image_id in entries:
+            findings.note("duplicate", ids, f"line {line}: '{text}' is listed twice: taken once", line)
+        elif image_id in own:
+            entries[image_id] = own[image_id]
+        elif alike:
+            message = f"line {line}: '{text}' may be {' or '.join(alike[:3])}: image left out; name its folder"
+            findings.note("missing-annotation", ids, message, line)
         else:
-            entries[image_id] = xml
+            message = f"line {line}: '{text}' has no {place.xml.relative_to(root.path) / image_id}.xml: image left out"
+            findings.note("missing-annotation", ids, message, line)
     return entries
 
 
 class _ImageFinder:
-    """Finds images by the stem of their name, whatever their suffix; lists each folder once."""
+    """Finds images by the stem of their name, whatever their suffix; lists each folder once.
 
-    def __init__(self, root: Root, folders: tuple[Path, ...]) -> None:
-        self.root, self.folders = root, folders
+    Args:
+        folders: in which they may lie, below their ID's own folder or, where no XML file has that ID, without it.
+        ids: of all XML files.
+    """
+
+    def __init__(self, root: Root, folders: tuple[Path, ...], ids: Container[str]) -> None:
+        self.root, self.folders, self.ids = root, folders, ids
         self._names: dict[Path, dict[str, list[str]]] = {}
 
     def find(self, image_id: str, file: VocFile, xml: Path, findings: Findings) -> Path | None:
         parent, stem = os.path.split(image_id)
-        for outer in self.folders:
-            folder = self.root.join(outer, parent) if parent else outer
-            names = self._in(folder).get(stem) if folder else None
-            if folder and names:
+        parents = [parent] if not parent or stem in self.ids else [parent, ""]
+        inner = [self.root.join(outer, parent) if parent else outer for parent in parents for outer in self.folders]
+        places = [folder for folder in inner if folder and folder.is_dir()]
+        for folder in places:
+            if names := self._in(folder).get(stem):
                 path = folder / (file.file_name if file.file_name in names else names[0])
                 if self.root.holds(path):
                     return path
                 message = f"{path.name} is a link that leads outside {self.root.path}"
                 findings.fault("path-escape", path, message)
                 return None
+        for folder in places:
+            for path in image_files(folder, UNREAD_SUFFIXES):
+                if stem in (path.stem, path.name):
+                    findings.note("unread-kind", path, f"{UNREAD}; left out, with its objects", error=ImageError)
+                    return None
         looked = ", ".join(str(folder.relative_to(self.root.path)) for folder in self.folders)
         findings.note("missing-image", xml, f"no image '{image_id}' in {looked}: left out", error=ImageError)
         return None
@@ -227,7 +277,7 @@ class _ImageFinder:
     def _in(self, folder: Path) -> dict[str, list[str]]:
         if folder not in self._names:
             names: dict[str, list[str]] = {}
-            for path in image_files(folder) if folder.is_dir() else []:
+            for path in image_files(folder):
                 names.setdefault(path.stem, []).append(path.name)
                 names.setdefault(path.name, []).append(path.name)  # for `a.jpg.xml`
             self._names[folder] = names
@@ -255,13 +305,13 @@ def _record(
             findings.unknown_class(xml, f"object {index}", name, class_names, index)
     known = np.array([i for i, name in enumerate(file.names) if name in ids], dtype=np.int64)
     aligned = findings.align(xml, image, header, file.size, from_voc(file.corners))
-    boxes, kept, problems = clean_boxes(aligned[known], header.height, header.width)
+    labels = np.array([ids[file.names[i]] for i in known], dtype=np.int64)
+    boxes, kept, problems = clean_boxes(aligned[known], header.height, header.width, labels)
     for problem in problems:
         at = known[problem.index]
         message = f"object {file.indices[at]} ('{file.names[at]}'): {problem.message}"
         findings.note(problem.kind, xml, message, file.indices[at])
-    kept = known[kept]
-    target = Target(boxes, np.array([ids[file.names[i]] for i in kept], dtype=np.int64), difficult=file.difficult[kept])
+    target = Target(boxes, labels[kept], difficult=file.difficult[known[kept]])
     return ImageRecord(image_id, image, header.height, header.width, target)
 
 
@@ -338,7 +388,7 @@ def write_voc(path: str | Path, image: AnnotatedImage, class_names: Sequence[str
     none, so it is written as just over one. Scores stand in `<score>`, which readers of VOC pass over.
 
     Args:
-        path: of the file; its folder must exist.
+        path: of the file, made or replaced whole or not at all.
         image: the image and its boxes.
         class_names: [C] names.
     """
@@ -362,7 +412,8 @@ def write_voc(path: str | Path, image: AnnotatedImage, class_names: Sequence[str
         if image.scores is not None:
             _add(element, "score", f"{image.scores[i]:.6f}")
     indent(root, "\t")
-    ElementTree(root).write(path, encoding="utf-8")
+    with atomic_file(path, durable=False) as file:
+        ElementTree(root).write(file, encoding="utf-8")
 
 
 def _add(parent: Element, tag: str, text: str) -> None:

@@ -5,18 +5,18 @@ Layouts that are read:
 - `data.yaml` (or the one YAML file in the root that has `names`), whose `train`, `val` and `test` name folders of
   images, lists of images, or several of these.
 - Without it, or for splits that it does not give: `images/SPLIT` with `labels/SPLIT`, `SPLIT/images` with
-  `SPLIT/labels`, `SPLIT.txt` lists; `images` with `labels` alone are one split, `train`. Names then stand in
-  `classes.txt`.
+  `SPLIT/labels`, `SPLIT.txt` lists; `images` with `labels` alone, or with images beside subfolders of which none is
+  named for a split, are one split, `train`. Names then stand in `classes.txt`.
 
 What `data.yaml` says holds inside the root only. Its `path` and absolute names are usually those of another machine:
 `path` is used where it leads to a folder in the root, and passed over otherwise; an entry that begins with one `../`,
 as Roboflow writes, is also looked for without it; any other entry that leads out of the root is refused.
 
-An image's labels lie in the folder where `images` in its path is `labels`, else beside it. No label file: an image
-without objects, as YOLO has it. Rows are `class cx cy w h`, with an optional score that is passed over (6 numbers),
-or `class x1 y1 x2 y2 x3 y3 ...`, a polygon, whose box is taken. With `kpt_shape` in the YAML, rows are a box followed
-by keypoints. A box that reaches out of 0..1 is clipped as in every format; coordinates beyond -1..2 are no fractions
-(pixels, most likely) and an error.
+An image's labels lie in the folder where `images` in its path is `labels`, else beside it, the case of letters of both
+names and of `.txt` aside. No label file: an image without objects, as YOLO has it. Rows are `class cx cy w h`, with an
+optional score that is passed over (6 numbers), or `class x1 y1 x2 y2 x3 y3 ...`, a polygon, whose box is taken. With
+`kpt_shape` in the YAML, rows are a box followed by keypoints. A box that reaches out of 0..1 is clipped as in every
+format; coordinates beyond -1..2 are no fractions (pixels, most likely) and an error.
 """
 
 from __future__ import annotations
@@ -35,18 +35,22 @@ from grcn.data.boxes import LARGEST, clean_boxes, from_yolo
 from grcn.data.files import (
     CLASS_LISTS,
     Root,
+    by_stem,
     check_names,
     image_files,
     number,
     read_bytes,
     read_class_list,
     read_lines,
+    read_start,
     shown,
     split_kind,
     subfolders,
 )
+from grcn.data.image import UNREAD, UNREAD_SUFFIXES
 from grcn.data.records import AnnotatedImage, Findings, ImageRecord
 from grcn.errors import AnnotationError, DataError, ImageError
+from grcn.files import atomic_file
 from grcn.types import Target
 
 LOOKED_FOR = "data.yaml, or images/ with labels/*.txt"
@@ -75,6 +79,17 @@ class YoloLayout:
     keypoints: bool = False
     passed_over: tuple[tuple[str, str], ...] = ()
     yaml: Path | None = None
+
+
+def is_annotation(path: Path) -> bool:
+    """Whether a file is annotations of this format, by its first row."""
+    if path.suffix.lower() != ".txt":
+        return False
+    start = read_start(path, 4096).decode("utf-8-sig", "replace").strip()
+    try:
+        return len([number(field) for field in start.split("\n")[0].split()]) >= 5
+    except ValueError:
+        return False
 
 
 def find_yolo(root: Root) -> YoloLayout | None:
@@ -184,7 +199,8 @@ def _splits_by_folders(root: Root) -> dict[str, tuple[Path, ...]]:
     if images and labels:
         inner = [root.guarded(path) for path in subfolders(images) if root.folder(labels, path.name.lower())]
         splits = {path.name: (path,) for path in inner}
-        if not splits and root.files(labels, ".txt"):
+        at_top = any(path.name not in CLASS_LISTS for path in root.files(labels, ".txt"))
+        if at_top and (not splits or (image_files(images) and not any(split_kind(name) for name in splits))):
             splits = {"train": (images,)}
     for folder in subfolders(top):
         if split_kind(folder.name) and (inside := root.folder(root.guarded(folder), "images")):
@@ -201,7 +217,8 @@ def _splits_by_folders(root: Root) -> dict[str, tuple[Path, ...]]:
 
 
 def _labelled_beside(folder: Path) -> bool:
-    return any(image.with_suffix(".txt").is_file() for image in image_files(folder))
+    labels = by_stem(folder, ".txt")
+    return any(image.stem in labels and labels[image.stem].is_file() for image in image_files(folder))
 
 
 def _names_list(root: Root) -> tuple[str, ...] | None:
@@ -231,32 +248,39 @@ def read_yolo(
     if not own:
         raise DataError(f"{layout.root.path}: nothing names the classes; add data.yaml or classes.txt, one name a line")
     names = tuple(class_names) if class_names is not None else own
+    if layout.yaml:
+        findings.files.add(layout.yaml)
     for kind, message in layout.passed_over:
         findings.note(kind, layout.yaml or layout.root.path, message)
     images = [image for source in layout.splits[split] for image in _images(layout.root, source, findings)]
     images = list(dict.fromkeys(images))
     stems = Counter(image.stem for image in images)
     records = []
-    labelled = 0
+    labels = _Labels(layout.root)
+    image_of: dict[Path, Path] = {}
     for image in images:
-        label = _label_file(layout.root, image)
+        label = labels.of(image)
         if label and not layout.root.holds(label):
             findings.fault("path-escape", label, f"a link that leads outside {layout.root.path}")
             continue
-        labelled += label is not None
+        if label and (other := image_of.setdefault(label, image)) != image:
+            message = f"stands for {other.name} and {image.name}: its boxes are taken for both; give each its own name"
+            findings.note("label-shared", label, message)
         relative = image.relative_to(layout.root.path).with_suffix("").as_posix()
         image_id = image.stem if stems[image.stem] == 1 else relative
         if record := _record(image_id, image, label, own, names, layout.keypoints, findings):
             records.append(record)
-    if images and not labelled:
+    if images and not image_of:
         raise DataError(f"{images[0]}: neither it nor any other image of split '{split}' has a label file")
-    _note_orphans(layout.root, images, findings)
+    findings.files.update(image_of)
+    _note_orphans(labels, images, findings)
     return names, records
 
 
 def _images(root: Root, source: Path, findings: Findings) -> list[Path]:
     """The images of a folder and its subfolders, or of a list."""
     if source.is_file():
+        findings.files.add(source)
         return _listed(root, source, findings)
     images: list[Path] = []
     folders, seen = [source], set()
@@ -265,6 +289,8 @@ def _images(root: Root, source: Path, findings: Findings) -> list[Path]:
         if (real := os.path.realpath(folder)) in seen:  # links may lead in circles
             continue
         seen.add(real)
+        for path in image_files(folder, UNREAD_SUFFIXES):
+            findings.note("unread-kind", path, f"{UNREAD}; left out, with its objects", error=ImageError)
         for path in [*image_files(folder), *(inner := subfolders(folder))]:
             if not root.holds(path):
                 findings.fault("path-escape", path, f"a link that leads outside {root.path}")
@@ -295,30 +321,51 @@ def _listed(root: Root, source: Path, findings: Findings) -> list[Path]:
     return images
 
 
-def _label_file(root: Root, image: Path) -> Path | None:
-    beside = image.with_suffix(".txt")
-    return next((path for path in (_in_labels(root, beside), beside) if path and os.path.lexists(path)), None)
+class _Labels:
+    """Finds the label files of images; lists each folder once."""
+
+    def __init__(self, root: Root) -> None:
+        self.root = root
+        self._folders: dict[Path, tuple[Path | None, dict[str, Path], dict[str, Path]]] = {}
+
+    def of(self, image: Path) -> Path | None:
+        """The label file of an image, whether it can be read or not."""
+        _, apart, beside = self.at(image.parent)
+        return apart.get(image.stem) or beside.get(image.stem)
+
+    def at(self, folder: Path) -> tuple[Path | None, dict[str, Path], dict[str, Path]]:
+        """For a folder of images: that of labels, its label files by stem, and those beside the images.
+
+        Raises:
+            AnnotationError: if the folder of labels is a link that leads outside the root.
+        """
+        if folder not in self._folders:
+            labels = self._apart(folder)
+            self._folders[folder] = labels, by_stem(labels, ".txt") if labels else {}, by_stem(folder, ".txt")
+        return self._folders[folder]
+
+    def _apart(self, folder: Path) -> Path | None:
+        """The folder's path with its last folder `images` as `labels`; None if that is no folder."""
+        parts = folder.relative_to(self.root.path).parts
+        at = next((i for i in range(len(parts) - 1, -1, -1) if parts[i].lower() == "images"), None)
+        if at is None:
+            return None
+        found: Path | None = self.root.path.joinpath(*parts[:at])
+        for name in ("labels", *parts[at + 1 :]):
+            exact = found and found / name
+            if found and exact:
+                found = self.root.guarded(exact) if exact.is_dir() else self.root.folder(found, name.lower())
+        return found
 
 
-def _in_labels(root: Root, path: Path) -> Path | None:
-    """The path with the last folder `images` as `labels`; None if there is no such folder."""
-    parts = list(path.relative_to(root.path).parts)
-    for at in range(len(parts) - 2, -1, -1):
-        if parts[at].lower() == "images":
-            parts[at] = "labels" if parts[at].islower() else "Labels"
-            return root.path.joinpath(*parts)
-    return None
-
-
-def _note_orphans(root: Root, images: Sequence[Path], findings: Findings) -> None:
+def _note_orphans(labels: _Labels, images: Sequence[Path], findings: Findings) -> None:
     """Counts the label files beside those of the images, whose own images are missing."""
     for folder in dict.fromkeys(image.parent for image in images):
-        labels = _in_labels(root, folder / "any")
-        if labels and labels.parent.is_dir() and root.holds(labels.parent):
-            stems = {image.stem for image in image_files(folder)}
-            for label in root.files(labels.parent, ".txt"):
-                if label.stem not in stems and label.name not in CLASS_LISTS:
-                    findings.note("missing-image", label, "no image of its name: left out", error=ImageError)
+        _, apart, _ = labels.at(folder)
+        stems = {image.stem for image in image_files(folder)} if apart else set()
+        for stem, label in apart.items():
+            if stem not in stems and label.name not in CLASS_LISTS:
+                findings.note("missing-image", label, "no image of its name: left out", error=ImageError)
 
 
 def _record(
@@ -353,13 +400,14 @@ def _record(
         else:
             findings.unknown_class(label, f"line {line}", own[class_id], names, line)
     fractions = np.array([box for _, _, box in rows], dtype=np.float64)
-    boxes, kept, problems = clean_boxes(from_yolo(fractions, header.height, header.width), header.height, header.width)
+    labels = np.array([class_id for _, class_id, _ in rows], dtype=np.int64)
+    corners = from_yolo(fractions, header.height, header.width)
+    boxes, kept, problems = clean_boxes(corners, header.height, header.width, labels)
     for problem in problems:
         line, class_id, _ = rows[problem.index]
         message = f"line {line} ('{names[class_id]}'): {problem.message}"
         findings.note(problem.kind, label or image, message, line)
-    labels = np.array([rows[i][1] for i in kept], dtype=np.int64)
-    return ImageRecord(image_id, image, header.height, header.width, Target(boxes, labels))
+    return ImageRecord(image_id, image, header.height, header.width, Target(boxes, labels[kept]))
 
 
 def _row(text: str, classes: int, keypoints: bool) -> tuple[int, list[float]]:
@@ -398,7 +446,7 @@ def write_yolo(path: str | Path, image: AnnotatedImage) -> None:
     """Writes one image's YOLO label file: `class cx cy w h`, and the score where there is one.
 
     Args:
-        path: of the file; its folder must exist.
+        path: of the file, made or replaced whole or not at all.
         image: the image and its boxes.
     """
     boxes = np.asarray(image.boxes, dtype=np.float64).reshape(-1, 4)
@@ -409,7 +457,8 @@ def write_yolo(path: str | Path, image: AnnotatedImage) -> None:
     for class_id, box, score in zip(image.class_ids, fractions.tolist(), scores, strict=True):
         numbers = [f"{value:.8f}" for value in box] + ([] if score is None else [f"{score:.6f}"])
         rows.append(" ".join([str(int(class_id)), *numbers]) + "\n")
-    Path(path).write_text("".join(rows), encoding="utf-8")
+    with atomic_file(path, durable=False) as file:
+        file.write("".join(rows).encode())
 
 
 def write_yolo_yaml(path: str | Path, class_names: Sequence[str], splits: Mapping[str, str]) -> None:
@@ -421,4 +470,5 @@ def write_yolo_yaml(path: str | Path, class_names: Sequence[str], splits: Mappin
         splits: the folder of images of each of `train`, `val`, `test`, relative to the file's.
     """
     content = {**splits, "names": dict(enumerate(class_names))}
-    Path(path).write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    with atomic_file(path) as file:
+        file.write(yaml.safe_dump(content, sort_keys=False, allow_unicode=True).encode())

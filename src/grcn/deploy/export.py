@@ -36,6 +36,10 @@ OPSET = 18
 """Of ONNX: the oldest that torch's exporter writes, so that older runtimes read it."""
 
 
+TORCH = "2.15"
+"""The oldest torch that is known to trace a detector with the sizes of images left open; 2.10 cannot."""
+
+
 def export(
     detector: LoadedDetector,
     out: str | Path,
@@ -70,6 +74,10 @@ def export(
         raise ConfigError(f"int8 with format '{format}': only openvino has it")
     if calibration and half:
         raise ConfigError("int8 and half: choose one")
+    if torch.__version__ < TORCH:
+        raise ConfigError(
+            f"export needs torch {TORCH} or newer, to trace images of any size; here: {torch.__version__}"
+        )
     model = optimized(detector.model.cpu(), "fold")
     for head in model.modules():
         if isinstance(head, FCHead):

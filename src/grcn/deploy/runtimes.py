@@ -51,13 +51,21 @@ class Exported(ABC):
     def num_classes(self) -> int:
         return len(self.header.class_names)
 
-    def detect(self, images: list[NDArray[np.uint8]], class_names: tuple[str, ...]) -> list[Detections]:
+    def detect(
+        self, images: list[NDArray[np.uint8]], class_names: tuple[str, ...], score: float | None = None
+    ) -> list[Detections]:
         """The objects in images [H, W, 3]: together where all are of one size, else one by one.
 
         Raises:
+            ConfigError: on a `score`, since the graph has the model's own threshold built in.
             ImageError: on an image of another size than the one that the file is made for.
             CheckpointError: where the graph cannot be computed, or gives something else than detections.
         """
+        if score is not None:
+            own = self.config.roi.score_threshold
+            raise ConfigError(
+                f"{self.path}: finds nothing of a score below {own:g}, which is built in; ask for that, or use its run"
+            )
         together = self.shape[0] is None and len({image.shape for image in images}) == 1
         batches = [np.stack(images)] if together else [image[None] for image in images]
         return [found for batch in batches for found in self._detect(batch, class_names)]

@@ -5,7 +5,6 @@ matplotlib is used through its objects (`Figure`), never `pyplot`: no window sys
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ import numpy as np
 
 from grcn.evaluation.confusion import confusion_matrix
 from grcn.evaluation.voc import VocMatches, ap_key, match_voc
-from grcn.files import atomic_file
+from grcn.files import atomic_file, write_json
 from grcn.types import Array, Detections, Target
 
 if TYPE_CHECKING:
@@ -66,8 +65,7 @@ def write_report(
     matches = match_voc(targets, detections, len(names), iou=CURVE_IOU)
     confusions = confusion_matrix(targets, detections, len(names), score=score, iou=iou)
     written = [out / "metrics.json"]
-    with atomic_file(written[0]) as file:
-        file.write((json.dumps(metrics, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
+    write_json(written[0], metrics, indent=2)
     figures = {"confusion_matrix.png": confusion_figure(confusions, names, score=score, iou=iou)}
     for page, figure in enumerate(precision_recall_figures(matches, names), start=1):
         figures["precision_recall.png" if page == 1 else f"precision_recall_{page}.png"] = figure

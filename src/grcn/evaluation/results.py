@@ -31,7 +31,8 @@ def load_results(
     class_of: Mapping[Id, int] | None = None,
     max_bytes: int = MAX_BYTES,
 ) -> list[Detections]:
-    """Read a COCO results file: a JSON list of `{"image_id", "category_id", "bbox": [x, y, width, height], "score"}`.
+    """Read a COCO results file: a JSON list of `{"image_id", "category_id", "bbox": [x, y, width, height], "score"}`,
+    or a `.jsonl` file with one of them a line.
 
     `image_id` is the record's own id. Also understood, where no two images share it: the image's file name without
     suffix (a VOC image's own id is that already), and for ids that are digits, such as VOC's "000005", the number 5.
@@ -40,7 +41,8 @@ def load_results(
     are kept; they match nothing.
 
     Args:
-        path: the file, UTF-8.
+        path: the file, UTF-8. The last line of a `.jsonl` file counts only where it ends with a line break: whoever
+            wrote it may have been stopped.
         dataset: whose images and classes the file speaks of.
         image_of: what the file's image ids mean where they are not as above: the record's index, or None for an image
             that the data set lacks, whose detections are left out.
@@ -65,12 +67,13 @@ def load_results(
         if not isinstance(result, dict):
             raise AnnotationError(f"{where} is {_short(result)}: each must be an object with image_id, bbox, ...")
         image_id = _id(where, result, "image_id")
-        if image_id not in image_of:
+        try:
+            image = image_of[image_id]
+        except KeyError:
             raise AnnotationError(
                 f"{where}: image_id {_short(image_id)} is no image of {dataset.root} ({dataset.split}): "
                 "is it another split's file?"
-            )
-        image = image_of[image_id]
+            ) from None
         if image is None:
             continue
         class_id = class_of.get(_id(where, result, "category_id"))
@@ -100,7 +103,10 @@ def _read_list(path: Path, max_bytes: int) -> list[Any]:
         with path.open("rb") as file:
             if os.fstat(file.fileno()).st_size > max_bytes or len(data := file.read(max_bytes + 1)) > max_bytes:
                 raise AnnotationError(f"{path}: larger than {max_bytes} bytes: score fewer detections, or split it")
-        content = json.loads(data.decode("utf-8-sig"))
+        text = data.decode("utf-8-sig")
+        if path.suffix.lower() == ".jsonl":
+            return [json.loads(line) for line in text[: text.rfind("\n") + 1].split("\n") if line.strip()]
+        content = json.loads(text)
     except OSError as error:
         raise AnnotationError(f"{path}: cannot be read: {error.strerror}") from None
     except RecursionError:

@@ -27,7 +27,7 @@ def evaluate_detector(
     dataset: Dataset,
     *,
     batch_size: int = 1,
-    score: float | None = 0.0,
+    score: float | None = None,
     progress: Callable[[int, int], None] | None = None,
     on_broken: Callable[[ImageRecord, ImageError], None] | None = None,
 ) -> list[Detections]:
@@ -37,8 +37,8 @@ def evaluate_detector(
         detector: anything with `predict(paths, score=..., batch_size=...)`.
         dataset: opened with the detector's class names.
         batch_size: images at a time.
-        score: lowest score kept. AP wants nearly all detections: the default keeps what the model's own limit of
-            detections an image leaves.
+        score: lowest score kept; None: the model's own threshold, which is low (0.05 in every preset), since AP wants
+            nearly all detections.
         progress: called after each batch with images done and images in all.
         on_broken: what to do with an image that cannot be read. Default: raise, since a figure over fewer images is not
             the data set's. When given, it is told of each, and the image counts as one in which nothing was found, so
@@ -56,7 +56,7 @@ def evaluate_detector(
     for start in range(0, len(records), batch_size):
         batch = records[start : start + batch_size]
         try:
-            found += detector.predict([r.path for r in batch], score=score, batch_size=batch_size)
+            found += detector.predict([r.checked_path() for r in batch], score=score, batch_size=batch_size)
         except ImageError:
             if on_broken is None:
                 raise
@@ -80,7 +80,7 @@ def _predict_one(
     on_broken: Callable[[ImageRecord, ImageError], None],
 ) -> Detections:
     try:
-        return detector.predict([record.path], score=score, batch_size=1)[0]
+        return detector.predict([record.checked_path()], score=score, batch_size=1)[0]
     except ImageError as error:
         on_broken(record, error)
         return Detections(np.empty((0, 4)), np.empty(0), np.empty(0), class_names)

@@ -17,9 +17,11 @@ def cell_anchors(sizes: Sequence[float], ratios: Sequence[float]) -> Tensor:
     Returns:
         [len(ratios) * len(sizes), 4], ratio by ratio.
     """
-    root = torch.tensor(ratios, dtype=torch.float32).sqrt()  # sides are size / root wide and size * root high
-    widths = ((1 / root)[:, None] * torch.tensor(sizes, dtype=torch.float32)).flatten()
-    heights = (root[:, None] * torch.tensor(sizes, dtype=torch.float32)).flatten()
+    # On the CPU, whatever torch's default device is: a detector that is built on the meta device needs their values.
+    root = torch.tensor(ratios, dtype=torch.float32, device="cpu").sqrt()  # size / root wide, size * root high
+    side = torch.tensor(sizes, dtype=torch.float32, device="cpu")
+    widths = ((1 / root)[:, None] * side).flatten()
+    heights = (root[:, None] * side).flatten()
     return (torch.stack((-widths, -heights, widths, heights), dim=1) / 2).round()
 
 

@@ -9,6 +9,8 @@ from grcn.geometry.boxes import iou
 
 BACKGROUND = -1
 IGNORED = -2
+PAIRS = 1 << 20
+"""Pairs of object and box whose overlaps are computed at a time: bounds the memory, whatever the objects' number."""
 
 
 def match(
@@ -33,15 +35,20 @@ def match(
     Returns:
         [B, A] int64: index of the object, or BACKGROUND, or IGNORED.
     """
-    images, count = objects.shape[:2]
-    if count == 0:
-        return torch.full((images, boxes.shape[-2]), BACKGROUND, device=boxes.device)
-    overlaps = iou(objects, boxes).masked_fill(~real[..., None], -1.0)  # [B, G, A]
-    best, index = overlaps.max(dim=1)  # [B, A]
+    images, count = objects.shape[0], boxes.shape[-2]
+    best = torch.full((images, count), -1.0, dtype=boxes.dtype, device=boxes.device)  # [B, A]
+    index = torch.zeros((images, count), dtype=torch.int64, device=boxes.device)
+    is_best = torch.zeros((images, count), dtype=torch.bool, device=boxes.device)
+    step = max(1, PAIRS // max(1, images * count))
+    for first in range(0, objects.shape[1], step):
+        block = slice(first, first + step)
+        overlaps = iou(objects[:, block], boxes).masked_fill_(~real[:, block, None], -1.0)  # [B, G, A]
+        value, place = overlaps.max(dim=1)
+        better = value > best  # of equals the first object, as within a block
+        best, index = torch.where(better, value, best), torch.where(better, place + first, index)
+        if keep_best and count:
+            most = overlaps.amax(dim=2, keepdim=True)  # [B, G, 1]
+            is_best |= (overlaps == most.masked_fill_(most <= 0, 2.0)).any(dim=1)  # 2: no overlap
     result = index.masked_fill(best < background, BACKGROUND)
     result = result.masked_fill((best >= background) & (best < foreground), IGNORED)
-    if keep_best:
-        most = overlaps.amax(dim=2, keepdim=True)  # [B, G, 1]
-        is_best = ((overlaps == most) & (most > 0)).any(dim=1)
-        result = torch.where(is_best, index, result)
-    return result
+    return torch.where(is_best, index, result)

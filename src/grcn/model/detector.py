@@ -50,8 +50,9 @@ class RCNN(nn.Module):
         self.rpn = RPN(config.rpn, rpn, self.separation.strides[0])
         heads = {key: _head(config, backbone, cls) for key in head_keys(config)}
         self.roi = RoIStage(config, num_classes, (cls, loc), self.separation.strides[1:], heads)
-        self.register_buffer("mean", torch.tensor(backbone.mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(backbone.std).view(3, 1, 1), persistent=False)
+        # No file of weights holds these constants, so they have values also where the rest is on the meta device.
+        for name, values in (("mean", backbone.mean), ("std", backbone.std)):
+            self.register_buffer(name, torch.tensor(values, device="cpu").view(3, 1, 1), persistent=False)
         for stage in self._frozen():
             stage.requires_grad_(False).eval()
         # Convolutions on CPU and tensor cores are faster so; the weights' layout spreads to the maps.
@@ -62,6 +63,7 @@ class RCNN(nn.Module):
         images: list[Tensor],
         targets: list[dict[str, Tensor]] | None = None,
         seeds: Sequence[int] | None = None,
+        score: float | None = None,
     ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
         """Losses in training mode, detections otherwise.
 
@@ -71,6 +73,7 @@ class RCNN(nn.Module):
                 class ids 0..C-1; G may be 0.
             seeds: in training, one per image: which anchors and proposals of an image enter its losses is then a
                 function of its own seed; None: torch's generator draws for the batch.
+            score: outside training, only detections above it; None: above the configuration's `roi.score_threshold`.
 
         Returns:
             In training: loss_objectness, loss_rpn_box_reg, loss_classifier, loss_box_reg, scalars.
@@ -88,7 +91,7 @@ class RCNN(nn.Module):
         objects = None if targets is None else box_ops.pad([t["boxes"] for t in targets])
         generators = None if seeds is None else [torch.Generator(batch.device).manual_seed(s) for s in seeds]
         proposals, rpn_losses = self.rpn(maps.rpn, sizes, objects, generators)
-        detections, roi_losses = self.roi(maps, proposals, sizes, targets, generators)
+        detections, roi_losses = self.roi(maps, proposals, sizes, targets, generators, score)
         result: dict[str, Tensor] | list[dict[str, Tensor]] = detections if targets is None else rpn_losses | roi_losses
         return result
 

@@ -212,15 +212,17 @@ class RoIStage(nn.Module):
         sizes: Sizes,
         targets: list[dict[str, Tensor]] | None,
         generators: Generators = None,
+        score: float | None = None,
     ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
         """Detections of each image outside training, losses in training; the other is empty.
 
         Args:
             proposals: [P_i, 4] per image; targets: boxes and labels per image, None outside training.
             generators: of what is sampled in each image (`geometry.sampling.sample`).
+            score: as in `detect`.
         """
         if targets is None:
-            return self.detect(self.predict(maps, proposals, sizes), proposals, sizes), {}
+            return self.detect(self.predict(maps, proposals, sizes), proposals, sizes, score), {}
         proposals, labels, wanted = self.assign(proposals, targets, generators)
         return [], roi_losses(*self.predict(maps, proposals, sizes), labels, wanted)
 
@@ -306,13 +308,19 @@ class RoIStage(nn.Module):
         sampled = [b[r] for b, r in zip(boxes, samples.real, strict=True)]
         return sampled, labels.gather(1, samples.indices)[samples.real], wanted[samples.real]
 
-    def detect(self, predictions: Predictions, proposals: list[Tensor], sizes: Sizes) -> list[dict[str, Tensor]]:
+    def detect(
+        self, predictions: Predictions, proposals: list[Tensor], sizes: Sizes, score: float | None = None
+    ) -> list[dict[str, Tensor]]:
         """Detections of each image: per class, boxes above the score threshold after NMS, the best of all classes.
+
+        Args:
+            score: the threshold; None: the configuration's.
 
         Returns:
             per image boxes [N, 4], scores [N], labels [N] (class ids), by falling score.
         """
         roi = self.config.roi
+        threshold = roi.score_threshold if score is None else score
         counts = [len(p) for p in proposals]
         scores = box_ops.precise(predictions.logits).softmax(dim=1)[:, 1:]  # [R, C]
         boxes = box_ops.decode(box_ops.precise(predictions.deltas), torch.cat(proposals)[:, None], roi.box_weights)
@@ -320,12 +328,12 @@ class RoIStage(nn.Module):
         for image_boxes, image_scores, size in zip(
             torch.split(boxes, counts), torch.split(scores, counts), sizes, strict=True
         ):
-            row, label = torch.nonzero(image_scores > roi.score_threshold, as_tuple=True)
-            clipped, score = box_ops.clip(image_boxes[row, label], size), image_scores[row, label]
+            row, label = torch.nonzero(image_scores > threshold, as_tuple=True)
+            clipped, own = box_ops.clip(image_boxes[row, label], size), image_scores[row, label]
             kept = remove_small_boxes(clipped, 1e-2)
-            clipped, score, label = clipped[kept], score[kept], label[kept]
-            kept = batched_nms(clipped, score, label, roi.nms)[: roi.detections_per_image]
-            detections.append({"boxes": clipped[kept], "scores": score[kept], "labels": label[kept]})
+            clipped, own, label = clipped[kept], own[kept], label[kept]
+            kept = batched_nms(clipped, own, label, roi.nms)[: roi.detections_per_image]
+            detections.append({"boxes": clipped[kept], "scores": own[kept], "labels": label[kept]})
         return detections
 
 

@@ -99,14 +99,19 @@ def load_detector(path: str | Path, *, backbone: Backbone | None = None) -> Load
     config, class_names = header.config, header.class_names
     try:
         with torch.device("meta"):
-            on_paper = outline(config, len(class_names), backbone and _with_numbers(backbone))
+            model = outline(config, len(class_names), backbone and _with_numbers(backbone))
     except Exception as error:  # such as sizes beyond what torch can count
         raise CheckpointError(f"{path}: its configuration cannot be built: {first_line(error)}") from None
-    wanted = on_paper.state_dict()
+    wanted = model.state_dict()
     unlike = wanted.keys() ^ tensors.keys() | {k for k in wanted.keys() & tensors if not fits(tensors[k], wanted[k])}
     if unlike:
         listed = ", ".join(sorted(unlike)[:4])
         raise CheckpointError(f"{path}: {len(unlike)} tensors do not fit its configuration: {listed}")
-    model = outline(config, len(class_names), backbone)
-    model.load_state_dict(tensors)
+    if any(buffer.is_meta for name, buffer in model.named_buffers() if name not in wanted):
+        # What no file holds, such as the windows of a Swin, is computed when the network is made.
+        model = outline(config, len(class_names), backbone)
+    # Copies, of the type and layout that the model wants: what safetensors gives is the file itself, mapped, which
+    # someone may write into while the detector is used.
+    own = {name: torch.empty_like(like, device="cpu").copy_(tensors[name]) for name, like in wanted.items()}
+    model.load_state_dict(own, assign=True)
     return LoadedDetector(model.eval(), class_names, header.preset, header.extra, Path(path))

@@ -33,14 +33,14 @@ from typing import Any
 
 import yaml
 
-from grcn.config import TrainConfig, from_dict, to_dict
+from grcn.config import TrainConfig, merged, non_defaults
 from grcn.errors import ConfigError, GrcnError
-from grcn.presets import preset
+from grcn.presets import train_config
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 5
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}")
-_NOT_OF_THE_RESULT = ("data", "out", "preset", "format", "workers", "loggers", "save_every", "resume", "accelerator")
+NOT_OF_THE_RESULT = ("data", "out", "preset", "format", "workers", "loggers", "save_every", "resume", "accelerator")
 """Fields that change where a run reads and writes, and what it is called, but not what it learns."""
 
 
@@ -75,7 +75,9 @@ class Trial:
         cell: name of the cell.
         seed: of the run.
         config: of the run, but for the folders of data and output.
-        digest: changes with whatever changes the result; equal trials of several studies share one.
+        digest: of the fields of `config` that change what is learned and are not at their default, of the split that
+            is scored and of the arguments of rendered data; equal trials of several studies share one. What the photos
+            and labels were, the result says.
     """
 
     data: str
@@ -205,7 +207,7 @@ def _load(path: Path, depth: int = 0) -> dict[str, Any]:
         raise ConfigError(f"{path}: extends: more than {MAX_DEPTH} files deep, or in a circle")
     whole: dict[str, Any] = {}
     for layer in [*(_load(path.with_name(other), depth + 1) for other in others), content]:
-        whole = _merged(whole, layer)
+        whole = merged(whole, layer)
     return whole
 
 
@@ -238,30 +240,20 @@ def _trial(where: str, data: str, cell: str, seed: int, source: DataSource, laye
     """The training run that the layers make, the later before the earlier; `model` starts from the preset."""
     fields: dict[str, Any] = {}
     for layer in layers:
-        fields = _merged(fields, layer)
+        fields = merged(fields, layer)
     for name in ("data", "out", "seed", "resume", "minutes"):
         if name in fields:
             instead = "; use iterations" if name == "minutes" else ""
             raise ConfigError(f"{where}'{name}' is not a study's to set{instead}")
     try:
-        model = to_dict(preset(str(fields.get("preset", TrainConfig.preset))))
-        fields["model"] = _merged(model, fields.get("model") or {})
-        config = from_dict(TrainConfig, {**fields, "data": "", "seed": seed, "resume": True})
+        config = train_config({**fields, "data": "", "seed": seed, "resume": True})
     except GrcnError as error:
         raise ConfigError(f"{where}{error}") from None
-    learned = {k: v for k, v in to_dict(config).items() if k not in _NOT_OF_THE_RESULT}
-    return Trial(data, cell, seed, config, digest([learned, source.test_split, source.digest]))
+    learned = {k: v for k, v in non_defaults(config).items() if k not in NOT_OF_THE_RESULT}
+    scored = {k: v for k, v in non_defaults(source).items() if k in ("generate", "test_split")}
+    return Trial(data, cell, seed, config, digest({"config": learned, **scored}))
 
 
 def digest(content: Any) -> str:
     """Twelve letters that stand for JSON-ready content."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
-
-
-def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Keys and values of both, those of `over` first; mappings within are merged likewise."""
-    merged = dict(under)
-    for key, value in over.items():
-        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = _merged(merged[key], value) if both else value
-    return merged

@@ -1,11 +1,12 @@
 """Running a study: every trial that has no result yet is trained and scored; each result is one small file.
 
 ```
-OUT/results/DATA/DIGEST.json    one trial's configuration, figures and curve: what is kept
-OUT/runs/DATA/CELL-SEED/        its run folder while it trains; gone when it is done
-OUT/data/NAME-DIGEST/           the embedded set, where a study wants it
+OUT/results/DATA/DIGEST.json         one trial's configuration, figures and curve: what is kept
+OUT/runs/DATA/CELL-SEED-DIGEST/      its run folder while it trains; gone when it is done
+OUT/data/NAME-DIGEST/                the embedded set, where a study wants it
 ```
-Interrupted or killed, the same command continues: within a trial from its last save.
+Interrupted or killed, the same command continues: within a trial from its last save. A result, or a run, of other files
+(photos, labels, weights to start from) than are there now does not count; it is put aside, under its name and a digest.
 """
 
 from __future__ import annotations
@@ -19,10 +20,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from grcn.config import to_dict
+from grcn.config import NotNegative, Text, check_fields, differences, to_dict
 from grcn.errors import CheckpointError, ConfigError, GrcnError, Interrupted
 from grcn.files import atomic_file
-from grcn.study.plan import DataSource, Study, Trial
+from grcn.study.plan import NOT_OF_THE_RESULT, DataSource, Study, Trial, digest
+from grcn.study.provenance import commit, fingerprint
 
 Say = Callable[[str], None]
 Engine = Literal["local", "ray"]
@@ -39,9 +41,12 @@ class Resources:
         gpus: devices of a trial.
     """
 
-    address: str = ""
-    cpus: float = 1
-    gpus: float = 0
+    address: Text = ""
+    cpus: NotNegative = 1
+    gpus: NotNegative = 0
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 def result_path(out: Path, trial: Trial) -> Path:
@@ -52,7 +57,8 @@ def read_result(out: Path, trial: Trial) -> dict[str, Any] | None:
     """A trial's result; None where it has not been run.
 
     Raises:
-        CheckpointError: on a file that is not a result.
+        CheckpointError: on a file that is not a result, or one of other settings: fields at their default are no part
+            of a trial's digest, and a default may have changed since.
     """
     path = result_path(out, trial)
     if not path.is_file():
@@ -61,9 +67,19 @@ def read_result(out: Path, trial: Trial) -> dict[str, Any] | None:
         result = json.loads(path.read_text(encoding="utf-8"))
         for part, key in (("metrics", "AP"), ("gap", "loses"), ("seconds", "all")):
             result[part][key]
+        told = differences(_learned(dict(result["config"])), _learned(to_dict(trial.config)))
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise CheckpointError(f"{path}: not a trial's result ({type(error).__name__}: {error}); remove it") from None
+    if told:
+        raise CheckpointError(
+            f"{path}: not of {trial.name} as it is now: {'; '.join(told)} (a default has changed since); move it away "
+            "to train anew"
+        )
     return dict(result)
+
+
+def _learned(config: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if key not in NOT_OF_THE_RESULT}
 
 
 def run_study(
@@ -90,22 +106,37 @@ def run_study(
         progress: show each training's own progress.
         say: told a line for each trial.
 
+    A result of other photos, labels or weights to start from than are there now does not count: its trial is run again.
+    Where the files are not at hand, or a result does not say of what files it is, it counts.
+
     Returns:
         How many trials were run.
 
     Raises:
         GrcnError: after all others are done, where trials failed; Interrupted at once, the state having been saved.
         ConfigError: on data that is not there.
+        CheckpointError: on a file that is not a result, or is one of other settings.
     """
     out, root = Path(out).resolve(), Path(root).resolve()
     distinct = list({(trial.data, trial.digest): trial for trial in study.trials}.values())
-    todo = [trial for trial in distinct if read_result(out, trial) is None]
+    results = {trial: read_result(out, trial) for trial in distinct}
+    missing = {trial.data for trial, result in results.items() if result is None}
+    folders = {name: _folder(name, study.sources[name], out, root) for name in study.sources}
+    for name in missing:
+        _provide(name, study.sources[name], folders[name], say)
+    of = fingerprints_of(distinct, folders)
+    former = {t: r["fingerprints"] for t, r in results.items() if r is not None and "fingerprints" in r}
+    other = [trial for trial, fingerprints in former.items() if differences(fingerprints, of[trial])]
+    todo = [trial for trial, result in results.items() if result is None or trial in other]
     say(f"{study.name}: {len(distinct) - len(todo)} of {len(distinct)} trials are done")
+    if unknown := [trial for trial, result in results.items() if result is not None and trial not in former]:
+        say(f"{len(unknown)} of them by results that do not say of which photos and labels they are")
+    if other:
+        say(f"{len(other)} were done with other photos, labels or weights and are done again; the former are put aside")
     if not todo:
         return 0
-    folders = {name: _data(name, study.sources[name], out, root, say) for name in {trial.data for trial in todo}}
     jobs = [
-        Job(trial, str(folders[trial.data]), study.sources[trial.data].test_split, str(_run_folder(out, trial)))
+        Job(trial, study.sources[trial.data], str(folders[trial.data]), str(_run_folder(out, trial)), of[trial])
         for trial in todo
     ]
     finished = _on_ray(jobs, resources) if engine == "ray" else _one_by_one(jobs, progress)
@@ -117,7 +148,10 @@ def run_study(
             failed.append(f"{job.trial.name}: {result}")
             say(f"[{done}/{len(todo)}] {failed[-1]}; about {left} left")
             continue
-        with atomic_file(result_path(out, job.trial)) as file:
+        path = result_path(out, job.trial)
+        if job.trial in other:
+            path.rename(path.with_stem(f"{path.stem}-{digest(former[job.trial])}"))
+        with atomic_file(path) as file:
             file.write((json.dumps(result, allow_nan=False) + "\n").encode())
         if not keep_runs:
             shutil.rmtree(job.run, ignore_errors=True)
@@ -130,12 +164,13 @@ def run_study(
 
 @dataclass(frozen=True)
 class Job:
-    """A trial and its places: the data set's folder, the split to score, the run folder."""
+    """A trial, its data set, the folders of both (`data`, `run`), and fingerprints of the files that it is of."""
 
     trial: Trial
+    source: DataSource
     data: str
-    test_split: str
     run: str
+    fingerprints: dict[str, str]
 
 
 def run_trial(job: Job, progress: bool) -> dict[str, Any]:
@@ -144,7 +179,8 @@ def run_trial(job: Job, progress: bool) -> dict[str, Any]:
     Returns:
         Its result, as JSON has it: the configuration, `metrics` (of the last weights on the test split), `gap`
         (`grcn.evaluation.gap.to_json`), `curve` (rows of metrics.csv with an AP, and each tenth of the losses),
-        `seconds` of an iteration (the median) and of the whole, `versions`.
+        `seconds` of an iteration (the median) and of the whole, `versions`, the package's `commit`, `fingerprints` of
+        the files that it is of, and the data set's entry in the study, `source`.
     """
     from grcn.data.dataset import open_dataset
     from grcn.evaluation import evaluate, evaluate_detector
@@ -153,10 +189,11 @@ def run_trial(job: Job, progress: bool) -> dict[str, Any]:
     from grcn.training import train
 
     began = time.monotonic()
-    run = Path(job.run)
+    run, made_by = Path(job.run), commit()
+    _claim(run, job.fingerprints)
     train(replace(job.trial.config, data=job.data, out=job.run), progress=progress)
     detector = Detector.load(run / "last.safetensors")
-    test = open_dataset(job.data, split=job.test_split, class_names=detector.class_names)
+    test = open_dataset(job.data, split=job.source.test_split, class_names=detector.class_names)
     found = evaluate_detector(detector, test)
     targets = [record.target for record in test.records]
     metrics = evaluate(found, targets, test.class_names)
@@ -182,7 +219,37 @@ def run_trial(job: Job, progress: bool) -> dict[str, Any]:
             "all": round(time.monotonic() - began, 1),
         },
         "versions": json.loads((run / "versions.json").read_text()),
+        "commit": made_by,
+        "fingerprints": job.fingerprints,
+        "source": to_dict(job.source),
     }
+
+
+def fingerprints_of(trials: list[Trial], folders: dict[str, Path]) -> dict[Trial, dict[str, str]]:
+    """For each trial, fingerprints of its `data` and, where it starts from a file, `weights`; of what is there."""
+    from grcn.model.weights import find_weights
+
+    known = {name: {"data": fingerprint(folder)} for name, folder in folders.items() if folder.is_dir()}
+    files = {trial.config.weights: Path(trial.config.weights) for trial in trials}
+    weights = {
+        name: {"weights": fingerprint(find_weights(path))}
+        for name, path in files.items()
+        if name not in ("imagenet", "random") and path.exists()
+    }
+    return {trial: known.get(trial.data, {}) | weights.get(trial.config.weights, {}) for trial in trials}
+
+
+def _claim(run: Path, fingerprints: dict[str, str]) -> None:
+    """Notes in a run folder of what files it is; one of other files is put aside."""
+    path = run / "fingerprints.json"
+    if path.is_file():
+        former = json.loads(path.read_text(encoding="utf-8"))
+        if differences(former, fingerprints):
+            aside = run.with_name(f"{run.name}-{digest(former)}")
+            shutil.rmtree(aside, ignore_errors=True)
+            run.rename(aside)
+    with atomic_file(path) as file:
+        file.write((json.dumps(fingerprints) + "\n").encode())
 
 
 def _one_by_one(jobs: list[Job], progress: bool) -> Iterator[tuple[Job, dict[str, Any] | GrcnError]]:
@@ -225,22 +292,29 @@ def _on_ray(jobs: list[Job], resources: Resources) -> Iterator[tuple[Job, dict[s
         ray.shutdown()
 
 
-def _data(name: str, source: DataSource, out: Path, root: Path, say: Say) -> Path:
+def _folder(name: str, source: DataSource, out: Path, root: Path) -> Path:
+    """Where a data set lies, or will."""
     if source.generate is not None:
-        from grcn.data.generate import generate
-
-        folder = out / "data" / f"{name}-{source.digest}"
-        say(f"{name}: rendering")
-        try:
-            return generate(folder, **source.generate)
-        except TypeError as error:
-            raise ConfigError(f"data.{name}.generate: {error}") from None
+        return out / "data" / f"{name}-{source.digest}"
     folder = (root / source.path).resolve()
     if not folder.is_relative_to(root):
         raise ConfigError(f"data set '{name}': path {source.path} leads out of the root {root}")
-    if not folder.is_dir():
-        raise ConfigError(f"data set '{name}': no folder {folder}; say with --root where the data sets are")
     return folder
+
+
+def _provide(name: str, source: DataSource, folder: Path, say: Say) -> None:
+    """Renders the embedded set where it is not there yet; another must be there."""
+    if source.generate is not None:
+        from grcn.data.generate import generate
+
+        if not folder.is_dir():
+            say(f"{name}: rendering")
+        try:
+            generate(folder, **source.generate)
+        except TypeError as error:
+            raise ConfigError(f"data.{name}.generate: {error}") from None
+    elif not folder.is_dir():
+        raise ConfigError(f"data set '{name}': no folder {folder}; say with --root where the data sets are")
 
 
 def _run_folder(out: Path, trial: Trial) -> Path:

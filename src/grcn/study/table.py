@@ -13,6 +13,7 @@ import numpy as np
 
 from grcn.errors import DataError
 from grcn.files import atomic_file
+from grcn.presets import detector_of
 from grcn.study.plan import Study, Trial
 from grcn.study.run import read_result
 
@@ -132,6 +133,7 @@ def _markdown(study: Study, results: Results) -> str:
         lines += [_row(_cells(study, results, data, cell)) for cell in done]
         if missing := [f"`{cell}`" for cell in study.baselines if cell not in done]:
             lines += ["", f"Not run: {', '.join(missing)}."]
+        lines += _origins({t: r for t, r in results.items() if t.data == data})
         lines += _curve_table({cell: _curve(results, data, cell) for cell in done})
         if done:
             lines += ["", f"![differences and curves]({data}.png)"]
@@ -144,8 +146,8 @@ def _cells(study: Study, results: Results, data: str, cell: str) -> list[str]:
 
     own, versus = _of(results, data, cell), study.baselines[cell]
     config = next(t.config for t in results if (t.data, t.cell) == (data, cell))
-    size = config.model.input
-    summary = summarize(config.model, size=(size.short_side, size.long_side))
+    model = detector_of(config)
+    summary = summarize(model, size=(model.input.short_side, model.input.long_side))
     gaps = [result["gap"] for result in own.values()]
     lost = [[gap["loses"]["AP"][task] or 0.0 for gap in gaps] for task in ("localization", "classification")]
     correlations = [gap["true_positives"]["rank_correlation"] for gap in gaps]  # None: too few hits for one
@@ -190,6 +192,37 @@ def _curve_table(curves: dict[str, dict[int, tuple[float, float]]]) -> list[str]
     return lines
 
 
+def _origins(results: Results) -> list[str]:
+    """Which commit, and which files, the results of a data set are of; where they are mixed, by cell and seed."""
+    said = []
+    for what, of in (("Commit", _commit), ("Photos and labels", _photos)):
+        found: dict[str, dict[str, list[int]]] = {}
+        for trial, result in results.items():
+            found.setdefault(of(result), {}).setdefault(trial.cell, []).append(trial.seed)
+        if len(found) == 1:
+            said.append(f"{what}: {next(iter(found))}.")
+        elif found:
+            parts = [
+                f"{name} ({', '.join(f'`{cell}` {_listed(seeds)}' for cell, seeds in cells.items())})"
+                for name, cells in found.items()
+            ]
+            said.append(f"**{what}: mixed**, by cell and seed: {'; '.join(parts)}.")
+    return ["", " ".join(said)] if said else []
+
+
+def _commit(result: dict[str, Any]) -> str:
+    return str(result.get("commit", "unknown"))
+
+
+def _photos(result: dict[str, Any]) -> str:
+    """The fingerprint of the data set's files."""
+    return str(result.get("fingerprints", {}).get("data", "unknown"))
+
+
+def _listed(seeds: Sequence[int]) -> str:
+    return " ".join(map(str, seeds))
+
+
 def _row(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
@@ -213,12 +246,13 @@ def _csv(results: Results) -> str:
     metrics = ("AP", "AP50", "AP70", "AP75", "APs", "APm", "APl")
     tasks = ("localization", "classification", "both")
     head = ["data", "cell", "seed", *metrics, *(f"AP_lost_to_{task}" for task in tasks)]
-    writer.writerow([*head, "iterations", "seconds_per_iteration", "seconds", "digest"])
+    writer.writerow([*head, "iterations", "seconds_per_iteration", "seconds", "digest", "commit", "photos_and_labels"])
     for trial, result in results.items():
         writer.writerow(
             [trial.data, trial.cell, trial.seed, *(result["metrics"][key] for key in metrics)]
             + [result["gap"]["loses"]["AP"][task] for task in tasks]
             + [trial.config.iterations, result["seconds"]["iteration"], result["seconds"]["all"], trial.digest]
+            + [_commit(result), _photos(result)]
         )
     return text.getvalue()
 

@@ -125,6 +125,9 @@ class Journal(StepEnd):
 class Validation(StepEnd):
     """AP on the validation split every so often; keeps the best weights, and stops when they stay the best.
 
+    Of equal APs the latest weights are the best. Without objects there is no AP: then the last weights are the best,
+    and patience does not count.
+
     Args:
         data: the split.
         config: of the run, whose folder `out` gets best.safetensors and metrics.json.
@@ -134,7 +137,8 @@ class Validation(StepEnd):
 
     def __init__(self, data: Dataset, config: TrainConfig, say: Callable[[str], None], skipped: Skipped) -> None:
         self.say, self.skipped = say, skipped
-        self.data, self.every, self.patience, self.out = data, config.val_every, config.patience, Path(config.out)
+        self.data, self.every, self.out = data, config.val_every, Path(config.out)
+        self.patience = config.patience if has_ap(data) else 0
         self.last_iteration = -1
         self.best_ap = -1.0
         self.since_best = 0
@@ -155,7 +159,7 @@ class Validation(StepEnd):
     def setup(self, trainer: pl.Trainer, module: Any, stage: str) -> None:
         config, world = module.config, trainer.world_size
         self.loader = validation_loader(
-            ValidationSet(self.data, config.model.input, skip_broken=config.skip_broken),
+            ValidationSet(self.data, module.model.config.input, skip_broken=config.skip_broken),
             batch_size=max(1, config.batch_size // world),
             workers=config.workers,
             rank=trainer.global_rank,
@@ -198,34 +202,42 @@ class Validation(StepEnd):
             trainer.should_stop = True
             return
         self.last_iteration = module.iteration
-        ap = -1.0
+        ap = None
         if trainer.is_global_zero:
             ap = self._keep(trainer, module, model, dict(item for share, _ in shares for item in share.items()))
         ap = trainer.strategy.broadcast(ap)
-        self.best_ap, self.since_best = (ap, 0) if ap > self.best_ap else (self.best_ap, self.since_best + 1)
+        if ap is not None and ap > self.best_ap:
+            self.best_ap, self.since_best = ap, 0
+        else:
+            self.since_best += 1
         self._stop_if_best_is_old(trainer)
 
     def _stop_if_best_is_old(self, trainer: pl.Trainer) -> None:
         if self.patience and self.since_best >= self.patience:
             trainer.should_stop = True
 
-    def _keep(self, trainer: pl.Trainer, module: Training, model: RCNN, found: dict[int, Detections]) -> float:
-        """Evaluates, logs, and writes what belongs on disk; the AP, 0 where nothing could be averaged."""
+    def _keep(self, trainer: pl.Trainer, module: Training, model: RCNN, found: dict[int, Detections]) -> float | None:
+        """Evaluates, logs, and writes what belongs on disk; the AP, None where there is none."""
         metrics = evaluate(
             [found[i] for i in range(len(self.data))], [r.target for r in self.data.records], self.data.class_names
         )
         for logger in trainer.loggers:
             logger.log_metrics({f"val/{k}": metrics[k] for k in AP_KEYS if metrics[k] is not None}, module.iteration)
-        ap = metrics["AP"] or 0.0
+        ap: float | None = metrics["AP"]
         self.say(f"iteration {module.iteration}: " + "  ".join(f"{key} {_figure(metrics[key])}" for key in AP_KEYS))
         entry = {"iteration": module.iteration, **metrics}
         self.report = {"split": self.data.split, "best": self.report.get("best", entry), "last": entry}
-        if ap > self.best_ap:
+        if ap is None or ap >= self.best_ap:
             self.report["best"] = entry
             save_weights(self.out / "best.safetensors", module, self.data.class_names, metrics=entry)
         with atomic_file(self.out / "metrics.json") as file:
             file.write(json.dumps(self.report, indent=2).encode())
         return ap
+
+
+def has_ap(data: Dataset) -> bool:
+    """Whether there is an object that AP counts."""
+    return any((~record.target.crowd).any() for record in data.records)
 
 
 @torch.no_grad()

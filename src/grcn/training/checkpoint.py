@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from lightning.pytorch.plugins.io import CheckpointIO
 
-from grcn.config import TrainConfig, to_dict
+from grcn.config import TrainConfig, differences, from_saved, to_dict
 from grcn.data.records import Dataset
 from grcn.errors import CheckpointError
 from grcn.files import atomic_file
@@ -81,6 +81,15 @@ def fingerprint(data: Dataset) -> dict[str, Any]:
     return {"images": len(data), "objects": objects, "digest": digest.hexdigest()[:16]}
 
 
+def saved_config(path: str | Path, saved: dict[str, Any]) -> TrainConfig:
+    """The configuration in an identity; fields that were not there yet when it was saved are at their defaults.
+
+    Raises:
+        CheckpointError: naming a key that this version does not know or take.
+    """
+    return from_saved(TrainConfig, saved.get("config"), path)
+
+
 def check_same(path: str | Path, saved: dict[str, Any], now: dict[str, Any]) -> None:
     """Refuses to continue one run as another.
 
@@ -88,28 +97,16 @@ def check_same(path: str | Path, saved: dict[str, Any], now: dict[str, Any]) -> 
         saved, now: two identities.
 
     Raises:
-        CheckpointError: listing every difference, as was -> is.
+        CheckpointError: listing every difference, as was -> is; or naming a key that this version does not know.
     """
-    differences = _differences(_settled(saved), _settled(now), "")
-    if differences:
+    former, present = (_settled(of_run, saved_config(path, of_run)) for of_run in (saved, now))
+    if told := differences(former, present):
         raise CheckpointError(
-            f"{path}: cannot be resumed as this run: {'; '.join(differences)}. Resume with the former values, or start "
+            f"{path}: cannot be resumed as this run: {'; '.join(told)}. Resume with the former values, or start "
             "a new run in another folder (weights=FILE starts from its weights)"
         )
 
 
-def _settled(identity: dict[str, Any]) -> dict[str, Any]:
-    config = {key: value for key, value in identity.get("config", {}).items() if key not in FREE}
-    return {**config, "classes": identity.get("classes"), "data": identity.get("data")}
-
-
-def _differences(saved: Any, now: Any, where: str) -> list[str]:
-    if isinstance(saved, dict) and isinstance(now, dict):
-        keys = [*saved, *(key for key in now if key not in saved)]
-        return [d for key in keys for d in _differences(saved.get(key), now.get(key), f"{where}.{key}".lstrip("."))]
-    return [] if saved == now else [f"{where} {_short(saved)} -> {_short(now)}"]
-
-
-def _short(value: Any) -> str:
-    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+def _settled(identity: dict[str, Any], config: TrainConfig) -> dict[str, Any]:
+    fixed = {key: value for key, value in to_dict(config).items() if key not in FREE}
+    return {**fixed, "classes": identity.get("classes"), "data": identity.get("data")}

@@ -23,23 +23,23 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.fabric.utilities.warnings import PossibleUserWarning
 from lightning.pytorch.utilities import rank_zero_only
 
-from grcn.config import DetectorConfig, TrainConfig, from_dict, to_dict
+from grcn.config import DetectorConfig, TrainConfig, from_saved, to_dict
 from grcn.data.dataset import Dataset, OnError, list_splits, open_dataset, resolve_split
 from grcn.data.files import split_kind
-from grcn.data.loader import Loader, Stream, TrainingSet, training_loader, worker_deaths
+from grcn.data.loader import Loader, Stream, TrainingSet, objects, training_loader, worker_deaths
 from grcn.errors import CheckpointError, ConfigError, DataError, ImageError, Interrupted
 from grcn.files import atomic_file
-from grcn.hub import PREFIX, download, parse_address
+from grcn.hub import local
 from grcn.model.backbones import make_backbone
 from grcn.model.detector import RCNN, build_detector, outline, resolve
-from grcn.model.weights import LoadedDetector, load_detector
-from grcn.presets import preset
+from grcn.model.weights import load_detector
+from grcn.presets import detector_of
 from grcn.runtime import tune_cpu
-from grcn.training.callbacks import Journal, ProgressBar, Saving, Signals, Skipped, Validation, versions
-from grcn.training.checkpoint import KEY, AtomicCheckpointIO, check_same, identity, load_state
+from grcn.training.callbacks import Journal, ProgressBar, Saving, Signals, Skipped, Validation, has_ap, versions
+from grcn.training.checkpoint import KEY, AtomicCheckpointIO, check_same, identity, load_state, saved_config
 from grcn.training.finetune import transfer_weights
 from grcn.training.length import DEFAULT_EPOCHS, FEW_IMAGES, from_epochs, measure
-from grcn.training.logs import make_loggers
+from grcn.training.logs import make_loggers, write_ids
 from grcn.training.module import Training
 
 Say = Callable[[str], None]
@@ -51,13 +51,13 @@ def train(config: TrainConfig, *, progress: bool = True) -> Path:
     """Trains a detector and returns its run folder.
 
     The folder holds config.yaml (resolved), classes.txt, versions.json, metrics.csv, metrics.json (of the best and the
-    last validation), tensorboard/, best.safetensors (by AP on the validation split), last.safetensors and
+    last validation), best.safetensors (by AP on the validation split), last.safetensors and
     checkpoints/last.ckpt, from which `resume` continues: on a CPU, bit for bit as if it had never stopped.
 
     Args:
         config: of the run. Without a length it takes DEFAULT_EPOCHS. `minutes` count from this call to the end of the
             last validation: a few steps and validation batches are timed on a throw-away copy of the model, and what
-            fits becomes `iterations` in config.yaml. A `model` left at its default is the preset's.
+            fits becomes `iterations` in config.yaml.
         progress: show progress and warnings; the files are written either way.
 
     Raises:
@@ -85,17 +85,17 @@ def _train(config: TrainConfig, started: float, lead: bool, progress: bool, say:
     if config.fit == "data":
         from grcn.data.check import fit
 
-        config = replace(config, model=fit(data, config.model))
+        config = replace(config, model=fit(data, detector_of(config)))
 
     torch.manual_seed(config.seed)
     checkpoint = out / "checkpoints" / "last.ckpt"
     start = 0
     if config.resume and checkpoint.exists():
         state = load_state(checkpoint, mapped=True)
-        config = _as_saved(config, state[KEY], data)
+        config = _as_saved(config, saved_config(checkpoint, state[KEY]), data)
         check_same(checkpoint, state[KEY], identity(config, data))
         start = int(state["global_step"])
-        model = outline(config.model, len(data.class_names))  # its weights come with the state
+        model = outline(detector_of(config), len(data.class_names))  # its weights come with the state
         say(f"{out}: continuing at iteration {start} of {config.iterations}")
         if start >= config.iterations:
             return out
@@ -121,6 +121,7 @@ def _train(config: TrainConfig, started: float, lead: bool, progress: bool, say:
             config = replace(config, iterations=iterations, epochs=0.0, minutes=0.0)
         saving.identity = identity(config, data)
         _write_folder(out, config, data)
+        write_ids(config.loggers, trainer.loggers, out)
     module = Training(model, config)
     try:
         trainer.fit(
@@ -147,7 +148,8 @@ def _train(config: TrainConfig, started: float, lead: bool, progress: bool, say:
         )
     if validation is not None and validation.report:
         best = validation.report["best"]
-        say(f"{out}: best AP {best['AP'] or 0:.3f} at iteration {best['iteration']} of {module.iteration}")
+        figure = "no AP; best.safetensors is" if best["AP"] is None else f"best AP {best['AP']:.3f}"
+        say(f"{out}: {figure} at iteration {best['iteration']} of {module.iteration}")
     return out
 
 
@@ -173,7 +175,7 @@ class TrainingData(pl.LightningDataModule):
         )
         samples = TrainingSet(
             self.data,
-            config.model.input,
+            module.model.config.input,
             config.augment,
             seed=config.seed,
             use_difficult=config.use_difficult,
@@ -194,12 +196,10 @@ def _settle(config: TrainConfig) -> TrainConfig:
             f"torchrun started {started} processes for {config.devices} devices on {config.nodes} nodes: give devices "
             "(per node) and nodes as torchrun has them"
         )
-    if config.seed < 0:
-        raise ConfigError(f"seed {config.seed}: needs 0 or more")
     return replace(
         config,
         out=config.out or f"runs/{config.preset}-{Path(config.data).resolve().name}",
-        model=preset(config.preset) if config.model == DetectorConfig() else config.model,
+        model=detector_of(config),
     )
 
 
@@ -208,8 +208,8 @@ def _open(config: TrainConfig, say: Say) -> tuple[Dataset, Dataset | None]:
     split = resolve_split(config.data, config.train_split, "train", config.format)
     on_error: OnError = "collect" if config.skip_broken else "raise"
     data = open_dataset(config.data, split=split, format=config.format, on_error=on_error)
-    if not any(len(record.target) for record in data.records):
-        raise DataError(f"{config.data}: split '{split}' holds no objects to learn from")
+    if not any(len(labels) for _, labels in (objects(r, use_difficult=config.use_difficult) for r in data.records)):
+        raise DataError(f"{config.data}: split '{split}' holds no objects to learn from{_left_out(data, config)}")
     _say_defects(data, say)
     alone = config.val_split == "auto" and len(list_splits(config.data, config.format)) == 1
     if alone or config.val_split == "none":
@@ -226,7 +226,18 @@ def _open(config: TrainConfig, say: Say) -> tuple[Dataset, Dataset | None]:
     names = data.class_names
     val_data = open_dataset(config.data, split=val_split, format=config.format, class_names=names, on_error=on_error)
     _say_defects(val_data, say)
+    if not has_ap(val_data):
+        say(f"warning: split '{val_split}' holds no objects: no AP, no early stop, and the last weights are the best")
     return data, val_data
+
+
+def _left_out(data: Dataset, config: TrainConfig) -> str:
+    """Of a data set that has objects none of which is trained on: why."""
+    crowd = sum(int(r.target.crowd.sum()) for r in data.records)
+    difficult = sum(len(r.target) for r in data.records) - crowd
+    parts = [f"{crowd} crowd"] if crowd else []
+    parts += [f"{difficult} difficult, and use_difficult is {str(config.use_difficult).lower()}"] if difficult else []
+    return f": only {' and '.join(parts)}" if parts else ""
 
 
 def _say_defects(data: Dataset, say: Say) -> None:
@@ -237,17 +248,17 @@ def _say_defects(data: Dataset, say: Say) -> None:
         say(f"{data.root}: split '{data.split}' has defects ({len(data.defects)}); `grcn check` lists them")
 
 
-def _as_saved(config: TrainConfig, saved: dict[str, Any], data: Dataset) -> TrainConfig:
+def _as_saved(config: TrainConfig, former: TrainConfig, data: Dataset) -> TrainConfig:
     """`config` with what it leaves open taken from the run it continues: length, norm, frozen stages."""
-    former = from_dict(TrainConfig, saved["config"])
-    norm = former.model.norm if config.model.norm == "auto" else config.model.norm
-    frozen = former.model.frozen_stages if config.model.frozen_stages is None else config.model.frozen_stages
+    model, before = detector_of(config), detector_of(former)
+    norm = before.norm if model.norm == "auto" else model.norm
+    frozen = before.frozen_stages if model.frozen_stages is None else model.frozen_stages
     iterations = config.iterations
     if config.epochs:
         iterations = from_epochs(config.epochs, len(data), config.batch_size * config.optim.accumulate)
     return replace(
         config,
-        model=replace(config.model, norm=norm, frozen_stages=frozen),
+        model=replace(model, norm=norm, frozen_stages=frozen),
         iterations=iterations or former.iterations,
         epochs=0.0,
         minutes=0.0,
@@ -257,7 +268,8 @@ def _as_saved(config: TrainConfig, saved: dict[str, Any], data: Dataset) -> Trai
 def _planned_before(config: TrainConfig, out: Path) -> TrainConfig:
     """`config` with the length that a run which was killed before its first save had found for its minutes."""
     if config.minutes and (out / "config.yaml").is_file():
-        former = from_dict(TrainConfig, yaml.safe_load((out / "config.yaml").read_text()))
+        file = out / "config.yaml"
+        former = from_saved(TrainConfig, yaml.safe_load(file.read_text(encoding="utf-8")), file)
         return replace(config, iterations=former.iterations, minutes=0.0)
     return config
 
@@ -266,17 +278,16 @@ def _start(config: TrainConfig, data: Dataset, say: Say) -> RCNN:
     """A new detector with the weights that `config` names."""
     classes = len(data.class_names)
     if config.weights in ("imagenet", "random"):
-        return build_detector(config.model, classes, None if config.weights == "random" else "imagenet")
-    hosted = config.weights.startswith(PREFIX)
-    source = download(*parse_address(config.weights)) if hosted else Path(config.weights)
+        return build_detector(detector_of(config), classes, None if config.weights == "random" else "imagenet")
+    source = local(config.weights)
     if source.is_dir():
         source = next(
             (source / name for name in ("best.safetensors", "last.safetensors") if (source / name).is_file()), source
         )
     elif source.suffix != ".safetensors" or not _is_detector(source):
-        return build_detector(config.model, classes, source)
+        return build_detector(detector_of(config), classes, source)
     loaded = load_detector(source)
-    model = outline(_like(config.model, loaded), classes)
+    model = outline(_like(detector_of(config), loaded.model.config), classes)
     say(f"{source}: {transfer_weights(model, data.class_names, loaded)}")
     return model
 
@@ -290,9 +301,8 @@ def _is_detector(path: Path) -> bool:
         return True
 
 
-def _like(config: DetectorConfig, loaded: LoadedDetector) -> DetectorConfig:
+def _like(config: DetectorConfig, former: DetectorConfig) -> DetectorConfig:
     """`config` with norm and frozen stages settled as in the detector it is to start from."""
-    former = loaded.model.config
     if former.backbone != config.backbone:
         return resolve(config, make_backbone(config.backbone, config.norm), pretrained=False)
     frozen = former.frozen_stages if config.frozen_stages is None else config.frozen_stages

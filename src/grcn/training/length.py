@@ -60,7 +60,7 @@ def measure(model: RCNN, config: TrainConfig, data: Dataset, val_data: Dataset |
     share = max(1, config.batch_size // (config.devices * config.nodes))
     validation = 0.0
     if val_data is not None:
-        val_set = ValidationSet(val_data, config.model.input, skip_broken=config.skip_broken)
+        val_set = ValidationSet(val_data, model.config.input, skip_broken=config.skip_broken)
         per_image = _validation_seconds(model.eval(), val_data, val_set, share, config.workers, limit)
         validation = per_image * math.ceil(len(val_data) / (config.devices * config.nodes))
         model.train()
@@ -76,7 +76,7 @@ def _step_seconds(
     loader = training_loader(
         TrainingSet(
             data,
-            config.model.input,
+            model.config.input,
             config.augment,
             seed=config.seed,
             use_difficult=config.use_difficult,

@@ -5,6 +5,9 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import json
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +15,17 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from grcn.config import TrainConfig
-from grcn.errors import ConfigError
+from grcn.errors import CheckpointError, ConfigError
 from grcn.files import atomic_file
 from grcn.training.module import LOSSES
 
 AP_KEYS = ("AP", "AP50", "AP70", "AP75")
 COLUMNS = ("iteration", "epoch", "lr", "loss", *LOSSES, "grad_norm", "images_per_second", "waiting", *AP_KEYS)
 """Columns of metrics.csv. `waiting` is the share of the time in which the next batch was waited for."""
+
+
+IDS = "loggers.json"
+"""In the run folder: the ids under which services know the run, so that it stays one run wherever the folder goes."""
 
 
 class CsvLog(Logger):
@@ -70,27 +77,55 @@ def make_loggers(config: TrainConfig, out: Path, start: int) -> list[Logger]:
 
     Raises:
         ConfigError: where one needs a package that is not installed.
+        CheckpointError: where the folder's IDS are no such file.
     """
+    ids = _read_ids(out / IDS)
     loggers: list[Logger] = []
     for name in config.loggers:
         try:
             if name == "csv":
                 loggers.append(CsvLog(out / "metrics.csv", start))
             elif name == "tensorboard":
+                import tensorboard  # noqa: F401 - lightning looks for it only once the run has begun
+
                 # Events that a killed run wrote beyond its last save are hidden.
                 purge = start + 1 if start else None
                 loggers.append(TensorBoardLogger(save_dir=out, name="", version="tensorboard", purge_step=purge))
             elif name == "wandb":
                 from lightning.pytorch.loggers import WandbLogger
 
-                run = hashlib.sha256(str(out.resolve()).encode()).hexdigest()[:12]
+                run = ids.get(name) or hashlib.sha256(str(out.resolve()).encode()).hexdigest()[:12]
                 loggers.append(WandbLogger(project="grcn", name=out.name, save_dir=out, id=run, resume="allow"))
             else:
                 from lightning.pytorch.loggers import MLFlowLogger
 
+                store = f"sqlite:///{out.resolve()}/mlflow.db"  # MLflow 3 takes folders no longer
                 loggers.append(
-                    MLFlowLogger(experiment_name="grcn", run_name=out.name, tracking_uri=f"file:{out.resolve()}/mlruns")
+                    MLFlowLogger(experiment_name="grcn", run_name=out.name, tracking_uri=store, run_id=ids.get(name))
                 )
         except ModuleNotFoundError:
             raise ConfigError(f"logger '{name}' needs its package: pip install 'grcn[{name}]'") from None
     return loggers
+
+
+def write_ids(names: Sequence[str], loggers: Sequence[Logger], out: Path) -> None:
+    """Keeps in the run folder the ids of the loggers, by their names, that a service gives one or is told one."""
+    ids = {name: logger.version for name, logger in zip(names, loggers, strict=True) if name in ("wandb", "mlflow")}
+    if ids:
+        with atomic_file(out / IDS) as file:
+            file.write(f"{json.dumps(ids, indent=2)}\n".encode())
+
+
+def _read_ids(path: Path) -> dict[str, str]:
+    if not path.is_file():
+        return {}
+    try:
+        ids = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise CheckpointError(
+            f"{path}: not the loggers' ids ({type(error).__name__}); remove it for new ones"
+        ) from None
+    for name, own in ids.items():
+        if not isinstance(own, str) or not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", own):
+            raise CheckpointError(f"{path}: {name} {own!r} is no id; remove the file for a new one")
+    return ids

@@ -1,6 +1,7 @@
 """Results of `grcn predict` are led back to a data set's images and classes."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -99,3 +100,25 @@ def test_fiftyone_gets_objects_and_detections(dataset: Dataset, tmp_path: Path) 
         {"_cls": "Detection", "label": "dog", "bounding_box": [0, 0.5, 0.5, 0.5], "confidence": 0.5}
     ]
     assert samples[1]["predictions"]["detections"] == []
+
+
+def test_results_of_a_run_that_was_killed_are_read_as_far_as_they_go(dataset: Dataset, tmp_path: Path) -> None:
+    file = tmp_path / "results.jsonl"
+    file.write_text("".join(json.dumps(result(i, 2)) + "\n" for i in (1, 2)))
+    listed = [{"id": 1, "file_name": "a.jpg", "path": "/elsewhere/a.jpg"}]
+    categories = [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
+    content = {"complete": False, "images": listed, "categories": categories}
+    key = read_key(write(tmp_path / "images.json", content))
+    assert not key.complete
+    found, missing = load_own_results(file, key, dataset)
+    assert ([len(detections) for detections in found], missing) == ([1, 0, 0], 0)
+    with pytest.raises(AnnotationError, match="image_id 2 is no image"):
+        load_own_results(file, read_key(write(tmp_path / "images.json", content | {"complete": True})), dataset)
+
+
+def test_names_that_are_not_text_are_written_for_fiftyone(dataset: Dataset, tmp_path: Path) -> None:
+    odd = replace(dataset.records[0], path=tmp_path / "caf\udce9.jpg", image_id="caf\udce9")
+    none = Detections(np.empty((0, 4)), np.empty(0), np.empty(0), NAMES)
+    save_fiftyone(tmp_path, [none], replace(dataset, records=(odd,)))
+    (sample,) = json.loads((tmp_path / "samples.json").read_text())["samples"]
+    assert sample["filepath"] == str(odd.path)

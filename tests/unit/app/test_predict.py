@@ -2,22 +2,29 @@
 
 import io
 import json
+import os
+import resource
+import signal
+import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
+from grcn.app.evaluate import read_key
 from grcn.app.predict import Summary, predict
 from grcn.app.sources import find_sources
 from grcn.data.dataset import open_dataset
 from grcn.data.image import read_image
 from grcn.errors import ConfigError, ImageError
 from grcn.types import Detections
+from videos import decode, encode
 
 NAMES = ("light", "dark")
 
@@ -98,7 +105,10 @@ def test_images_give_pictures_results_and_their_key(folder: Path) -> None:
     }
     assert [image["file_name"] for image in key["images"]] == ["x.png", "none.bmp", "x.png"]
 
-    written = {"drawn/x.jpg", "drawn/x-2.jpg", "drawn/none.jpg", "results.json", "images.json"}
+    assert [json.loads(line) for line in Path("out/results.jsonl").read_text().splitlines()] == results
+    assert key["complete"] is True
+
+    written = {"drawn/x.jpg", "drawn/x-2.jpg", "drawn/none.jpg", "results.json", "results.jsonl", "images.json"}
     assert files(folder / "out") == written
     assert {name: (folder / name).read_bytes() for name in files(folder) if not name.startswith("out/")} == before
     with_both, with_light = (read_image(f"out/drawn/{name}.jpg").astype(int) for name in ("x", "x-2"))
@@ -220,28 +230,10 @@ def test_corrected_labels_are_never_overwritten(folder: Path) -> None:
     assert len(read("out/images.json")["images"]) == 2
 
 
-def write_video(path: Path, frames: list[np.ndarray], fps: float = 12.5) -> None:
-    codec = {".mp4": "mp4v", ".avi": "MJPG"}[path.suffix]
-    height, width = frames[0].shape[:2]
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*codec), fps, (width, height))
-    assert writer.isOpened()
-    for frame in frames:
-        writer.write(frame[:, :, ::-1])
-    writer.release()
-
-
-def read_video(path: str) -> list[np.ndarray]:
-    video = cv2.VideoCapture(path)
-    frames = []
-    while (frame := video.read()[1]) is not None:
-        frames.append(frame[:, :, ::-1])
-    return frames
-
-
 @pytest.mark.parametrize("suffix", [".mp4", ".avi"])
 def test_videos_are_drawn_and_listed_frame_by_frame(folder: Path, suffix: str) -> None:
     frames = [picture((x, 20, x + 30, 50)) for x in (0, 20, 40, 60)]
-    write_video(folder / f"clip{suffix}", frames)
+    encode(folder / f"clip{suffix}", frames)
     summary = run(f"clip{suffix}", "a", save=["voc"])
     assert (summary.images, summary.frames, summary.found["light"]) == (1, 4, 5)
     listed = read("out/frames/clip.json")
@@ -256,7 +248,7 @@ def test_videos_are_drawn_and_listed_frame_by_frame(folder: Path, suffix: str) -
         assert [result["image_id"] for result in frame] == [number]
         np.testing.assert_allclose(frame[0]["bbox"], [x, 20, 30, 30], atol=3)  # the codec blurs edges
     assert [result["image_id"] for result in read("out/results.json")] == [1, 1]
-    drawn = read_video("out/drawn/clip.mp4")
+    drawn = decode(Path("out/drawn/clip.mp4"))
     assert len(drawn) == 4
     scale = 512 / 100
     red = [
@@ -268,12 +260,213 @@ def test_videos_are_drawn_and_listed_frame_by_frame(folder: Path, suffix: str) -
 
 def test_broken_videos_are_broken_sources(folder: Path) -> None:
     (folder / "broken.mp4").write_bytes(b"\0" * 1000)
-    write_video(folder / "good.mp4", [picture(LIGHT)] * 2)
+    encode(folder / "good.mp4", [picture(LIGHT)] * 2)
     data = (folder / "good.mp4").read_bytes()
     (folder / "cut.mp4").write_bytes(data[: len(data) // 2])
     summary = run("broken.mp4", "cut.mp4", "good.mp4")
     assert [str(error).split(":")[0] for error in summary.broken] == ["broken.mp4", "cut.mp4"]
     assert summary.frames == 2
+
+
+# What was found is kept, and what fails costs itself alone.
+
+
+class Stopped(Finder):
+    """Is interrupted, as by Ctrl-C, at its call number `end`, from 1; before that it tells `seen` of each call."""
+
+    def __init__(self, end: int, seen: Callable[[], None] = lambda: None) -> None:
+        self.left, self.seen = end, seen
+
+    def predict(self, image: np.ndarray, *, score: float) -> Detections:
+        self.left -= 1
+        if not self.left:
+            raise KeyboardInterrupt
+        self.seen()
+        return super().predict(image, score=score)
+
+
+def test_results_grow_image_by_image(folder: Path) -> None:
+    run("a", "b")  # an earlier run, whose results go
+    seen: list[tuple[bool, int]] = []
+
+    def look() -> None:
+        lines = Path("out/results.jsonl").read_text().splitlines()
+        seen.append((Path("out/results.json").exists(), len(lines)))
+        assert read("out/images.json")["complete"] is False
+
+    sources, _ = find_sources(["a", "b"], Path("out"))
+    predict(Stopped(-1, look), sources, Path("out"))
+    assert seen == [(False, 0), (False, 2), (False, 2)], "the second image shows nothing"
+    assert len(read("out/results.json")) == 3
+
+
+def test_what_was_found_before_a_stop_is_kept(folder: Path) -> None:
+    run("b")
+    sources, _ = find_sources(["a", "b"], Path("out"))
+    with pytest.raises(KeyboardInterrupt):
+        predict(Stopped(3), sources, Path("out"), save=["voc", "yolo", "labelstudio", "fiftyone"])
+    assert not Path("out/results.json").exists()
+    assert len(Path("out/results.jsonl").read_text().splitlines()) == 2
+    listed = read("out/images.json")
+    assert (listed["complete"], [image["file_name"] for image in listed["images"]]) == (False, ["x.png", "none.bmp"])
+    for kind in ("voc", "yolo"):
+        data = open_dataset(f"out/{kind}")
+        assert (sorted(len(record.target) for record in data), data.defects) == ([0, 2], ())
+    assert len(read("out/labelstudio/tasks.json")) == len(read("out/fiftyone/samples.json")["samples"]) == 2
+
+
+@contextmanager
+def full_beyond(size: int) -> Iterator[None]:
+    """As on a disk that has room for small files alone: none grows beyond so many bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def noise(height: int = 300, width: int = 400) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("kind", ["full", "wide", "in the way"])
+def test_a_picture_that_cannot_be_written_costs_itself_alone(folder: Path, kind: str) -> None:
+    if kind == "full":
+        Image.fromarray(noise()).save(folder / "b" / "bad.jpg", quality=95)
+    else:
+        Image.new("RGB", (66_000 if kind == "wide" else 100, 2)).save(folder / "b" / "bad.png")
+    if kind == "in the way":
+        (folder / "out" / "drawn" / "bad.jpg" / "below").mkdir(parents=True)
+    said = {
+        "full": r"^b/bad\.jpg: out/voc/JPEGImages/bad\.jpg: cannot be written: File too large$",
+        "wide": r"^b/bad\.png: 66000 x 2 pixels drawn; a JPEG has at most 65500 a side$",
+        "in the way": r"^b/bad\.png: out/drawn/bad\.jpg: cannot be written: Is a directory$",
+    }
+    with full_beyond(60_000):
+        summary = run("a", "b", save=["voc", "yolo"])
+    assert summary.images == 3
+    with pytest.raises(ImageError, match=said[kind]):
+        raise summary.broken[0]
+    assert len(read("out/results.json")) == 3
+    assert [image["id"] for image in read("out/images.json")["images"]] == [1, 2, 3]
+    assert not [name for name in files(folder / "out") if "bad" in name]
+    for format in ("voc", "yolo"):
+        data = open_dataset(f"out/{format}")
+        assert (len(data), data.defects) == (3, ())
+
+
+def test_results_that_have_no_room_leave_whole_lines(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Many(Finder):
+        """Finds much more in the photo of two colours than the disk can take."""
+
+        def predict(self, image: np.ndarray, *, score: float) -> Detections:
+            found = super().predict(image, score=score)
+            if len(found) < 2:
+                return found
+            ids = np.zeros(1000, dtype=np.int64)
+            return Detections(np.tile([0, 0, 5, 5], (1000, 1)), np.full(1000, 0.5), ids, NAMES)
+
+    monkeypatch.setattr("grcn.app.predict.draw_detections", lambda image, found: image)
+    sources, _ = find_sources(["b", "a"], Path("out"))
+    with full_beyond(60_000):
+        summary = predict(Many(), sources, Path("out"))
+    assert [str(error) for error in summary.broken] == ["a/x.png: out/results.jsonl: cannot be written: File too large"]
+    assert len(read("out/results.json")) == len(Path("out/results.jsonl").read_text().splitlines()) == 1
+    assert {path.name for path in Path("out/drawn").iterdir()} == {"none.jpg", "x.jpg"}
+
+
+def test_names_that_are_not_text_are_written_and_read_back(folder: Path) -> None:
+    odd = [os.fsdecode(name) for name in (b"caf\xe9.png", b"a\nb\x01.png")]
+    for name in odd:
+        Image.fromarray(picture(LIGHT)).save(folder / "b" / name, format="png")
+    run("b", save=["voc", "yolo", "labelstudio", "fiftyone"])
+    images = read("out/images.json")["images"]
+    assert {image["file_name"] for image in images} == {"x.png", "none.bmp", *odd}
+    assert all(Path(image["path"]).is_file() for image in images)
+    assert {path.name for path in Path("out/drawn").iterdir()} == {"x.jpg", "none.jpg", "caf_.jpg", "a_b_.jpg"}
+    for kind in ("voc", "yolo"):
+        data = open_dataset(f"out/{kind}")
+        assert (sum(len(record.target) for record in data), data.defects) == (3, ())
+    # A data set's own names, too, as `grcn evaluate --predictions` meets them.
+    key = read_key(Path("out/images.json"))
+    assert {name for name, _ in key.images.values()} == {"x.png", "none.bmp", *odd}
+
+
+@pytest.mark.parametrize("kind", ["full", "in the way"])
+def test_a_video_that_cannot_be_written_is_named_and_leaves_no_half(folder: Path, kind: str) -> None:
+    encode(folder / "clip.avi", [noise() for _ in range(5)])
+    if kind == "in the way":
+        (folder / "out" / "drawn" / "clip.mp4" / "below").mkdir(parents=True)
+    with full_beyond(60_000):
+        summary = run("clip.avi", "a")
+    with pytest.raises(ImageError, match=r"^clip\.avi: out/drawn/clip\.mp4: cannot be written: "):
+        raise summary.broken[0]
+    assert (summary.images, summary.frames) == (1, 0)
+    written = {"drawn/x.jpg", "results.json", "results.jsonl", "images.json", "frames/clip.jsonl"}
+    assert files(folder / "out") == written
+
+
+def test_the_frames_before_a_stop_are_kept(folder: Path) -> None:
+    encode(folder / "clip.avi", [picture((x, 20, x + 30, 50)) for x in (0, 20, 40, 60)])
+    sources, _ = find_sources(["clip.avi"], Path("out"))
+    with pytest.raises(KeyboardInterrupt):
+        predict(Stopped(4), sources, Path("out"))
+    frames = [json.loads(line) for line in Path("out/frames/clip.jsonl").read_text().splitlines()]
+    assert [[result["image_id"] for result in frame] for frame in frames] == [[0], [1], [2]]
+    assert files(folder / "out") == {"frames/clip.jsonl", "results.jsonl", "images.json"}
+
+
+SLOW = """
+import sys, time
+import numpy as np
+from grcn.app.cli import main
+from grcn.inference import Detector
+from grcn.types import Detections
+
+class Slow:
+    class_names, preset, device = ("light",), "slow", "cpu"
+    def predict(self, image, *, score):
+        time.sleep(0.1)
+        return Detections(np.array([[0, 0, 5, 5]]), np.array([0.5]), np.array([0]), self.class_names)
+
+Detector.load = lambda *a, **k: Slow()
+sys.exit(main(["predict", "run", "many", "--out", "out"]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -signal.SIGKILL)]
+)
+def test_a_process_that_is_stopped_has_kept_what_it_found(tmp_path: Path, number: int, code: int) -> None:
+    (tmp_path / "a" / "many").mkdir(parents=True)
+    for i in range(200):
+        Image.fromarray(picture(LIGHT)).save(tmp_path / "a" / "many" / f"{i:03}.png")
+    lines = tmp_path / "a" / "out" / "results.jsonl"
+    child = subprocess.Popen(
+        [sys.executable, "-c", SLOW], cwd=tmp_path / "a", stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        deadline = time.monotonic() + 60
+        while not (lines.exists() and lines.read_text().count("\n") >= 3):
+            assert child.poll() is None, child.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        child.send_signal(number)
+        out, err = child.communicate(timeout=60)
+    finally:
+        child.kill()
+    assert child.returncode == code, err
+    assert out == ""
+    assert "Traceback" not in err
+    found = [json.loads(line) for line in lines.read_text().splitlines()]
+    listed = json.loads(lines.with_name("images.json").read_text())
+    assert listed["complete"] is False
+    assert 3 <= len(found) < 200
+    if code > 0:
+        assert [image["id"] for image in listed["images"]] == [result["image_id"] for result in found]
+        assert f"{number.name}: stopped; what was found is in out/results.jsonl" in err
+    assert not lines.with_name("results.json").exists()
 
 
 @pytest.fixture(autouse=True)

@@ -8,9 +8,9 @@ import yaml
 
 from grcn.app.cli import main
 from grcn.app.commands.train import read_train_config
-from grcn.config import TrainConfig, from_dict, to_dict
+from grcn.config import DetectorConfig, TrainConfig, from_dict, to_dict
 from grcn.errors import ConfigError
-from grcn.presets import PRESETS
+from grcn.presets import PRESETS, detector_of
 
 
 @pytest.fixture
@@ -40,6 +40,38 @@ def test_the_preset_may_come_from_the_file_and_the_command_line_wins(yaml_file: 
     r18 = PRESETS["grcn_r18"]
     assert config.model == replace(r18, rpn=replace(r18.rpn, nms=0.6))
     assert (config.iterations, config.optim.lr) == (7, 1e-3)
+
+
+@pytest.mark.parametrize("content", ["model: null", "model: {}", ""])
+def test_a_model_that_a_file_leaves_open_is_the_presets(yaml_file: Path, content: str) -> None:
+    yaml_file.write_text(f"data: x\npreset: grcn_r18\n{content}\n")
+    r18 = PRESETS["grcn_r18"]
+    assert read_train_config(["--config", str(yaml_file)]).model == r18
+    config = read_train_config(["--config", str(yaml_file), "--model.rpn.nms", "0.3"])
+    assert config.model == replace(r18, rpn=replace(r18.rpn, nms=0.3))
+
+
+def test_what_is_given_wins_over_the_preset_where_it_equals_the_default() -> None:
+    words = "--model.separation none --model.cls_stride 16 --model.cls_context none --model.rpn.channels null"
+    config = read_train_config(["--data", "x", "--preset", "grcn_r50", *words.split()])
+    assert config.model == DetectorConfig()
+    assert detector_of(config) == DetectorConfig()
+
+
+def test_a_run_is_resumed_where_its_configuration_lies_unless_told_otherwise(tmp_path: Path) -> None:
+    file = tmp_path / "b" / "config.yaml"
+    file.parent.mkdir()
+    file.write_text("data: x\nout: runs/a\n")
+    resume = ["--config", str(file), "--resume", "true"]
+    assert read_train_config(resume).out == "runs/a"  # not a run folder
+    (file.parent / "classes.txt").touch()
+    assert read_train_config(resume).out == str(tmp_path / "b")
+    assert read_train_config([f"--config={file}", "--resume=true"]).out == str(tmp_path / "b")
+    assert read_train_config([*resume, "--out", "runs/c"]).out == "runs/c"
+    assert read_train_config([*resume, "--out=runs/c"]).out == "runs/c"
+    assert read_train_config(["--config", str(file)]).out == "runs/a"  # a run like it
+    other = file.rename(file.with_name("other.yaml"))
+    assert read_train_config(["--config", str(other), "--resume", "true"]).out == "runs/a"
 
 
 def test_values_keep_their_types() -> None:
@@ -86,10 +118,14 @@ def test_a_run_folders_configuration_can_be_read_again(yaml_file: Path) -> None:
         ("--data x --iterations 1.5", "iterations: expected int, found 1.5"),
         ("--preset grcn_r18", "the following arguments are required: data"),
         ("--data", "argument --data: expected one argument"),
-        ("--data x --iterations 5 --minutes 2", "iterations and minutes: give one positive length of the run"),
+        ("--data x --iterations 5 --minutes 2", "iterations and minutes: give one length of the run"),
         ("--data x --lr 3", "unknown option '--lr'; did you mean '--optim.lr'?"),
         ("--data x --config absent.yaml", "absent.yaml"),
         ("--data x --preset grcn_r18 --model.head conv5", "head 'conv5'"),
+        ("--data x --precision fp16", "precision: expected Literal['fp32', 'bf16'], found fp16"),
+        ("--data x --devices 0", "devices 0: needs 1 to 10,000"),
+        ("--data x --augment.flip 7", "augment.flip 7.0: needs 0 to 1"),
+        ("--data x --model.rpn.nms .nan", "model.rpn.nms nan: needs 0 to 1"),
     ],
 )
 def test_mistakes_are_said_in_a_line(words: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -112,7 +148,6 @@ def test_mistakes_are_said_in_a_line(words: str, message: str, capsys: pytest.Ca
         ("- data", "Unexpected config"),
         ("", "Unexpected config"),
         ("data: x\noptim: {lr: fast}", "optim.lr: expected float or null, found fast"),
-        ("data: x\nmodel: null", "model"),
         ("data: x\n1: 2", "Key must be a string"),
         ("data: !!python/object/apply:os.system ['true']", "could not determine a constructor"),
     ],

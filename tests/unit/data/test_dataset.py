@@ -26,7 +26,9 @@ def put(root: Path, *paths: str, text: str = "") -> None:
         if path.suffix.lower() in (".png", ".jpg", ".bmp"):
             PIL.Image.new("RGB", (100, 80)).save(path)
         else:
-            path.write_text(text or {".xml": XML.format("cat"), ".txt": ROW, ".json": coco("a.png")}[path.suffix])
+            path.write_text(
+                text or {".xml": XML.format("cat"), ".txt": ROW, ".json": coco("a.png")}[path.suffix.lower()]
+            )
 
 
 def coco(*names: str) -> str:
@@ -108,6 +110,76 @@ class TestVoc:
         put(tmp_path, "ImageSets/Main/train.txt", text="s/a.1\n")
         assert summary(tmp_path) == ("voc", "train", ["JPEGImages/s/a.1.png"])
         assert open_dataset(tmp_path)[0].image_id == "s/a.1"
+
+    @pytest.mark.parametrize(
+        ("xml", "images"),
+        [
+            ("Annotations/{}.xml", "JPEGImages/{}.png"),
+            ("annotations/deep/{}.XML", "images/deep/{}.png"),
+            ("Annotations/{}.xml", "Annotations/{}.png"),
+            ("JPEGImages/{}.xml", "JPEGImages/{}.png"),
+            ("images/x/y/{}.Xml", "images/x/y/{}.png"),
+        ],
+    )
+    @pytest.mark.parametrize("folders", [("cam1", "cam2"), ("cam", "cam"), ("train", "test"), ("", "cam")])
+    @pytest.mark.parametrize("whole", [True, False])
+    def test_lists_hold_wherever_the_xml_files_lie(
+        self, tmp_path: Path, xml: str, images: str, folders: tuple[str, str], whole: bool
+    ) -> None:
+        """Lists name an ID with its folder, or the file alone where that is clear."""
+        names = {number: f"{folders[number % 2]}/{number}".lstrip("/") for number in range(4)}
+        for name in names.values():
+            put(tmp_path, images.format(name))
+            put(tmp_path, xml.format(name), text=XML.format("cat"))
+        above = xml.format("x").removesuffix("x" + Path(xml).suffix).partition("/")[2] if whole else ""
+        listed = {number: above + name if whole else str(number) for number, name in names.items()}
+        put(tmp_path, "ImageSets/Main/train.txt", text=f"{listed[0]}\n{listed[3]}\n")
+        put(tmp_path, "ImageSets/Main/test.txt", text=f"{listed[1]}.png\n{listed[2]}\n")
+        assert list_splits(tmp_path) == ("train", "test")
+        assert summary(tmp_path) == ("voc", "train", [images.format(names[number]) for number in (0, 3)])
+        assert summary(tmp_path, "test") == ("voc", "test", [images.format(names[number]) for number in (1, 2)])
+        assert [record.image_id for record in open_dataset(tmp_path)] == [
+            above + names[0],
+            above + names[3],
+        ] or not whole
+
+    def test_lists_hold_in_a_flat_folder(self, tmp_path: Path) -> None:
+        put(tmp_path, "a.png", "a.xml", "b.png", "b.xml")
+        put(tmp_path, "ImageSets/Main/train.txt", text="a\n")
+        assert list_splits(tmp_path) == ("train",)
+        assert summary(tmp_path) == ("voc", "train", ["a.png"])
+
+    def test_ids_that_two_folders_have(self, tmp_path: Path) -> None:
+        put(tmp_path, "JPEGImages/1/a.png", "JPEGImages/2/a.png", "Annotations/1/a.xml", "Annotations/2/a.xml")
+        put(tmp_path, "ImageSets/Main/train.txt", text="2/a\na\n./2/a.png\n")
+        data = open_dataset(tmp_path)
+        assert [record.path.parent.name for record in data] == ["2"]
+        assert [(defect.kind, defect.object_index) for defect in data.defects] == [
+            ("missing-annotation", 2),
+            ("duplicate", 3),
+        ]
+        assert "'a' may be 1/a or 2/a: image left out; name its folder" in data.defects[0].message
+
+    def test_xml_in_subfolders_with_images_in_one(self, tmp_path: Path) -> None:
+        put(tmp_path, "JPEGImages/a.png", "JPEGImages/b.png", "Annotations/cam/a.xml", "Annotations/cam/deep/b.xml")
+        put(tmp_path, "ImageSets/Main/train.txt", text="a\ncam/deep/b\n")
+        assert summary(tmp_path) == ("voc", "train", ["JPEGImages/a.png", "JPEGImages/b.png"])
+
+    def test_xml_beside_subfolders(self, tmp_path: Path) -> None:
+        put(tmp_path, "Annotations/b.xml", "Annotations/cam/a.xml", "Annotations/cam/deep/c.xml")
+        put(tmp_path, "JPEGImages/b.png", "JPEGImages/cam/a.png", "JPEGImages/cam/deep/c.png")
+        images = ["JPEGImages/b.png", "JPEGImages/cam/a.png", "JPEGImages/cam/deep/c.png"]
+        assert summary(tmp_path) == ("voc", "train", images)
+        put(tmp_path, "Annotations/val/d.xml", "JPEGImages/val/d.png")
+        assert list_splits(tmp_path) == ("val", "cam")
+        assert summary(tmp_path, "cam") == ("voc", "cam", images[1:])
+
+    def test_another_xmls_image_is_not_taken(self, tmp_path: Path) -> None:
+        """JPEGImages/a.png is that of a.xml, and not that of cam/a.xml, whose own is missing."""
+        put(tmp_path, "Annotations/a.xml", "Annotations/cam/a.xml", "JPEGImages/a.png")
+        data = open_dataset(tmp_path)
+        assert [record.image_id for record in data] == ["a"]
+        assert [(defect.kind, defect.file) for defect in data.defects] == [("missing-image", "Annotations/cam/a.xml")]
 
     def test_xml_named_after_the_whole_file(self, tmp_path: Path) -> None:
         put(tmp_path, "a.png", "a.png.xml")
@@ -207,9 +279,15 @@ class TestYolo:
         ("image", "label"),
         [
             ("images/train/a.png", "labels/train/a.txt"),
+            ("images/train/a.png", "labels/train/a.TXT"),
+            ("Images/train/a.png", "labels/train/a.txt"),
+            ("IMAGES/train/a.png", "LABELS/Train/a.Txt"),
+            ("train/Images/x/a.png", "train/LABELS/X/a.txt"),
             ("train/images/a.png", "train/labels/a.txt"),
             ("images/a.png", "labels/a.txt"),
+            ("images/a.png", "Labels/a.TXT"),
             ("train/a.png", "train/a.txt"),
+            ("train/a.png", "train/a.TXT"),
             ("a.png", "a.txt"),
         ],
     )
@@ -256,6 +334,13 @@ class TestYolo:
         put(tmp_path, "data.yaml", text="train: images\nnames: [cat]\n")
         data = open_dataset(tmp_path)
         assert [record.image_id for record in data] == ["images/x/a", "images/y/a", "b"]
+
+    def test_images_beside_subfolders(self, tmp_path: Path) -> None:
+        put(tmp_path, "images/b.png", "images/cam/a.png", "labels/b.txt", "labels/cam/a.txt")
+        put(tmp_path, "classes.txt", "labels/classes.txt", text="cat\n")
+        assert summary(tmp_path) == ("yolo", "train", ["images/b.png", "images/cam/a.png"])
+        put(tmp_path, "images/val/c.png", "labels/val/c.txt")
+        assert list_splits(tmp_path) == ("val", "cam")
 
     def test_links_between_folders_of_the_root(self, tmp_path: Path) -> None:
         put(tmp_path, "images/a.png", "labels/a.txt", "store/b.png", "labels/more/b.txt")

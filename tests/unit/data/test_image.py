@@ -1,6 +1,8 @@
 """The decoder against formulas written out here, not against its own conversions."""
 
 import io
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -149,16 +151,50 @@ def test_upright_whatever_the_file_kind(
     assert header.stored == (32, 48)
 
 
-def test_exif_after_the_pixels_of_a_png(tmp_path: Path) -> None:
-    """ExifTool writes it there."""
-    data = with_orientation(PIL.Image.fromarray(COLOUR), 6, "PNG")
-    start = data.index(b"eXIf") - 4
-    length = 12 + int.from_bytes(data[start : start + 4], "big")
-    end = data.index(b"IEND") - 4
-    path = tmp_path / "late.png"
-    path.write_bytes(data[:start] + data[start + length : end] + data[start : start + length] + data[end:])
-    assert image_size(path) == (17, 13) == read_image(path).shape[:2]
-    assert np.array_equal(read_image(path), np.rot90(COLOUR, -1))
+XMP = b'<x:xmpmeta><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+EXIF = PIL.Image.Exif()
+EXIF[ORIENTATION] = 6
+PROFILE = b"\nexif\n%8d\n%s\n" % (len(EXIF.tobytes()), EXIF.tobytes().hex().encode())
+CHUNKS = {
+    "EXIF": (b"eXIf", EXIF.tobytes().removeprefix(b"Exif\0\0")),
+    "XMP": (b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + XMP),
+    "XMP, packed": (b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + zlib.compress(XMP)),
+    "EXIF as text": (b"tEXt", b"Raw profile type exif\0" + PROFILE),
+    "EXIF as text, packed": (b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(PROFILE)),
+}
+
+
+@pytest.mark.parametrize("before", [b"IDAT", b"IEND"])
+@pytest.mark.parametrize("case", CHUNKS)
+def test_orientation_wherever_a_png_has_it(tmp_path: Path, case: str, before: bytes) -> None:
+    """ExifTool, ImageMagick and others write it after the pixels."""
+    kind, content = CHUNKS[case]
+    chunk = struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+    data = encoded(PIL.Image.fromarray(COLOUR), "PNG")
+    at = data.index(before) - 4
+    path = tmp_path / "turned.png"
+    path.write_bytes(data[:at] + chunk + data[at:])
+    assert read_header(path) == ImageHeader(17, 13, 6)
+    for source in (path, path.read_bytes(), PIL.Image.open(path)):
+        assert np.array_equal(read_image(source), np.rot90(COLOUR, -1))
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("JPEG", {"xmp": XMP}),
+        ("WEBP", {"xmp": XMP, "lossless": True}),
+        ("TIFF", {"tiffinfo": {700: XMP}}),
+        ("TIFF", {"tiffinfo": {700: XMP, ORIENTATION: 1}}),
+        ("TIFF", {"tiffinfo": {700: XMP, ORIENTATION: 8}}),
+    ],
+)
+def test_orientation_by_xmp_is_that_of_the_pixels(tmp_path: Path, kind: str, options: dict[str, object]) -> None:
+    path = tmp_path / "image"
+    path.write_bytes(encoded(PIL.Image.fromarray(COLOUR), kind, **options))
+    header = read_header(path)
+    assert (header.height, header.width) == read_image(path).shape[:2]
+    assert header.stored == (13, 17)
 
 
 def test_damaged_exif_counts_as_none(tmp_path: Path) -> None:

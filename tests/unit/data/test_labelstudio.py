@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -69,7 +70,7 @@ def boxes(draw: st.DrawFn) -> tuple[float, ...]:
     return x1, y1, draw(st.floats(x1 + 0.1, WIDTH)), draw(st.floats(y1 + 0.1, HEIGHT))
 
 
-@given(st.lists(st.tuples(boxes(), st.integers(0, 2), st.floats(0, 1)), max_size=6))
+@given(st.lists(st.tuples(boxes(), st.integers(0, 2), st.floats(0, 1)), max_size=6, unique_by=lambda item: item[1]))
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_out_accepted_and_in_again(tmp_path: Path, objects: list[tuple[tuple[float, ...], int, float]]) -> None:
     image(tmp_path)
@@ -303,3 +304,33 @@ def test_broken_json(tmp_path: Path, content: str) -> None:
     (tmp_path / "a.json").write_text(content + '"data" "annotations"')
     with pytest.raises(AnnotationError, match=r"a\.json: not JSON"):
         open_dataset(tmp_path)
+
+
+def test_thousands_of_images_are_read_in_linear_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Paths are compared a few times for each task; a count, since time depends on the machine."""
+    count, calls = 200, 0
+    image(tmp_path)
+    for i in range(count):
+        (tmp_path / "images" / f"{i}.png").hardlink_to(tmp_path / "images" / "a b.png")
+    export(tmp_path, *(task(result(), address=f"/data/upload/{i}.png") for i in range(count)))
+    equal = Path.__eq__
+
+    def counted(self: Path, other: object) -> bool:
+        nonlocal calls
+        calls += 1
+        return equal(self, other)
+
+    monkeypatch.setattr(type(tmp_path), "__eq__", counted)
+    dataset = open_dataset(tmp_path, on_error="collect")
+    assert len(dataset) == count
+    assert [defect.kind for defect in dataset.defects] == ["missing-annotation"], "of 'a b.png'"
+    assert calls <= 10 * count
+
+
+def test_names_that_are_not_text_go_out_and_come_in(tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9.png")
+    image(tmp_path, name)
+    write_labelstudio(tmp_path / "tasks.json", [AnnotatedImage(name, HEIGHT, WIDTH, np.empty((0, 4)), [])], NAMES)
+    (tmp_path / "classes.txt").write_text("cat")
+    export(tmp_path, *correct(tmp_path / "tasks.json"))
+    assert [record.path.name for record in open_dataset(tmp_path)] == [name]

@@ -1,9 +1,16 @@
 """The stream of batches and what is in them."""
 
+import errno
 import gc
 import multiprocessing
+import os
+import re
 import signal
+import subprocess
+import sys
+import tempfile
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -131,6 +138,19 @@ def test_a_broken_image_is_one_line_that_names_it(data, workers, capfd):
     assert "Traceback" not in capfd.readouterr().err
 
 
+def test_an_image_of_another_size_than_its_boxes_were_read_for_is_broken(data):
+    Image.new("RGB", (40, 48)).save(data[1].path)  # turned, say
+    message = r"1\.png: is 40 x 48, but was 48 x 40 when its boxes were read: .* save it anew"
+    for batches in (
+        training_loader(training_set(data), Stream(7, 7, 1, seed=0), workers=0),
+        validation_loader(ValidationSet(data, SIZE), batch_size=7, workers=0),
+    ):
+        with pytest.raises(ImageError, match=message):
+            list(batches)
+    (batch,) = validation_loader(ValidationSet(data, SIZE, skip_broken=True), batch_size=7, workers=0)
+    assert [origin.size for origin in batch.origins] == [(40, 48)] * 7, "a black image of the size that it had"
+
+
 def test_skip_broken_puts_the_next_image_in_its_place_and_says_so(data):
     data[6].path.write_bytes(b"nothing")
     (batch,) = training_loader(training_set(data, skip_broken=True), Stream(7, 7, 1, seed=0), workers=0)
@@ -193,3 +213,54 @@ def test_the_time_that_batches_were_waited_for_is_counted_once(data):
     list(loader)
     assert loader.take_waited() > 0
     assert loader.take_waited() == 0
+
+
+HAND_OVER = """
+import sys
+from pathlib import Path
+import numpy as np
+from PIL import Image
+from grcn.config import InputConfig
+from grcn.data import loader
+from grcn.data.records import Dataset, ImageRecord
+from grcn.types import Target
+
+file = Path(sys.argv[1], "a.png")
+Image.new("RGB", (8, 8)).save(file)
+record = ImageRecord("a", file, 8, 8, Target(np.empty((0, 4)), np.empty(0)))
+data = Dataset(file.parent, "voc", "val", ("a",), (1,), (record,), ())
+if sys.argv[2] == "unforeseen":
+    loader.Listener = lambda **_: file.open()
+with loader.worker_deaths():
+    print(len(list(loader.validation_loader(loader.ValidationSet(data, InputConfig(32, 32)), batch_size=1, workers=1))))
+"""
+
+
+@pytest.mark.parametrize(
+    ("length", "case", "code", "said"),
+    [
+        (10, "foreseen", 0, ""),
+        (120, "foreseen", 1, "DataError: /.*: loader processes cannot open a socket .* set TMPDIR to another"),
+        (120, "unforeseen", 1, "cannot hand over a batch: (.*\n)*.*DataError: a loader process died"),
+    ],
+)
+def test_a_batch_that_cannot_be_handed_over_is_not_waited_for(tmp_path, length, case, code, said):
+    """As where the path of the folder for temporary files leaves no room for a socket's name."""
+    with tempfile.TemporaryDirectory() as short:
+        folder = Path(short) / ("x" * length)
+        folder.mkdir()
+        words = [sys.executable, "-c", HAND_OVER, str(tmp_path), case]
+        done = subprocess.run(
+            words, env=os.environ | {"TMPDIR": str(folder)}, capture_output=True, text=True, timeout=60
+        )
+    assert done.returncode == code, done.stderr
+    assert re.search(said, done.stderr)
+
+
+def test_processes_that_cannot_be_started_are_said(data, monkeypatch):
+    def fail(self):
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    monkeypatch.setattr(multiprocessing.process.BaseProcess, "start", fail)
+    with pytest.raises(DataError, match="2 loader processes cannot be started: Resource temporarily unavailable; use"):
+        next(iter(validation_loader(ValidationSet(data, SIZE), batch_size=1, workers=2)))

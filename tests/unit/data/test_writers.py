@@ -52,7 +52,10 @@ def boxes(draw: st.DrawFn) -> tuple[float, ...]:
 
 
 @pytest.mark.parametrize("write", [voc, coco, yolo])
-@given(st.lists(st.tuples(boxes(), st.integers(0, 3), st.floats(0, 1)), max_size=6), st.booleans())
+@given(
+    st.lists(st.tuples(boxes(), st.integers(0, 3), st.floats(0, 1)), max_size=6, unique_by=lambda item: item[1]),
+    st.booleans(),
+)
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_what_is_written_is_read_back(
     root: Path,

@@ -16,7 +16,10 @@ from rich.console import Console
 
 from grcn.config import InputConfig
 from grcn.data.check import CheckReport, check_dataset, render
+from grcn.data.coco import write_coco
 from grcn.data.generate import generate
+from grcn.data.records import AnnotatedImage
+from grcn.data.yolo import write_yolo
 from grcn.errors import DataError
 from grcn.presets import PRESETS
 
@@ -134,6 +137,61 @@ def test_a_split_made_of_others_is_no_overlap(voc: Path) -> None:
         "in split 'trainval' and in 'train'",
         "in split 'test' and in 'trainval'",
     }
+
+
+def test_a_picture_that_a_split_has_twice_is_a_remark(voc: Path) -> None:
+    shutil.copy(image(voc, 1), image(voc, 3))
+    report = check_dataset(voc)
+    assert kinds(report) == {"photo-twice": ["JPEGImages/000003.jpg"]}
+    assert "the same pixels as JPEGImages/000001.jpg of its split" in report.defects[0].message
+    assert report.exit_code == 0
+    text = printed(report)
+    assert "No defects found" in text
+    assert "photo-twice: 1" in text
+
+
+@pytest.mark.parametrize("hard", [False, True])
+def test_a_file_that_a_split_has_under_two_names_is_a_defect(voc: Path, hard: bool) -> None:
+    image(voc, 7).unlink()
+    if hard:
+        image(voc, 7).hardlink_to(image(voc, 6))
+    else:
+        image(voc, 7).symlink_to("000006.jpg")
+    report = check_dataset(voc)
+    assert kinds(report) == {"photo-twice": ["JPEGImages/000007.jpg"]}
+    assert "a link to JPEGImages/000006.jpg of its split" in report.defects[0].message
+    assert report.exit_code == DataError.exit_code
+
+
+@pytest.mark.parametrize("size", [0.4, 1.0, 1.5])
+@pytest.mark.parametrize("splits", [("train", "val"), ("val",)])
+@pytest.mark.parametrize("format", ["voc", "coco", "yolo"])
+def test_boxes_below_a_pixel(tmp_path: Path, format: str, splits: tuple[str, ...], size: float) -> None:
+    """Fractions, where the format has pixels; or divided twice, where it has fractions."""
+    for i, split in enumerate(("train", "val")):
+        side = size if split in splits else 20.0
+        photo = AnnotatedImage(f"{split}.png", 80, 100, [(0, 0, side, side), (0, 0, side, side / 2)], [0, 1])
+        folder = {"voc": tmp_path / split, "coco": tmp_path / "images", "yolo": tmp_path / split / "images"}[format]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (100, 80), (i, i, i)).save(folder / photo.file_name)
+        if format == "coco":
+            (tmp_path / "annotations").mkdir(exist_ok=True)
+            write_coco(tmp_path / "annotations" / f"{split}.json", [photo], ["cat", "dog"])
+        elif format == "yolo":
+            (tmp_path / split / "labels").mkdir()
+            write_yolo(tmp_path / split / "labels" / f"{split}.txt", photo)
+            (tmp_path / "classes.txt").write_text("cat\ndog\n")
+        else:  # as a tool writes them that takes VOC's corners for fractions
+            boxes = "".join(
+                f"<object><name>{name}</name><bndbox><xmin>0.01</xmin><ymin>0.01</ymin><xmax>{x2}</xmax>"
+                f"<ymax>{y2}</ymax></bndbox></object>"
+                for name, (_, _, x2, y2) in zip(("cat", "dog"), photo.boxes, strict=True)
+            )
+            (folder / f"{split}.xml").write_text(f"<annotation>{boxes}</annotation>")
+    report = check_dataset(tmp_path)
+    found = [Path(file).name for file in kinds(report).get("boxes-below-pixel", [])]
+    assert found == ([] if size > 1 else [f"{split}.png" for split in splits])
+    assert report.exit_code or not found
 
 
 def test_a_class_that_cannot_be_learned(voc: Path) -> None:

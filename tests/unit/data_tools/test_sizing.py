@@ -62,11 +62,11 @@ def test_reach_equals_the_best_of_torchvisions_whole_grid(stride: int) -> None:
 
 def test_objects_are_measured_at_the_input_size_without_crowds() -> None:
     data = dataset([[0, 0, 100, 50], [0, 0, 10, 10], [5, 5, 400, 400]], [1, 0, 0], crowd=[False, False, True])
-    objects = objects_at([data], InputConfig(240, 1000))
+    objects = objects_at([data], 240, 1000)
     np.testing.assert_allclose(objects.boxes, [[0, 0, 50, 25], [0, 0, 5, 5]])
     np.testing.assert_allclose(objects.image_sizes, [[240, 320], [240, 320]])
     assert objects.labels.tolist() == [1, 0]
-    np.testing.assert_allclose(objects_at([data], InputConfig(240, 300)).image_sizes[0], [225, 300])  # capped
+    np.testing.assert_allclose(objects_at([data], 240, 300).image_sizes[0], [225, 300])  # capped
 
 
 def test_measure() -> None:
@@ -83,16 +83,16 @@ def test_measure() -> None:
 def test_the_smallest_class_counts_and_rare_ones_do_not() -> None:
     common = [100.0] * 90
     data = squares(*common, *[30.0] * 10, labels=[0] * 90 + [1] * 10)
-    assert objects_at([data], InputConfig(480, 1000)).smallest_class() == ("b", pytest.approx(30))
+    assert objects_at([data], 480, 1000).smallest_class() == ("b", pytest.approx(30))
     data = squares(*common, *[30.0] * 9, labels=[0] * 90 + [1] * 9)
-    assert objects_at([data], InputConfig(480, 1000)).smallest_class() == ("a", pytest.approx(100))
+    assert objects_at([data], 480, 1000).smallest_class() == ("a", pytest.approx(100))
     data = squares(50, 60, labels=[0, 1])  # all are rare: the best there is
-    assert objects_at([data], InputConfig(480, 1000)).smallest_class()[0] == "a"
+    assert objects_at([data], 480, 1000).smallest_class()[0] == "a"
 
 
 def test_classes_of_several_data_sets_are_matched_by_name() -> None:
     one, two = dataset([[0, 0, 10, 10]], [1], names=("a", "b")), dataset([[0, 0, 20, 20]], [0], names=("b", "c"))
-    objects = objects_at([one, two], InputConfig(480, 1000))
+    objects = objects_at([one, two], 480, 1000)
     assert [objects.class_names[label] for label in objects.labels] == ["b", "b"]
 
 
@@ -140,7 +140,7 @@ def test_a_fit_is_always_possible_and_never_coarser(sizes: list[float], name: st
     changed = {"input", "cls_stride", "loc_stride", "rpn"}
     assert all(getattr(fitted, f) == getattr(config, f) for f in config.__dataclass_fields__ if f not in changed)
     # Never worse than the preset's anchors on what it optimises.
-    objects = objects_at([data], fitted.input)
+    objects = objects_at([data], fitted.input.short_side, fitted.input.long_side)
     weights = 1 / np.sqrt(np.bincount(objects.labels)[objects.labels])
 
     def overlap(c: DetectorConfig) -> float:

@@ -17,11 +17,13 @@ from PIL import Image
 
 from grcn import Detector
 from grcn.app.cli import main
-from grcn.deploy.export import Format, export
+from grcn.deploy.export import TORCH, Format, export
 from grcn.errors import CheckpointError, ConfigError, ImageError
 from grcn.model.weights import load_detector, save_detector
 from grcn.presets import PRESETS
 from lively import NAMES, assert_same, lively, scene, small
+
+pytestmark = pytest.mark.skipif(torch.__version__ < TORCH, reason=f"export needs torch {TORCH}")
 
 SIZES = ((333, 517), (517, 333), (96, 128), (40, 300), (17, 11), (380, 300))  # height, width
 
@@ -48,7 +50,7 @@ def onnx_file(weights: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def openvino_folder(weights: Path) -> Path:
-    assert main(["export", str(weights), "--format", "openvino", "--dynamic"]) == 0
+    assert main(["export", str(weights), "--format", "openvino"]) == 0
     return weights.with_name("openvino")
 
 
@@ -200,6 +202,13 @@ def without_torch(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", WITHOUT_TORCH, *words], capture_output=True, text=True, timeout=120)
 
 
+def test_a_score_below_the_built_in_threshold_is_refused(onnx_file: Path) -> None:
+    detector = Detector.load(onnx_file)
+    with pytest.raises(ConfigError, match=r"model\.onnx: finds nothing of a score below 0\.05, which is built in"):
+        detector.predict(scene(96, 128), score=0.0)
+    assert len(detector.predict(scene(96, 128), score=0.05)) == len(detector.predict(scene(96, 128)))
+
+
 def test_commands_need_no_torch(onnx_file: Path, openvino_folder: Path, tmp_path: Path) -> None:
     Image.fromarray(scene(96, 128)).save(tmp_path / "scene.png")
     done = without_torch("predict", str(onnx_file), str(tmp_path / "scene.png"), "--out", str(tmp_path / "found"))
@@ -340,7 +349,6 @@ def test_broken_openvino_folders_are_refused(openvino_folder: Path, tmp_path: Pa
         ("--format onnx --int8", "--int8 and --data DIR go together"),
         ("--format onnx --data photos", "--int8 and --data DIR go together"),
         ("--format tflite", "format"),
-        ("--format onnx --dynamic --size 10 10", "choose one"),
         ("--format onnx --size 0 10", "needs positive numbers"),
         ("--format openvino --int8 --data photos --images 0", "images 0"),
     ],

@@ -219,3 +219,16 @@ def test_anything_is_either_loaded_or_refused(tmp_path_factory, content):
         assert len(found[0]) == len(content)
         return
     assert refusal.startswith(str(path))
+
+
+def test_results_of_one_a_line_are_the_same(tmp_path):
+    """As `grcn predict` leaves them where it is stopped, or killed in the middle of a line."""
+    data, path = dataset([1, 2]), tmp_path / "results.jsonl"
+    lines = "".join(json.dumps(result(image_id)) + "\n" for image_id in (1, 2, 2))
+    path.write_text(lines + json.dumps(result(1))[:20])
+    assert [len(found) for found in load_results(path, data)] == [1, 2]
+    path.write_text("")
+    assert [len(found) for found in load_results(path, data)] == [0, 0]
+    path.write_text("{\n" + lines)
+    with pytest.raises(AnnotationError, match=r"results\.jsonl: not JSON"):
+        load_results(path, data)

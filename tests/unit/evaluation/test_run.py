@@ -52,7 +52,7 @@ def test_detections_are_aligned_with_the_records(dataset):
         detector = Thresholder()
         found = evaluate_detector(detector, dataset, batch_size=batch_size)
         assert [d.boxes[0, 2] for d in found] == [10, 11, 12, 13, 14]
-        assert all(call[1:] == (0.0, batch_size) for call in detector.calls)
+        assert all(call[1:] == (None, batch_size) for call in detector.calls)
         assert [call[0] for call in detector.calls] == {1: [1] * 5, 2: [2, 2, 1]}.get(batch_size, [5])
         assert evaluate(found, [r.target for r in dataset.records], NAMES)["AP"] == pytest.approx(1)
 
@@ -90,6 +90,16 @@ def test_a_broken_image_can_count_as_empty(dataset, batch_size):
     assert [len(d) for d in found] == [0, 1, 1, 0, 1]
     metrics = evaluate(found, [r.target for r in dataset.records], NAMES)
     assert metrics["per_class"]["dark"]["AP"] == pytest.approx(51 / 101)  # one of two: skipping is no gain
+
+
+@pytest.mark.parametrize("batch_size", [1, 5])
+def test_an_image_of_another_size_is_broken(dataset, batch_size):
+    PIL.Image.new("RGB", (30, 20)).save(dataset[3].path)
+    with pytest.raises(ImageError, match=r"3\.png: is 30 x 20, but was 13 x 20 when its boxes were read"):
+        evaluate_detector(Thresholder(), dataset, batch_size=batch_size)
+    broken = []
+    evaluate_detector(Thresholder(), dataset, batch_size=batch_size, on_broken=lambda record, _: broken.append(record))
+    assert broken == [dataset[3]]
 
 
 def test_a_detector_of_other_classes_is_refused(dataset):

@@ -1,8 +1,13 @@
+import copy
+from dataclasses import fields, make_dataclass
 from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
 
+from grcn.config import DetectorConfig, TrainConfig
 from grcn.errors import ConfigError
+from grcn.presets import PRESETS
 from grcn.study.plan import read_study, shipped
 
 STUDY = """
@@ -58,6 +63,22 @@ def test_equal_trials_of_two_studies_share_a_digest(file: Path, tmp_path: Path) 
     assert not one & {t.digest for t in read_study(other).trials if t.data == "made"}
     other.write_text(STUDY.replace("iterations: 10", "iterations: 11"))
     assert not one & {t.digest for t in read_study(other).trials}
+
+
+def test_a_field_at_its_default_is_no_part_of_the_digest(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither one that is spelled out nor one that a later version adds."""
+    before = [t.digest for t in read_study(file).trials]
+    other = tmp_path / "other.yaml"
+    other.write_text(STUDY.replace("iterations: 10,", "iterations: 10, skip_broken: false, augment: {crop: 0},"))
+    assert [t.digest for t in read_study(other).trials] == before
+    later = make_dataclass("Later", [("order", str, "usual")], bases=(TrainConfig,), frozen=True)
+    for module in ("grcn.study.plan", "grcn.presets"):
+        monkeypatch.setattr(f"{module}.TrainConfig", later, raising=False)
+    assert [t.digest for t in read_study(file).trials] == before
+    other.write_text(STUDY.replace("iterations: 10,", "iterations: 10, order: reverse,"))
+    assert not {t.digest for t in read_study(other).trials} & set(before)
 
 
 def test_only_some_of_it(file: Path) -> None:
@@ -145,6 +166,32 @@ def test_shipped_studies_can_be_read(name: str) -> None:
     assert {"bccd", "embedded"} <= set(study.sources)
     # Cells of a study must differ: equal ones would be trained once and compared with themselves.
     assert len({(t.data, t.digest) for t in study.trials}) == len(study.trials)
+
+
+def other_value(hint: Any, value: Any) -> Any:
+    """A value of a field's type that it does not have."""
+    if get_origin(hint) is Literal:
+        return next(choice for choice in get_args(hint) if choice != value)
+    return not value if hint is bool else (value or 0) + 1
+
+
+def test_a_preset_may_change_without_changing_a_shipped_study(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All but its backbone, and but for sizes and thresholds, which no preset sets."""
+    before = {name: [t.digest for t in read_study(name).trials] for name in shipped()}
+
+    def changed(config: DetectorConfig) -> DetectorConfig:
+        config = copy.deepcopy(config)
+        readings = [each for each in fields(config) if each.name not in ("backbone", "rpn", "roi", "input")]
+        places = [(config, each.name) for each in readings] + [(config.rpn, "source"), (config.rpn, "channels")]
+        for part, field in places:  # not replace: it would refuse what cannot be
+            value = other_value(get_type_hints(type(part))[field], getattr(part, field))
+            object.__setattr__(part, field, value)
+        return config
+
+    for name, config in list(PRESETS.items()):
+        monkeypatch.setitem(PRESETS, name, changed(config))
+    for name, digests in before.items():
+        assert [t.digest for t in read_study(name).trials] == digests, name
 
 
 def test_the_shipped_studies_share_what_they_have_in_common() -> None:

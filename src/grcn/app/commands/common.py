@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from grcn.errors import DataError
+from grcn.errors import DataError, Interrupted
 
 if TYPE_CHECKING:
     from grcn.app.options import Parser
@@ -88,9 +89,34 @@ def read_detections(
     if dataset.class_names != key.class_names:
         raise DataError(f"{path}: its classes {list(key.class_names)} are not {list(dataset.class_names)}, the others'")
     detections, missing = load_own_results(path, key, dataset)
+    if not key.complete:
+        say(f"{path}: predict was stopped after {len(key.images)} images; in the others nothing counts as found")
     if missing:
         say(f"{path}: {missing} of {len(key.images)} images are not in '{split}' and are left out")
     return dataset, detections
+
+
+@contextmanager
+def keeping(what: str) -> Iterator[None]:
+    """Ends by Ctrl-C, and in the same way by SIGTERM: with the code of the signal, and a line that says what is kept.
+
+    Raises:
+        Interrupted: in the place of KeyboardInterrupt.
+    """
+    number = signal.SIGINT
+
+    def stop(*_: object) -> None:
+        nonlocal number
+        number = signal.SIGTERM
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted(f"{number.name}: {what}", number) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _tell_defects(dataset: Dataset) -> None:

@@ -63,7 +63,9 @@ def generate(words: Sequence[str]) -> int:
     parser.add_argument("--size", nargs=2, type=int, default=[640, 480], metavar=("WIDTH", "HEIGHT"), help="in pixels")
     options = parser.read(words)
     from grcn.data.generate import generate
+    from grcn.files import check_folder
 
+    check_folder(options.out)
     with progress_bar(f"rendering {options.out}") as progress:
         out = generate(
             options.out, images=options.images, seed=options.seed, size=tuple(options.size), progress=progress
@@ -88,7 +90,9 @@ def download(words: Sequence[str]) -> int:
     parser.add_argument("--keep_archives", action="store_true", help="keep the archives after unpacking")
     options = parser.read(words)
     from grcn.data.download import download
+    from grcn.files import check_folder
 
+    check_folder(options.out)
     with progress_bar("") as progress:
         out = download(
             options.name,

@@ -37,7 +37,9 @@ def demo(words: Sequence[str]) -> int:
     if options.run is not None:
         return _demo_page(options)
     from grcn.app.demo import demo
+    from grcn.files import check_folder
 
+    check_folder(options.out)
     demo(Path(options.out), minutes=options.minutes, progress=progress_bar)
     return 0
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from grcn.app.commands.common import (
     add_data_options,
@@ -24,8 +22,8 @@ def evaluate(words: Sequence[str]) -> int:
     parser = Parser(
         "evaluate",
         "(RUN | --predictions FILE) --data DIR [options]",
-        "Scores a detector, or anyone's COCO results file, by the COCO and VOC rules. For results of `grcn predict`, "
-        "which leaves out what it is less sure of than --score, predict with --score 0: AP counts on all of it.",
+        "Scores a detector, or anyone's COCO results file, by the COCO and VOC rules. AP counts on "
+        "all that is found: a detector's own threshold is 0.05, so give `grcn predict` --score 0.05, not its 0.3.",
         "grcn evaluate runs/photos --data photos --split test --iou 0.5 0.7 --out report\n"
         "grcn evaluate --predictions results.json --data photos",
     )
@@ -45,8 +43,13 @@ def evaluate(words: Sequence[str]) -> int:
 
     from grcn.app.evaluate import coco_results, save_fiftyone
     from grcn.evaluation import evaluate, print_metrics, write_report
+    from grcn.files import check_folder, write_json
 
+    if options.out is not None:
+        check_folder(options.out)
     dataset, detections = read_detections(options.run or options.predictions, options, is_run=options.run is not None)
+    if options.out is not None:  # first of all, since nothing else took so long
+        write_json(Path(options.out, "results.json"), coco_results(detections, dataset))
     targets = [record.target for record in dataset.records]
     metrics = evaluate(detections, targets, dataset.class_names, iou=options.iou)
     metrics = {"data": dataset.root.name, "split": dataset.split, **metrics}
@@ -59,7 +62,6 @@ def evaluate(words: Sequence[str]) -> int:
     if options.out is not None:
         out = Path(options.out)
         write_report(out, metrics, detections, targets, dataset.class_names)
-        _write_json(out / "results.json", coco_results(detections, dataset))
         if options.save:
             save_fiftyone(out / "fiftyone", detections, dataset)
         say(f"{out}: metrics.json, results.json, curves and confusion matrix")
@@ -74,7 +76,7 @@ def gap(words: Sequence[str]) -> int:
         "SOURCE... --data DIR [options]",
         "What classification and localization each cost a detector: AP with either task mended by an oracle, error "
         "shares as TIDE's, how tight its boxes are. SOURCE is a run folder, a .safetensors file, or COCO results "
-        "(.json). Several are put side by side, with intervals for their differences to the first.",
+        "(.json, predict's .jsonl). Several are put side by side, with intervals for their differences to the first.",
         "grcn gap runs/c4 runs/grcn --data photos --out report\ngrcn gap results.json --data photos",
     )
     parser.add_argument("sources", nargs="+", type=str, metavar="SOURCE", help="run folder, .safetensors or .json file")
@@ -96,11 +98,14 @@ def gap(words: Sequence[str]) -> int:
 
     from grcn.app.gap import label, page_and_json, print_gaps
     from grcn.evaluation.gap import bootstrap, measure_gap
+    from grcn.files import atomic_file, check_folder, write_json
 
+    if options.out is not None:
+        check_folder(options.out)
     names, gaps, counts = label(options.sources), [], []
     class_names: tuple[str, ...] | None = None  # the first source's; the others must have the same
     for source in options.sources:
-        is_run = not source.lower().endswith(".json")
+        is_run = not source.lower().endswith((".json", ".jsonl"))
         dataset, detections = read_detections(source, options, is_run=is_run, class_names=class_names)
         class_names = dataset.class_names
         targets = [record.target for record in dataset.records]
@@ -117,15 +122,9 @@ def gap(words: Sequence[str]) -> int:
     else:
         print_gaps(names, gaps, intervals)
     if options.out is not None:
-        from grcn.files import atomic_file
-
         out = Path(options.out)
-        for name, text in (("gap.html", page), ("gap.json", json.dumps(content, indent=2) + "\n")):
-            with atomic_file(out / name) as file:
-                file.write(text.encode())
+        with atomic_file(out / "gap.html") as file:
+            file.write(page.encode("utf-8", "backslashreplace"))
+        write_json(out / "gap.json", content, indent=2)
         say(f"{out}: gap.html, gap.json")
     return 0
-
-
-def _write_json(path: Path, content: Any) -> None:
-    path.write_text(json.dumps(content, ensure_ascii=False) + "\n", encoding="utf-8")

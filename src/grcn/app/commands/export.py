@@ -26,9 +26,11 @@ def export(words: Sequence[str]) -> int:
         "grcn export runs/photos --format onnx\n"
         "grcn export runs/photos --format openvino --int8 --data photos --out photos-int8",
     )
-    parser.add_argument("run", type=str, metavar="RUN", help="run folder or .safetensors file")
+    parser.add_argument("run", type=str, metavar="RUN", help="run folder, .safetensors file or hf://user/name")
     parser.add_argument("--format", choices=("onnx", "openvino", "torch"), required=True, help="of the file")
-    parser.add_argument("--out", type=str, help="file, or folder for openvino; default: beside the weights")
+    parser.add_argument(
+        "--out", type=str, help="file, or folder for openvino; default: beside the weights; of an address, here"
+    )
     parser.add_argument("--half", action="store_true", help="store weights in 16 bits: half the size")
     parser.add_argument("--int8", action="store_true", help="quantize: faster, a quarter of the size; needs --data")
     parser.add_argument("--data", type=str, metavar="DIR", help="data set whose images --int8 is calibrated on")
@@ -36,22 +38,24 @@ def export(words: Sequence[str]) -> int:
     add_format_option(parser, "--data_format")
     parser.add_argument("--images", type=int, default=100, help="images of it that are used")
     parser.add_argument("--size", nargs=2, type=int, metavar=("HEIGHT", "WIDTH"), help="take images of this size alone")
-    parser.add_argument("--dynamic", action="store_true", help="take images of any size: so it is without --size, too")
     options = parser.read(words)
     if options.int8 != (options.data is not None):
         raise ConfigError("export: --int8 and --data DIR go together")
-    if options.dynamic and options.size:
-        raise ConfigError("export: --dynamic and --size: choose one")
     if options.size and min(options.size) < 1:
         raise ConfigError(f"size {options.size}: needs positive numbers of pixels")
     if options.images < 1:
         raise ConfigError(f"images {options.images}: needs at least 1")
 
     from grcn.deploy.export import export
+    from grcn.files import check_file, check_folder
+    from grcn.hub import PREFIX, local
     from grcn.model.weights import find_weights, load_detector
 
-    weights = find_weights(Path(options.run))
-    out = Path(options.out or weights.with_name(_export_name(options)))
+    weights = find_weights(local(options.run))
+    # What was fetched lies in the Hub's cache, which is no place for it.
+    beside = Path() if options.run.startswith(PREFIX) else weights.parent
+    out = Path(options.out or beside / _export_name(options))
+    check_folder(out) if options.format == "openvino" else check_file(out)
     images = _calibration_images(options) if options.int8 else []
     size = tuple(options.size) if options.size else None
     export(load_detector(weights), out, options.format, size=size, half=options.half, calibration=images)
@@ -70,9 +74,8 @@ def _export_name(options: Any) -> str:
 def _calibration_images(options: Any) -> list[NDArray[np.uint8]]:
     """So many images of the data set, evenly spaced over it."""
     from grcn.data.dataset import open_dataset, resolve_split
-    from grcn.data.image import read_image
 
     split = resolve_split(options.data, options.split, "train", options.data_format)
     records = open_dataset(options.data, split=split, format=options.data_format).records
     count = min(options.images, len(records))
-    return [read_image(records[i * len(records) // count].path) for i in range(count)]
+    return [records[i * len(records) // count].pixels() for i in range(count)]

@@ -29,9 +29,11 @@ def run(words: Sequence[str]) -> int:
     parser.add_argument("--gpus", type=float, default=0.0, help="devices of a trial on Ray")
     parser.add_argument("--keep_runs", action="store_true", help="keep the run folders, with weights")
     options = parser.read(words)
+    from grcn.files import check_folder
     from grcn.study import read_study, run_study
     from grcn.study.run import Resources
 
+    check_folder(options.out)
     study = read_study(options.file).only(options.data, options.cells, options.seeds)
     run_study(
         study,
@@ -58,8 +60,10 @@ def table(words: Sequence[str]) -> int:
     )
     _add_options(parser)
     options = parser.read(words)
+    from grcn.files import check_folder
     from grcn.study import read_study, write_tables
 
+    check_folder(options.out)
     for path in write_tables(read_study(options.file).only(options.data), options.out):
         print(path)
     return 0

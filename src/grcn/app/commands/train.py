@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -25,8 +26,8 @@ def read_train_config(words: Sequence[str]) -> TrainConfig:
         ConfigError: on whatever is wrong with it.
     """
     from grcn.app.options import Parser
-    from grcn.config import TrainConfig, from_dict, to_dict
-    from grcn.presets import preset
+    from grcn.config import DetectorConfig, TrainConfig, to_dict
+    from grcn.presets import preset, train_config
 
     parser = Parser(
         "train",
@@ -37,10 +38,16 @@ def read_train_config(words: Sequence[str]) -> TrainConfig:
         "grcn train --config run.yaml --model.cls_stride 16 --optim.lr 0.01\n"
         "grcn train --config runs/photos/config.yaml --resume true",
     )
-    parser.add_class_arguments(TrainConfig)
+    parser.add_class_arguments(TrainConfig, skip={"model"})
+    parser.add_class_arguments(DetectorConfig, "model")
     # Read twice: the preset, from the command line or the file, sets the defaults of the rest.
     chosen = parser.read([word for word in words if not word.startswith("--print_config")]).preset
     parser.set_defaults({"model": to_dict(preset(chosen))})
     values = parser.read(words).as_dict()
-    del values["config"]
-    return from_dict(TrainConfig, values)
+    files = values.pop("config") or []
+    if values["resume"] and files and not any(word.split("=")[0] == "--out" for word in words):
+        # A run continues where it lies now; its file names the place where it began.
+        folder = Path(str(files[-1])).parent
+        if Path(str(files[-1])).name == "config.yaml" and (folder / "classes.txt").is_file():
+            values["out"] = str(folder)
+    return train_config(values)

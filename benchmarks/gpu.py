@@ -1,0 +1,254 @@
+"""Half an hour on a GPU, ordered by worth: correctness, speed beside torchvision, a profile, then trials of a study.
+
+    python benchmarks/gpu.py [--minutes 9] [--device cuda] [--study NAME] [--out gpu-out/cuda] [--archive FILE.tar.gz]
+
+Each part that is done is a file in OUT/parts, and each trial one in OUT/study; the same command continues with what is
+missing. A part that failed is tried again by the next call. Nothing is running any more when the minutes are over:
+trials are told to save their state a little earlier. OUT/kit is what gpu_kit.py unpacked: the data sets, and the folder
+in which trials run, so that a study may name `weights/FILE`.
+
+All that is worth keeping is packed into one archive again after each step, so that a call that is cut off leaves it,
+too. To go on elsewhere, unpack that archive in OUT. With --device cpu everything is small: that is for trying.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import gpu_kit
+import gpu_parts
+from grcn.study import Study, read_study
+from grcn.study.plan import Trial
+from grcn.study.run import read_result
+
+HERE = Path(__file__).parent
+STUDIES = {"cuda": "sharing_gpu", "cpu": str(HERE / "gpu_try.yaml")}
+PROCESSES = 4
+SAVING = 20.0
+"""Seconds before the deadline at which trials are told to stop, and at most that they may take for it."""
+GRACE = 5.0
+"""Seconds after the deadline at which a part that hangs is killed."""
+LEAST = 40.0
+"""Seconds that a trial needs to get anywhere."""
+ARCHIVE_BYTES = 15_900_000
+KEPT = ("kit/kit.json", "parts/*.json", "study/results/**/*.json", "logs/*.log")
+"""What goes into the archive, the most worth first."""
+
+
+@dataclass(frozen=True)
+class Session:
+    """One call: where its records go, on which device, until when (time.time), and its archive."""
+
+    out: Path
+    device: str
+    deadline: float
+    archive: Path
+
+    @property
+    def left(self) -> float:
+        return self.deadline - time.time()
+
+    def is_done(self, part: str) -> bool:
+        """Whether there is a record of it without an error."""
+        content = self.read(part)
+        return content is not None and "error" not in content
+
+    def read(self, part: str) -> dict[str, Any] | None:
+        path = self.out / "parts" / f"{part}.json"
+        return json.loads(path.read_text()) if path.is_file() else None
+
+    def log(self, name: str) -> Path:
+        path = self.out / "logs" / f"{name}.log"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+
+def measure(session: Session, section: str, parts: Mapping[str, gpu_parts.Part]) -> None:
+    """Runs the parts that are not done in a process of their own; in another one what follows a part that broke it."""
+    todo = [name for name in parts if not session.is_done(name)]
+    print(f"{section}: {len(parts) - len(todo)} of {len(parts)} parts are done", flush=True)
+    while todo:
+        if session.left < min(parts[name].seconds for name in todo):
+            print(f"{section}: no time left for {len(todo)} parts", flush=True)
+            return
+        began = time.time()
+        words = ["--device", session.device, "--until", str(session.deadline), "--out", str(session.out / "parts")]
+        code = _run([sys.executable, str(HERE / "gpu_parts.py"), *todo, *words], session.left + GRACE)
+        pack(session)
+        if code == 0:
+            return
+        tried = [i for i, name in enumerate(todo) if _changed(session.out / "parts" / f"{name}.json", began)]
+        print(f"{section}: ended with status {code}", flush=True)
+        if not tried:
+            return
+        todo = todo[tried[-1] + 1 :]
+
+
+def _changed(path: Path, since: float) -> bool:
+    return path.is_file() and path.stat().st_mtime >= since
+
+
+def _run(command: list[str], timeout: float) -> int:
+    process = subprocess.Popen(command)
+    try:
+        return process.wait(timeout)
+    except BaseException as error:
+        process.kill()
+        process.wait()
+        if not isinstance(error, subprocess.TimeoutExpired):
+            raise
+        return -signal.SIGKILL
+
+
+def waiting(session: Session, study: Study, root: Path) -> list[Trial]:
+    """The trials to run, in the study's order: not done, each once, and of data sets that are here as a whole."""
+    distinct = {(trial.data, trial.digest): trial for trial in study.trials}.values()
+    absent = {
+        name
+        for name, source in study.sources.items()
+        if source.generate is None
+        and not ((root / source.path).is_dir() and gpu_kit.complete(session.out / "kit", source.path))
+    }
+    for name in sorted(absent):
+        print(f"{study.name}: data set {name} is not here, or not all of it: its trials are left out", flush=True)
+    todo = [trial for trial in distinct if trial.data not in absent]
+    return [trial for trial in todo if read_result(session.out / "study", trial) is None]
+
+
+def run_trials(session: Session, study: str, root: Path) -> None:
+    """Trains and scores trials of a study, several at a time, each in a process of its own, until the time is over."""
+    plan = read_study(study)
+    todo = waiting(session, plan, root)
+    done = len({(trial.data, trial.digest) for trial in plan.trials}) - len(todo)
+    print(f"{plan.name}: {done} of its trials are done or left out, {len(todo)} to do", flush=True)
+    running: dict[subprocess.Popen[bytes], tuple[Trial, float]] = {}
+    try:
+        while session.left > SAVING and (todo or running):
+            while todo and len(running) < PROCESSES and session.left > SAVING + LEAST:
+                trial = todo.pop(0)
+                running[_start(session, study, trial, root)] = (trial, time.time())
+            if not running:
+                break
+            time.sleep(0.2)
+            for process in [process for process in running if process.poll() is not None]:
+                trial, began = running.pop(process)
+                _tell(session, trial, process.returncode, began)
+                pack(session)
+    finally:
+        for process in running:
+            process.terminate()  # it makes its step, saves and ends
+        stop = time.time() + SAVING
+        for process, (trial, began) in running.items():
+            try:
+                process.wait(max(0.0, stop - time.time()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            _tell(session, trial, process.returncode, began)
+
+
+def _start(session: Session, study: str, trial: Trial, root: Path) -> subprocess.Popen[bytes]:
+    words = ["--data", trial.data, "--cells", trial.cell, "--seeds", str(trial.seed)]
+    words += ["--root", str(root), "--out", str(session.out / "study")]
+    folder = session.out / "kit"
+    folder.mkdir(parents=True, exist_ok=True)
+    found = [os.path.abspath(path) for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+    threads = max(1, (os.cpu_count() or 1) // PROCESSES)
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": os.pathsep.join(found)}
+    if session.device == "cpu":
+        environment["CUDA_VISIBLE_DEVICES"] = ""
+    with session.log(_label(trial)).open("ab") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "grcn", "study", "run", study, *words],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            cwd=folder,
+            env=environment,
+        )
+
+
+def _tell(session: Session, trial: Trial, code: int, began: float) -> None:
+    """A line for a trial that has ended, or was told to."""
+    result = read_result(session.out / "study", trial)
+    if result is not None:
+        found = f"AP {result['metrics']['AP'] or 0:.3f}"
+    else:
+        lines = session.log(_label(trial)).read_text(errors="replace").splitlines()
+        found = f"status {code}: {lines[-1] if lines else ''}"
+    print(f"{trial.name}: {found}; {time.time() - began:.0f} s", flush=True)
+
+
+def _label(trial: Trial) -> str:
+    return f"{trial.data}-{trial.cell}-{trial.seed}"
+
+
+def pack(session: Session) -> list[str]:
+    """Writes the archive; returns what was left out so that it stays below its limit, the least worth first."""
+    files = [path for pattern in KEPT for path in sorted(session.out.glob(pattern))]
+    left_out: list[str] = []
+    while len(content := _packed(session.out, files, left_out)) > ARCHIVE_BYTES:
+        left_out.append(str(files.pop().relative_to(session.out)))
+    session.archive.parent.mkdir(parents=True, exist_ok=True)
+    new = session.archive.with_suffix(".new")
+    new.write_bytes(content)
+    os.replace(new, session.archive)
+    return left_out
+
+
+def _packed(out: Path, files: Sequence[Path], left_out: Sequence[str]) -> bytes:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as tar:
+        for path in files:
+            tar.add(path, path.relative_to(out))
+        note = "".join(f"{name}\n" for name in left_out).encode()
+        entry = tarfile.TarInfo("left_out.txt")
+        entry.size = len(note)
+        tar.addfile(entry, io.BytesIO(note))
+    return packed.getvalue()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=9, help="of this call, at most")
+    parser.add_argument("--device", choices=gpu_parts.SIZES, default="cuda")
+    parser.add_argument("--study", help="a study's YAML file or the name of one; default: sharing_gpu; cpu: a tiny one")
+    parser.add_argument("--root", type=Path, help="folder of the study's data sets; default: OUT/kit/data")
+    parser.add_argument("--out", type=Path, help="folder of records; default: gpu-out/DEVICE")
+    parser.add_argument("--archive", type=Path, metavar="FILE.tar.gz", help="default: OUT/gpu.tar.gz")
+    options = parser.parse_args()
+    deadline = time.time() + 60 * options.minutes
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise SystemExit("cuda: torch finds no such device; --device cpu is for trying")
+    out = (options.out or Path("gpu-out") / options.device).resolve()
+    study = options.study or STUDIES[options.device]
+    study = str(Path(study).resolve()) if Path(study).is_file() else study
+    session = Session(out, options.device, deadline, (options.archive or out / "gpu.tar.gz").resolve())
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        for section, named in gpu_parts.parts(options.device).items():
+            measure(session, section, named)
+        run_trials(session, study, (options.root or out / "kit" / "data").resolve())
+    finally:
+        for name in pack(session):
+            print(f"left out of the archive: {name}")
+        print(
+            f"{session.archive}: {session.archive.stat().st_size / 1e3:.0f} kB; the same command continues", flush=True
+        )
+
+
+if __name__ == "__main__":
+    main()
