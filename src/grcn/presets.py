@@ -110,7 +110,7 @@ def train_config(values: Mapping[str, Any]) -> TrainConfig:
     Raises:
         ConfigError: on whatever is wrong with them.
     """
-    model = to_dict(preset(str(values.get("preset", TrainConfig.preset))))
+    model = to_dict(preset(values.get("preset", TrainConfig.preset)))
     given = values.get("model")
     return from_dict(
         TrainConfig, {**values, "model": merged(model, given) if isinstance(given, dict) else given or model}
@@ -132,8 +132,8 @@ def preset(name: str) -> DetectorConfig:
     Raises:
         ConfigError: on an unknown name, naming the nearest known one.
     """
-    if name not in PRESETS:
-        near = difflib.get_close_matches(name, PRESETS, n=1)
+    if not isinstance(name, str) or name not in PRESETS:  # a file may say null
+        near = difflib.get_close_matches(str(name), PRESETS, n=1)
         hint = f"did you mean '{near[0]}'?" if near else "`grcn models` lists them"
         raise ConfigError(f"unknown preset '{name}'; {hint}")
     return PRESETS[name]

@@ -274,7 +274,7 @@ def test_a_real_process_with_broken_sources(work: Path) -> None:
         ["grcn", " error", " broken.mp4"],
         ["grcn", " error", " broken.jpg"],
     ]
-    assert lines[3:] == ["grcn: error: 2 of 3 sources could not be read; the others are done"]
+    assert lines[3:] == ["grcn: error: 2 of 3 sources could not be done; the others are"]
     assert read("piped/images.json")["images"][0]["file_name"] == "-"
     assert Path("piped/drawn/stdin.jpg").is_file()
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from grcn.app.cli import main
@@ -94,6 +94,8 @@ VALUES = st.recursive(
 
 
 @FUZZ
+@example(content={"preset": None})
+@example(content={"preset": [1]})
 @given(content=st.dictionaries(st.sampled_from(NAMES), VALUES, max_size=5))
 def test_fuzzed_configurations(content: dict[str, Any], tmp_path: Path) -> None:
     file = tmp_path / "run.yaml"

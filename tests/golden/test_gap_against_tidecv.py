@@ -4,7 +4,8 @@ Left out of the comparison, on purpose: crowds (tidecv counts ignored detections
 objects (tidecv gives them AP 0, COCO none) and equal scores (tidecv ranks them by when it met them).
 """
 
-from unittest.mock import patch
+import sys
+from unittest.mock import MagicMock, patch
 
 import numpy as np
 import pytest
@@ -23,6 +24,8 @@ SHORT |= {"Bkg": "background", "Miss": "missed"}
 
 def tide_errors(targets, detections, iou):
     """AP, counts and costs by tidecv: {type: (count, cost)}, AP in 0..1."""
+    # Its pictures, which are not drawn here, want OpenCV.
+    sys.modules.setdefault("cv2", MagicMock())
     from tidecv import TIDE
     from tidecv.data import Data
 
