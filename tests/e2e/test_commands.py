@@ -332,7 +332,7 @@ def test_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
         return replace(config, batch_size=2, workers=0, model=model)
 
     monkeypatch.setattr(demo_module, "demo_config", small_config)
-    words = f"demo --out {tmp_path / 'demo'} --minutes 0.001"
+    words = f"demo --out {tmp_path / 'demo'} --iterations 2"
     text = output(words, capsys)
     for name in demo_module.DETECTORS:
         assert name in text

@@ -211,8 +211,9 @@ def _open(config: TrainConfig, say: Say) -> tuple[Dataset, Dataset | None]:
     if not any(len(labels) for _, labels in (objects(r, use_difficult=config.use_difficult) for r in data.records)):
         raise DataError(f"{config.data}: split '{split}' holds no objects to learn from{_left_out(data, config)}")
     _say_defects(data, say)
-    alone = config.val_split == "auto" and len(list_splits(config.data, config.format)) == 1
-    if alone or config.val_split == "none":
+    if config.val_split == "none":
+        return data, None
+    if config.val_split == "auto" and len(list_splits(config.data, config.format)) == 1:
         say(f"{config.data}: no split to validate on: no AP, and no best.safetensors")
         return data, None
     try:

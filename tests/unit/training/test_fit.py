@@ -176,7 +176,7 @@ def test_fine_tuning_starts_from_a_run_and_says_what_was_kept(tiny, beach, whole
     assert "0 tensors" not in said
     assert "classes kept: " in said
     assert "new classes" not in said
-    assert "no split to validate on" in said
+    assert "no split to validate on" not in said, "it was asked for"
     assert not (tmp_path / "run/best.safetensors").exists()
     start, end = load_detector(whole / "best.safetensors"), load_detector(tmp_path / "run/last.safetensors")
     assert end.model.config.norm == "bn"
@@ -282,6 +282,13 @@ def test_sizes_can_be_fitted_to_the_data(tiny, beach, tmp_path, monkeypatch):
     assert written.iterations == 2
     assert written.model.rpn.anchor_sizes != config.model.rpn.anchor_sizes
     assert load_detector(tmp_path / "run/last.safetensors").model.config == written.model
+
+
+def test_one_split_alone_trains_without_validation_and_says_so(tiny, beach, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("grcn.training.fit.list_splits", lambda *_: ["train"])
+    run = train(config_of(tiny, beach, tmp_path / "run", iterations=1))
+    assert "no split to validate on" in capsys.readouterr().out
+    assert not (run / "best.safetensors").exists()
 
 
 def test_validating_on_the_training_split_is_said(tiny, beach, tmp_path, capsys):

@@ -17,21 +17,21 @@ def demo(words: Sequence[str]) -> int:
         "demo",
         "[RUN [OTHER]] [options]",
         "Without RUN: the main job from start to end on the embedded data set: renders it, trains a small G-RCN and a "
-        "Faster R-CNN (C4) for the same time, measures both and draws what the better one finds. With RUN: a page on "
-        "this machine to try that detector in a browser, on photos or the webcam; with OTHER two side by side.",
-        "grcn demo\ngrcn demo demo/runs/grcn_r18 demo/runs/faster_rcnn_r18_c4",
+        "Faster R-CNN (C5) for as many iterations, measures both and draws what the better one finds. With RUN: a "
+        "page on this machine to try that detector in a browser, on photos or the webcam; with OTHER two side by side.",
+        "grcn demo\ngrcn demo demo/runs/grcn_r18 demo/runs/faster_rcnn_r18_c5",
     )
     parser.add_argument(
         "run", nargs="?", type=str, metavar="RUN", help="run folder, .safetensors or exported file to try"
     )
     parser.add_argument("other", nargs="?", type=str, metavar="OTHER", help="another, beside it")
     parser.add_argument("--out", type=str, default="demo", help="without RUN: folder for data, runs and pictures")
-    parser.add_argument("--minutes", type=float, default=4.0, help="without RUN: training time of each detector")
+    parser.add_argument("--iterations", type=int, default=300, help="without RUN: training steps of each detector")
     parser.add_argument("--port", type=int, help="of the page; default: the first free one from 7860")
     add_device_options(parser, batches=False)
     options = parser.read(words)
-    if not options.minutes > 0:
-        raise ConfigError(f"minutes {options.minutes}: needs more than 0")
+    if options.iterations < 1:
+        raise ConfigError(f"iterations {options.iterations}: needs 1 or more")
     if options.port is not None and not 1 <= options.port <= 65535:
         raise ConfigError(f"port {options.port}: needs 1..65535")
     if options.run is not None:
@@ -40,7 +40,7 @@ def demo(words: Sequence[str]) -> int:
     from grcn.files import check_folder
 
     check_folder(options.out)
-    demo(Path(options.out), minutes=options.minutes, progress=progress_bar)
+    demo(Path(options.out), iterations=options.iterations, progress=progress_bar)
     return 0
 
 
