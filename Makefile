@@ -35,11 +35,13 @@ test-slow: $(INSTALLED)  ## the tests that take minutes
 test-lowest:  ## the test suite at the lowest versions that pyproject.toml admits, in .venv-lowest; needs uv and Python 3.11
 	$(UV) venv --quiet --clear --python python3.11 .venv-lowest
 	$(UV) pip install --quiet --python .venv-lowest/bin/python --resolution lowest-direct -e '.[dev]'
+	$(UV) pip install --quiet --python .venv-lowest/bin/python --no-deps tidecv==1.0.1
 	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -n 2 --dist worksteal -m 'not slow'
 
 test-newest:  ## the test suite at the newest versions, in .venv-newest; PYTHON=python3.13 for another Python; needs uv
 	$(UV) venv --quiet --clear --python $(PYTHON) .venv-newest
 	$(UV) pip install --quiet --python .venv-newest/bin/python -e '.[dev]'
+	$(UV) pip install --quiet --python .venv-newest/bin/python --no-deps tidecv==1.0.1
 	OMP_NUM_THREADS=1 .venv-newest/bin/python -m pytest -n 2 --dist worksteal -m 'not slow'
 
 bench: $(INSTALLED)  ## the benchmarks beside their peers, an hour on two idle cores; DATA is a folder of photos such as bccd

@@ -154,7 +154,7 @@ def parts(device: str) -> dict[str, dict[str, Part]]:
 
 def correctness(name: str, precision: str, device: torch.device, until: float) -> dict[str, Any]:
     """A step's losses and gradients, and detections, beside the CPU's in float32."""
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.fp32_precision = torch.backends.cudnn.conv.fp32_precision = "ieee"
     images, targets = batch(2, 128, 96)
     model = lively(name, images)
     losses, gradient = step(model, images, targets, "fp32")
@@ -533,7 +533,10 @@ def describe(device: torch.device) -> dict[str, Any]:
         "cuda": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version(),
         "cudnn_benchmark": torch.backends.cudnn.benchmark,
-        "tf32": {"convolutions": torch.backends.cudnn.allow_tf32, "products": torch.backends.cuda.matmul.allow_tf32},
+        "float32": {
+            "convolutions": torch.backends.cudnn.conv.fp32_precision,
+            "products": torch.backends.cuda.matmul.fp32_precision,
+        },
     }
 
 

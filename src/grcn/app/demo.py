@@ -31,7 +31,7 @@ from grcn.presets import preset
 from grcn.training import train
 
 DETECTORS = {"grcn_r18": "G-RCN", "faster_rcnn_r18_c5": "Faster R-CNN (C5)"}
-IMAGES, SIZE, OBJECT_SIZE, OBJECTS = 400, (320, 240), (80.0, 190.0), (2, 4)
+IMAGES, SIZE, OBJECT_SIZE, OBJECTS = 400, (320, 256), (64.0, 160.0), (2, 5)
 """The data: objects that are large in a small input, so that minutes suffice."""
 PICTURES = 12
 """Test pictures that are drawn."""
@@ -59,10 +59,10 @@ def demo_config(name: str, data: Path, out: Path, iterations: int) -> TrainConfi
         loggers=("csv",),
         model=replace(
             model,
-            input=InputConfig(short_side=96, long_side=128),
+            input=InputConfig(short_side=128, long_side=160),
             rpn=replace(
                 model.rpn,
-                anchor_sizes=(24.0, 40.0, 64.0),
+                anchor_sizes=(24.0, 48.0, 96.0),
                 batch_per_image=64,
                 pre_nms_train=1000,
                 post_nms_train=300,
@@ -71,7 +71,7 @@ def demo_config(name: str, data: Path, out: Path, iterations: int) -> TrainConfi
             roi=RoIConfig(batch_per_image=48, sampling_ratio=1, fc_channels=256),
         ),
         augment=AugmentConfig(flip=0.5, vertical_flip=0.5),
-        optim=OptimConfig(name="adamw", lr=0.003, weight_decay=0.05, ema=0.98),
+        optim=OptimConfig(name="adamw", lr=0.002, weight_decay=0.05, ema=0.98),
         schedule=ScheduleConfig(kind="cosine", warmup=50),
     )
 

@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
-import python_multipart  # noqa: F401 - starlette reads forms with it, and finds out that it is missing only then
 import uvicorn
 from fastapi import FastAPI, HTTPException, Query, Request
 from fastapi.exceptions import RequestValidationError
@@ -27,6 +26,7 @@ from fastapi.responses import JSONResponse
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 from pydantic.json_schema import SkipJsonSchema
+from python_multipart.exceptions import FormParserError
 from starlette.datastructures import Headers, UploadFile
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -34,7 +34,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from grcn import __version__
 from grcn.config import ServeLimits
 from grcn.data.image import read_image
-from grcn.errors import ConfigError, ImageError
+from grcn.errors import ConfigError, ImageError, first_line
 from grcn.types import Detections
 
 if TYPE_CHECKING:
@@ -366,18 +366,21 @@ async def _upload(request: Request) -> tuple[bytes, float | None]:
         raise HTTPException(
             415, f"content type '{_short(kind)}': send a form with the file 'image', or the image as image/jpeg, ..."
         )
-    async with request.form(max_files=1, max_fields=1, max_part_size=1000) as form:
-        unknown = next((name for name in form if name not in ("image", "score")), None)
-        if unknown is not None:
-            raise HTTPException(422, f"field '{_short(unknown)}': unknown; the photo is the file 'image'")
-        image = form.get("image")
-        if not isinstance(image, UploadFile):
-            raise HTTPException(422, "image: missing; the form needs a file of this name")
-        try:
-            score = _SCORE.validate_python(form["score"]) if "score" in form else None
-        except ValidationError as error:
-            raise HTTPException(422, f"score: {error.errors()[0]['msg']}") from None
-        return await image.read(), score
+    try:
+        async with request.form(max_files=1, max_fields=1, max_part_size=1000) as form:
+            unknown = next((name for name in form if name not in ("image", "score")), None)
+            if unknown is not None:
+                raise HTTPException(422, f"field '{_short(unknown)}': unknown; the photo is the file 'image'")
+            image = form.get("image")
+            if not isinstance(image, UploadFile):
+                raise HTTPException(422, "image: missing; the form needs a file of this name")
+            try:
+                score = _SCORE.validate_python(form["score"]) if "score" in form else None
+            except ValidationError as error:
+                raise HTTPException(422, f"score: {error.errors()[0]['msg']}") from None
+            return await image.read(), score
+    except FormParserError as error:  # starlette answers for some of its parser's errors itself, newer ones for all
+        raise HTTPException(400, f"form: cannot be read: {first_line(error)}") from None
 
 
 def _short(text: str) -> str:

@@ -135,11 +135,14 @@ def print_json(content: Any) -> None:
 @contextmanager
 def progress_bar(what: str) -> Iterator[Callable[..., None]]:
     """A progress bar on standard error, where that is a terminal; told of (done, total) and, optionally, of what."""
+    if not sys.stderr.isatty():
+        yield lambda *_: None
+        return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(what, total=None)
 
         def tell(done: int, total: int, now: str = what) -> None:
