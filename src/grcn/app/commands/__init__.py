@@ -33,5 +33,5 @@ COMMANDS = {
     "study table": Command("the tables and plots of a study", study.table),
     "serve": Command("answer over HTTP: photos in, objects out", serve.serve),
     "push": Command("upload a detector to the Hugging Face Hub", push.push),
-    "demo": Command("the whole job on the embedded data set, in ten minutes; of a run: a page to try it", demo.demo),
+    "demo": Command("the whole job on the embedded data set, in minutes; of a run: a page to try it", demo.demo),
 }

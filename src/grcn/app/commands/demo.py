@@ -26,7 +26,7 @@ def demo(words: Sequence[str]) -> int:
     )
     parser.add_argument("other", nargs="?", type=str, metavar="OTHER", help="another, beside it")
     parser.add_argument("--out", type=str, default="demo", help="without RUN: folder for data, runs and pictures")
-    parser.add_argument("--iterations", type=int, default=260, help="without RUN: training steps of each detector")
+    parser.add_argument("--iterations", type=int, default=300, help="without RUN: training steps of each detector")
     parser.add_argument("--port", type=int, help="of the page; default: the first free one from 7860")
     add_device_options(parser, batches=False)
     options = parser.read(words)
