@@ -36,7 +36,7 @@ OPSET = 18
 """Of ONNX: the oldest that torch's exporter writes, so that older runtimes read it."""
 
 
-TORCH = "2.15"
+TORCH = "2.14"
 """The oldest torch that is known to trace a detector with the sizes of images left open; 2.10 cannot."""
 
 
