@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -17,6 +18,8 @@ from grcn.errors import ImageError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+logging.getLogger("libav").addHandler(logging.NullHandler())  # FFmpeg's remarks on broken files; ours names the file
 
 # FFmpeg's names of what `sources.VIDEO_SUFFIXES` stand for. A playlist, which may name any file or address, is none.
 _FORMATS = "mov,mp4,m4a,avi,matroska,webm,mpeg,mpegvideo,mpegts,asf"
