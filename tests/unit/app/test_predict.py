@@ -418,7 +418,7 @@ def test_the_frames_before_a_stop_are_kept(folder: Path) -> None:
 
 
 SLOW = """
-import sys, time
+import signal, sys, time
 import numpy as np
 from grcn.app.cli import main
 from grcn.inference import Detector
@@ -431,6 +431,7 @@ class Slow:
         return Detections(np.array([[0, 0, 5, 5]]), np.array([0.5]), np.array([0]), self.class_names)
 
 Detector.load = lambda *a, **k: Slow()
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 sys.exit(main(["predict", "run", "many", "--out", "out"]))
 """
 
