@@ -200,8 +200,8 @@ def build_detector(
         weights: what the backbone starts from: `imagenet`, torchvision's or timm's published weights (downloaded and
             checked); a file with a state dict of its classification network (.pth, .pt or .safetensors); None: random
             weights, with trainable norm.
-        backbone: a network of your own in place of the one that `config` names; `weights` None takes it as it is, and
-            what is frozen in it is yours to say by `norm` and `frozen_stages`.
+        backbone: a network of your own in place of the one that `config` names. `weights` None takes it as it is and
+            counts its weights as random: then nothing of it may be frozen.
 
     Raises:
         ConfigError: on an unknown preset, an impossible configuration or number of classes.
