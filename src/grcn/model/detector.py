@@ -17,6 +17,7 @@ from grcn.config import DetectorConfig
 from grcn.errors import ConfigError, DataError
 from grcn.geometry import boxes as box_ops
 from grcn.model.backbones import Backbone, make_backbone
+from grcn.model.backbones.layers import quicken
 from grcn.model.backbones.pretrained import load_backbone
 from grcn.model.roi import AverageHead, ConvHead, FCHead, RoIStage, head_keys
 from grcn.model.rpn import RPN, Sizes
@@ -55,6 +56,7 @@ class RCNN(nn.Module):
             self.register_buffer(name, torch.tensor(values, device="cpu").view(3, 1, 1), persistent=False)
         for stage in self._frozen():
             stage.requires_grad_(False).eval()
+        quicken(self)
         # Convolutions on CPU and tensor cores are faster so; the weights' layout spreads to the maps.
         self.to(memory_format=torch.channels_last)
 

@@ -6,27 +6,13 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torchvision.ops import FrozenBatchNorm2d
 
-Pad = tuple[int, int, int, int]  # left, right, above, below
+from grcn.model.backbones.layers import Conv2d
 
 
-class PaddedConv2d(nn.Conv2d):
-    """A convolution whose padding differs between the sides: what TensorFlow calls SAME, on maps of an even size."""
-
-    pad: Pad = (0, 0, 0, 0)
-
-    def forward(self, input: Tensor) -> Tensor:
-        output: Tensor = self._conv_forward(self.padded(input), self.weight, self.bias)
-        return output
-
-    def padded(self, input: Tensor) -> Tensor:
-        return F.pad(input, self.pad) if any(self.pad) else input
-
-
-class FoldedConv2d(PaddedConv2d):
+class FoldedConv2d(Conv2d):
     """A convolution and the frozen norm after it, at once: that norm only scales and shifts each channel.
 
     The norm's passes over the map, forward and backward, cost as much as the 1x1 convolutions of a ResNet do. Its
@@ -41,8 +27,7 @@ class FoldedConv2d(PaddedConv2d):
         shift = norm.bias - norm.running_mean * scale
         if self.bias is not None:
             shift = shift + self.bias * scale
-        output: Tensor = self._conv_forward(self.padded(input), self.weight * scale[:, None, None, None], shift)
-        return output
+        return self.convolve(input, self.weight * scale[:, None, None, None], shift)
 
 
 class FrozenNorm(FrozenBatchNorm2d):  # type: ignore[misc]
@@ -109,26 +94,6 @@ def fold_norms(network: nn.Module) -> None:
             conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
         )
         conv.__dict__.pop("norm", None)
-        if isinstance(conv, PaddedConv2d):
-            conv.__class__ = PaddedConv2d
+        if isinstance(conv, FoldedConv2d):
+            conv.__class__ = Conv2d  # type: ignore[assignment]
         setattr(parent, second, activation(norm))
-
-
-def fix_padding(network: nn.Module, same: type[nn.Conv2d]) -> None:
-    """Gives convolutions that choose their padding by the map's size (SAME) the one that even sizes have, in place.
-
-    A detector's maps are multiples of their strides, so it is always the same.
-
-    Args:
-        same: their class.
-    """
-    for conv in network.modules():
-        if isinstance(conv, same):
-            # ceil(n / stride) cells of a map of n, a multiple of the stride, need so much more than n.
-            extra = [
-                max((kernel - 1) * dilation + 1 - stride, 0)
-                for kernel, dilation, stride in zip(conv.kernel_size, conv.dilation, conv.stride, strict=True)
-            ]
-            (above, below), (left, right) = ((total // 2, total - total // 2) for total in extra)
-            conv.__class__, conv.padding = PaddedConv2d, (0, 0)
-            conv.pad = (left, right, above, below)  # type: ignore[assignment]

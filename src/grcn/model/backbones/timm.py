@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from grcn.config import Norm
 from grcn.errors import ConfigError, first_line
 from grcn.model.backbones.base import Backbone
-from grcn.model.backbones.norm import fix_padding, freeze_norms, norm_pairs
+from grcn.model.backbones.layers import fix_padding
+from grcn.model.backbones.norm import freeze_norms, norm_pairs
 
 PREFIX = "timm:"
 PUBLISHED = {

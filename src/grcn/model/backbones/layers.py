@@ -1,0 +1,161 @@
+"""Layers whose usual computation takes a CPU several times longer than it need: the same numbers, another way.
+
+What they do is what torch does (`torch.nn.functional.conv2d`, `relu6`); docs/performance.md has the times.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+Pair = tuple[int, int]
+
+
+class Conv2d(nn.Conv2d):
+    """A convolution that may be padded unevenly, and whose gradients are quick where it is depthwise.
+
+    Attributes:
+        pad: of the map (left, right, above, below) in place of `padding`, where the sides differ: what TensorFlow
+            calls SAME.
+    """
+
+    pad: tuple[int, int, int, int] = (0, 0, 0, 0)
+
+    def forward(self, input: Tensor) -> Tensor:
+        return self.convolve(input, self.weight, self.bias)
+
+    def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Applies it to `x` [B, C, H, W] with other numbers than its own."""
+        padding = self.padding
+        if any(self.pad):
+            left, right, above, below = self.pad
+            if self.dilation == (1, 1) and not torch.compiler.is_compiling():
+                # A zero row above the kernel and a zero column beside it, in place of a padded copy of the map.
+                weight, padding = F.pad(weight, (right - left, 0, below - above, 0)), (below, right)
+            else:
+                x = F.pad(x, self.pad)
+        if self._is_depthwise and _learns_on_cpu(x, weight):
+            return _Depthwise.apply(x, weight, bias, self.stride, padding, self.dilation)  # type: ignore[no-any-return]
+        return F.conv2d(x, weight, bias, self.stride, padding, self.dilation, self.groups)
+
+    @property
+    def _is_depthwise(self) -> bool:
+        return self.groups == self.in_channels == self.out_channels > 1 and not isinstance(self.padding, str)
+
+
+class ReLU6(nn.ReLU6):
+    """ReLU6 that, in place, keeps nothing but its output; torch's keeps a copy of its input for the gradient."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.inplace and _learns_on_cpu(input):
+            return _ReLU6.apply(input)  # type: ignore[no-any-return]
+        return super().forward(input)
+
+
+def fix_padding(network: nn.Module, same: type[nn.Conv2d]) -> None:
+    """Gives convolutions that choose their padding by the map's size (SAME) the one that even sizes have, in place.
+
+    A detector's maps are multiples of their strides, so it is always the same.
+
+    Args:
+        same: their class.
+    """
+    for conv in network.modules():
+        if isinstance(conv, same):
+            # ceil(n / stride) cells of a map of n, a multiple of the stride, need so much more than n.
+            extra = [
+                max((kernel - 1) * dilation + 1 - stride, 0)
+                for kernel, dilation, stride in zip(conv.kernel_size, conv.dilation, conv.stride, strict=True)
+            ]
+            (above, below), (left, right) = ((total // 2, total - total // 2) for total in extra)
+            conv.__class__, conv.padding = Conv2d, (0, 0)
+            conv.pad = (left, right, above, below)  # type: ignore[assignment]
+
+
+def quicken(network: nn.Module) -> None:
+    """Lets the layers of `network` that are torch's own compute as those of this module, in place."""
+    for layer in network.modules():
+        if type(layer) is nn.Conv2d and layer.groups == layer.in_channels > 1 and layer.padding_mode == "zeros":
+            layer.__class__ = Conv2d
+        elif type(layer) is nn.ReLU6:
+            layer.__class__ = ReLU6
+
+
+def _learns_on_cpu(*tensors: Tensor) -> bool:
+    """Whether a gradient of one of the tensors will be wanted, on a CPU, without anything that would not pass here."""
+    return (
+        torch.is_grad_enabled()
+        and any(tensor.requires_grad for tensor in tensors)
+        and tensors[0].device.type == "cpu"
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()
+    )
+
+
+class _Depthwise(torch.autograd.Function):
+    """A depthwise convolution; its gradients as convolutions of torch's quickest kind, that of the forward pass.
+
+    oneDNN has quick gradients for kernels of 3x3 without dilation alone. For others they take up to 20 times as long as
+    the forward pass. But both are convolutions themselves: that of the input is one of the output's gradient with
+    the kernel turned by 180 degrees, where the stride is 1; that of the kernel is one of the input with the output's
+    gradient as kernel, in which stride and dilation change places.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, stride: Pair, padding: Pair, dilation: Pair
+    ) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.geometry = stride, padding, dilation
+        return F.conv2d(x, weight, bias, stride, padding, dilation, x.shape[1])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        stride, padding, dilation = ctx.geometry
+        wants_x, wants_weight, wants_bias = ctx.needs_input_grad[:3]
+        grad_x: Tensor | None = None
+        grad_weight: Tensor | None = None
+        grad_bias: Tensor | None = None
+        channels, kernel = x.shape[1], weight.shape[2:]
+        other_side = [d * (k - 1) - p for d, k, p in zip(dilation, kernel, padding, strict=True)]
+        plain = max(kernel) <= 3 and max(dilation) == 1
+        if wants_x and not plain and stride == (1, 1) and min(other_side) >= 0:
+            grad_x = F.conv2d(grad, weight.flip(2, 3), None, 1, other_side, dilation, channels)
+        if wants_weight and not plain:
+            # One photo after the other: together they would need their maps rearranged.
+            parts = [
+                F.conv2d(own, out.transpose(0, 1), None, dilation, padding, stride, channels)[0, :, None]
+                for own, out in zip(torch.split(x, 1), torch.split(grad, 1), strict=True)
+            ]
+            # What the stride left over at the end of the map would make the kernel larger.
+            grad_weight = torch.stack(parts).sum(dim=0)[..., : kernel[0], : kernel[1]]
+        rest = [wants_x and grad_x is None, wants_weight and grad_weight is None, wants_bias]
+        if any(rest):
+            others = torch.ops.aten.convolution_backward(
+                grad, x, weight, [channels], stride, padding, dilation, False, [0, 0], channels, rest
+            )
+            grad_x = others[0] if grad_x is None else grad_x
+            grad_weight = others[1] if grad_weight is None else grad_weight
+            grad_bias = others[2]
+        return grad_x, grad_weight, grad_bias, None, None, None
+
+
+class _ReLU6(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.mark_dirty(x)
+        x.clamp_(0, 6)
+        ctx.save_for_backward(x)
+        return x
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (y,) = ctx.saved_tensors
+        return torch.ops.aten.hardtanh_backward(grad, y, 0, 6)  # type: ignore[no-any-return]
