@@ -38,13 +38,20 @@ def depthwise(*geometry: Any, channels: int = 3) -> Conv2d:
 
 
 @pytest.mark.parametrize(("kernel", "stride", "padding", "dilation", "size"), CASES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_depthwise_convolutions_and_their_gradients_are_torchs(
-    kernel: Any, stride: int, padding: Any, dilation: int, size: tuple[int, int], channels_last: bool
+    kernel: Any,
+    stride: int,
+    padding: Any,
+    dilation: int,
+    size: tuple[int, int],
+    channels_last: bool,
+    dtype: torch.dtype,
 ) -> None:
     torch.manual_seed(0)
-    conv = depthwise(kernel, stride, padding, dilation)
-    x = torch.randn(2, 3, *size, dtype=torch.float64)
+    conv = depthwise(kernel, stride, padding, dilation).to(dtype)
+    x = torch.randn(2, 3, *size, dtype=dtype)
     if channels_last:
         x, conv = x.to(memory_format=torch.channels_last), conv.to(memory_format=torch.channels_last)
     inputs: Any = [x.requires_grad_(), conv.weight, conv.bias]

@@ -39,6 +39,9 @@ class Conv2d(nn.Conv2d):
             else:
                 x = F.pad(x, self.pad)
         if self._is_depthwise and _learns_on_cpu(x, weight):
+            if torch.is_autocast_enabled("cpu"):
+                x, weight, *rest = (t.to(torch.get_autocast_dtype("cpu")) for t in (x, weight, bias) if t is not None)
+                bias = rest[0] if rest else None
             return _Depthwise.apply(x, weight, bias, self.stride, padding, self.dilation)  # type: ignore[no-any-return]
         return F.conv2d(x, weight, bias, self.stride, padding, self.dilation, self.groups)
 
@@ -86,12 +89,11 @@ def quicken(network: nn.Module) -> None:
 
 
 def _learns_on_cpu(*tensors: Tensor) -> bool:
-    """Whether a gradient of one of the tensors will be wanted, on a CPU, without anything that would not pass here."""
+    """Whether a gradient of one of the tensors will be wanted, on a CPU, and no graph is being captured."""
     return (
         torch.is_grad_enabled()
         and any(tensor.requires_grad for tensor in tensors)
         and tensors[0].device.type == "cpu"
-        and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
     )
 
@@ -101,7 +103,7 @@ class _Depthwise(torch.autograd.Function):
 
     oneDNN has quick gradients for kernels of 3x3 without dilation alone. For others they take up to 20 times as long as
     the forward pass. But both are convolutions themselves: that of the input is one of the output's gradient with
-    the kernel turned by 180 degrees, where the stride is 1; that of the kernel is one of the input with the output's
+    the kernel turned by 180 degrees; that of the kernel is one of the input with the output's
     gradient as kernel, in which stride and dilation change places.
     """
 
@@ -125,13 +127,17 @@ class _Depthwise(torch.autograd.Function):
         channels, kernel = x.shape[1], weight.shape[2:]
         other_side = [d * (k - 1) - p for d, k, p in zip(dilation, kernel, padding, strict=True)]
         plain = max(kernel) <= 3 and max(dilation) == 1
-        if wants_x and not plain and stride == (1, 1) and min(other_side) >= 0:
-            grad_x = F.conv2d(grad, weight.flip(2, 3), None, 1, other_side, dilation, channels)
+        # oneDNN's own is quicker for large strides, but in float32 alone.
+        if wants_x and not plain and min(other_side) >= 0 and (stride == (1, 1) or x.dtype != torch.float32):
+            # As large as the map would be at a stride of 1.
+            height, width = (n + p - o for n, p, o in zip(x.shape[2:], padding, other_side, strict=True))
+            spread = _spread(grad, stride, height, width)
+            grad_x = F.conv2d(spread, weight.flip(2, 3), None, 1, other_side, dilation, channels)
         if wants_weight and not plain:
             # One photo after the other: together they would need their maps rearranged.
             parts = [
-                F.conv2d(own, out.transpose(0, 1), None, dilation, padding, stride, channels)[0, :, None]
-                for own, out in zip(torch.split(x, 1), torch.split(grad, 1), strict=True)
+                F.conv2d(own, _as_kernels(out), None, dilation, padding, stride, channels)[0, :, None]
+                for own, out in zip(torch.split(x, 1), grad, strict=True)
             ]
             # What the stride left over at the end of the map would make the kernel larger.
             grad_weight = torch.stack(parts).sum(dim=0)[..., : kernel[0], : kernel[1]]
@@ -144,6 +150,22 @@ class _Depthwise(torch.autograd.Function):
             grad_weight = others[1] if grad_weight is None else grad_weight
             grad_bias = others[2]
         return grad_x, grad_weight, grad_bias, None, None, None
+
+
+def _spread(maps: Tensor, stride: Pair, height: int, width: int) -> Tensor:
+    """Maps [B, C, H, W] with their cells `stride` apart, zeros between them."""
+    if stride == (1, 1):
+        return maps
+    wide = maps.new_zeros(maps.shape[0], height, width, maps.shape[1]).permute(0, 3, 1, 2)
+    wide[..., :: stride[0], :: stride[1]] = maps
+    return wide
+
+
+def _as_kernels(maps: Tensor) -> Tensor:
+    """Maps [C, H, W] as the kernels of a depthwise convolution, [C, 1, H, W]."""
+    channels, height, width = maps.shape
+    # torch turns a matrix quickly, a tensor that is channels-last slowly.
+    return maps.permute(1, 2, 0).reshape(-1, channels).t().contiguous().view(channels, 1, height, width)
 
 
 class _ReLU6(torch.autograd.Function):
