@@ -1,4 +1,4 @@
-"""Seconds for an iteration of a study's small trial: EfficientNet-Lite0, protocol C5, 8 pictures of 400x300, 64 RoIs each.
+"""Seconds for an iteration of a study's small trial: Lite0, protocol C5, 8 pictures of 400x300, 64 RoIs each.
 
     python benchmarks/trial.py [--against COMMIT] [--preset NAME] [--weights FILE] [--threads 1]
         [--precision fp32] [--rounds 3] [--iterations 40] [--out FILE.json]
