@@ -13,10 +13,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from grcn.app.cli import main
+from grcn.data.dataset import open_dataset
 from grcn.errors import CheckpointError, ConfigError, DataError, GrcnError
 from grcn.study import read_study, run_study, write_tables
 from grcn.study.provenance import fingerprint
@@ -178,10 +180,16 @@ def test_a_result_of_other_settings_is_not_taken(done: Path, tmp_path: Path) -> 
 
 
 def test_results_say_where_they_come_from(done: Path) -> None:
+    photos = open_dataset(next((done / "out" / "data").iterdir()), split="train").records
+    boxes = np.concatenate([record.target.boxes for record in photos])  # 96x64, as the detectors' input
+    sizes = np.sqrt((boxes[:, 2:] - boxes[:, :2]).prod(axis=1))
     for result in results(done).values():
         assert re.fullmatch(r"[0-9a-f]{12}(-dirty)?|grcn [0-9.]+", result["commit"])
         assert result["fingerprints"] == {"data": fingerprint(next((done / "out" / "data").iterdir()))}
         assert result["source"]["test_split"] == "test"
+        study = read_study(done / "mine.yaml")
+        assert result["study"] == {"name": "mine", "digest": study.digest}
+        assert result["objects"] == {"count": len(sizes), "median": pytest.approx(np.median(sizes), abs=0.06)}
 
 
 def test_a_table_says_where_it_mixes_commits_and_data(done: Path, tmp_path: Path) -> None:

@@ -18,12 +18,24 @@ cells:                                    # detectors by name: the fields in whi
 Fields are those of `TrainConfig`; a cell's go before a data set's, and these before the base's. A cell may name another
 to be compared with, `baseline: NAME`. With `extends: FILE`, or several, of the same folder, a study starts from theirs
 and changes what it names.
+
+A study that is to settle something says beforehand how, and is run with the seeds that it plans and no more:
+
+```yaml
+seeds: [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]
+compare:                                  # a question: the cell, and the one that it is to be ahead of
+  own conv5: [parted, shared]
+metric: AP                                # what decides: AP, AP50, AP70 or AP75
+looks: [6, 12]                            # numbers of seeds at which it is judged, one or two
+margin: 1.0                               # points below which a difference is none
+```
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -39,6 +51,10 @@ from grcn.presets import train_config
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 5
+KEYS = ("question", "baseline", "seeds", "base", "data", "cells")
+DECISION_KEYS = ("compare", "metric", "looks", "margin")
+METRICS = ("AP", "AP50", "AP70", "AP75")
+MAX_QUESTION = 60
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}")
 NOT_OF_THE_RESULT = ("data", "out", "preset", "format", "workers", "loggers", "save_every", "resume", "accelerator")
 """Fields that change where a run reads and writes, and what it is called, but not what it learns."""
@@ -92,6 +108,27 @@ class Trial:
 
 
 @dataclass(frozen=True)
+class Decision:
+    """How a study is judged; fixed before it runs.
+
+    Args:
+        compare: for each question the cell, and the one that it is to be ahead of.
+        metric: what decides, of METRICS.
+        looks: numbers of seeds at which it is judged, rising, one or two.
+        margin: points of 100; a difference that is surely smaller counts as none.
+        sets: the data sets over which it is judged: all of the study.
+        seeds: in the order in which they are looked at, as many as the last look.
+    """
+
+    compare: dict[str, tuple[str, str]]
+    metric: str
+    looks: tuple[int, ...]
+    margin: float
+    sets: tuple[str, ...]
+    seeds: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Study:
     """A question put to several detectors.
 
@@ -102,6 +139,8 @@ class Study:
         sources: data sets by name.
         seeds: of each cell.
         trials: all of them, seed by seed, so that a study that is cut short has every cell.
+        digest: of all that the file says, with what it extends.
+        decision: how it is judged; None: it is not.
     """
 
     name: str
@@ -110,6 +149,8 @@ class Study:
     sources: dict[str, DataSource]
     seeds: tuple[int, ...]
     trials: tuple[Trial, ...]
+    digest: str
+    decision: Decision | None = None
 
     def only(
         self,
@@ -128,7 +169,11 @@ class Study:
             ("seed", seeds, self.seeds),
         ):
             if unknown := [one for one in wanted or () if one not in known]:
-                raise ConfigError(f"{self.name}: {what} '{unknown[0]}' is none of {', '.join(map(str, known))}")
+                planned = what == "seed" and self.decision is not None
+                raise ConfigError(
+                    f"{self.name}: {what} '{unknown[0]}' is none of {', '.join(map(str, known))}"
+                    + (f": the file plans {len(known)} seeds, and is judged by no others" if planned else "")
+                )
         kept = tuple(
             trial
             for trial in self.trials
@@ -161,10 +206,12 @@ def read_study(file: str | Path) -> Study:
         path = Path(str(resources.files("grcn.study") / "shipped" / f"{file}.yaml"))
     content = _load(path)
     where = f"{path.name}: "
-    known = ("question", "baseline", "seeds", "base", "data", "cells")
     for key in content:
-        if key not in known:
-            raise ConfigError(f"{where}unknown key '{key}'; a study has {', '.join(known)} and extends")
+        if key not in KEYS + DECISION_KEYS:
+            raise ConfigError(
+                f"{where}unknown key '{key}'; a study has {', '.join(KEYS)} and extends, and one that is judged "
+                f"{', '.join(DECISION_KEYS)}"
+            )
     cells, sources = (_named(where, content, key) for key in ("cells", "data"))
     seeds, base = content.get("seeds", [0, 1, 2]), content.get("base") or {}
     if not (isinstance(seeds, list) and seeds and all(type(seed) is int and seed >= 0 for seed in seeds)):
@@ -173,16 +220,55 @@ def read_study(file: str | Path) -> Study:
         raise ConfigError(f"{where}base: expected keys and values, found {base!r}")
     baselines = {name: cell.pop("baseline", content.get("baseline")) for name, cell in cells.items()}
     for name, baseline in baselines.items():
-        if baseline not in cells:
+        if not isinstance(baseline, str) or baseline not in cells:
             raise ConfigError(f"{where}cells.{name}: baseline {baseline!r} is none of {', '.join(cells)}")
+    seeds = list(dict.fromkeys(seeds))
+    decision = _decision(where, content, cells, tuple(sources), tuple(seeds))
     kept = {name: _source(where, name, values) for name, values in sources.items()}
     trials = tuple(
         _trial(f"{where}{name}, {cell}: ", name, cell, seed, source, [base, source.config or {}, cells[cell]])
-        for seed in dict.fromkeys(seeds)
+        for seed in seeds
         for name, source in kept.items()
         for cell in cells
     )
-    return Study(path.stem, str(content.get("question", "")), baselines, kept, tuple(dict.fromkeys(seeds)), trials)
+    question = str(content.get("question", ""))
+    state = digest({**content, "question": question, "seeds": seeds})
+    return Study(path.stem, question, baselines, kept, tuple(seeds), trials, state, decision)
+
+
+def _decision(
+    where: str, content: dict[str, Any], cells: Mapping[str, Any], sets: tuple[str, ...], seeds: tuple[int, ...]
+) -> Decision | None:
+    if not any(key in content for key in DECISION_KEYS):
+        return None
+    if missing := [key for key in ("compare", "looks", "margin") if key not in content]:
+        raise ConfigError(f"{where}{missing[0]}: missing; a study that is judged has {', '.join(DECISION_KEYS)}")
+    compare, looks, margin = content["compare"], content["looks"], content["margin"]
+    metric = content.get("metric", METRICS[0])
+    if not isinstance(compare, dict) or not compare:
+        raise ConfigError(f"{where}compare: needs at least one question with two cells, [CELL, AGAINST]")
+    for question, pair in compare.items():
+        # It stands in a row of a Markdown table.
+        if not isinstance(question, str) or not question.isprintable() or "|" in question or not question.strip():
+            raise ConfigError(f"{where}compare: question {question!r}: needs a line of text without |")
+        if len(question) > MAX_QUESTION:
+            raise ConfigError(f"{where}compare: question '{question[:20]}...': longer than {MAX_QUESTION} letters")
+        if not isinstance(pair, list) or len(pair) != 2 or pair[0] == pair[1]:
+            raise ConfigError(f"{where}compare.{question}: needs two cells, [CELL, AGAINST]; found {pair!r}")
+        if unknown := [name for name in pair if not isinstance(name, str) or name not in cells]:
+            raise ConfigError(f"{where}compare.{question}: cell {unknown[0]!r} is none of {', '.join(cells)}")
+    if metric not in METRICS:
+        raise ConfigError(f"{where}metric: {metric!r} is none of {', '.join(METRICS)}")
+    # Two looks share the chance of a false yes (`grcn.study.verdict`); a spread needs two seeds.
+    whole = isinstance(looks, list) and all(type(look) is int and look >= 2 for look in looks)
+    if not whole or len(looks) not in (1, 2) or looks != sorted(set(looks)):
+        raise ConfigError(f"{where}looks {looks!r}: needs one or two numbers of seeds from 2, rising")
+    if len(seeds) != looks[-1]:
+        raise ConfigError(f"{where}seeds: {len(seeds)} of them, but the last look is at {looks[-1]}; list as many")
+    if type(margin) not in (int, float) or not 0 < margin < math.inf:
+        raise ConfigError(f"{where}margin {margin!r}: needs points of 100, above 0")
+    pairs = {question: (cell, against) for question, (cell, against) in compare.items()}
+    return Decision(pairs, metric, tuple(looks), float(margin), sets, seeds)
 
 
 def _load(path: Path, depth: int = 0) -> dict[str, Any]:
@@ -230,9 +316,20 @@ def _source(where: str, name: str, values: dict[str, Any]) -> DataSource:
     known = ("path", "generate", "test_split", "config")
     if unknown := [key for key in values if key not in known]:
         raise ConfigError(f"{where}data.{name}: unknown key '{unknown[0]}'; a data set has {', '.join(known)}")
+    for key, kind, wanted in (
+        ("path", str, "text"),
+        ("test_split", str, "text"),
+        ("generate", dict, "keys and values"),
+    ):
+        if values.get(key) is not None and not isinstance(values[key], kind):
+            raise ConfigError(f"{where}data.{name}.{key}: needs {wanted}, found {values[key]!r}")
     source = DataSource(**values)
     if bool(source.path) == (source.generate is not None):
         raise ConfigError(f"{where}data.{name}: needs either path or generate")
+    try:
+        digest(source.generate)
+    except (TypeError, ValueError, RecursionError):  # a date, say, or keys of two kinds
+        raise ConfigError(f"{where}data.{name}.generate: needs numbers and lists of them by name") from None
     return source
 
 

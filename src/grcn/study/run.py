@@ -20,7 +20,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from grcn.config import NotNegative, Text, check_fields, differences, to_dict
+import numpy as np
+
+from grcn.config import InputConfig, NotNegative, Text, check_fields, differences, to_dict
 from grcn.errors import CheckpointError, ConfigError, GrcnError, Interrupted
 from grcn.files import atomic_file
 from grcn.study.plan import NOT_OF_THE_RESULT, DataSource, Study, Trial, digest
@@ -136,7 +138,14 @@ def run_study(
     if not todo:
         return 0
     jobs = [
-        Job(trial, study.sources[trial.data], str(folders[trial.data]), str(_run_folder(out, trial)), of[trial])
+        Job(
+            trial,
+            study.sources[trial.data],
+            str(folders[trial.data]),
+            str(_run_folder(out, trial)),
+            of[trial],
+            {"name": study.name, "digest": study.digest},
+        )
         for trial in todo
     ]
     finished = _on_ray(jobs, resources) if engine == "ray" else _one_by_one(jobs, progress)
@@ -164,13 +173,15 @@ def run_study(
 
 @dataclass(frozen=True)
 class Job:
-    """A trial, its data set, the folders of both (`data`, `run`), and fingerprints of the files that it is of."""
+    """A trial, its data set, the folders of both (`data`, `run`), fingerprints of the files that it is of, and the name
+    and digest of the study that runs it."""
 
     trial: Trial
     source: DataSource
     data: str
     run: str
     fingerprints: dict[str, str]
+    study: dict[str, str]
 
 
 def run_trial(job: Job, progress: bool) -> dict[str, Any]:
@@ -180,7 +191,8 @@ def run_trial(job: Job, progress: bool) -> dict[str, Any]:
         Its result, as JSON has it: the configuration, `metrics` (of the last weights on the test split), `gap`
         (`grcn.evaluation.gap.to_json`), `curve` (rows of metrics.csv with an AP, and each tenth of the losses),
         `seconds` of an iteration (the median) and of the whole, `versions`, the package's `commit`, `fingerprints` of
-        the files that it is of, and the data set's entry in the study, `source`.
+        the files that it is of, the `study` that ran it (name and digest), the data set's entry in it, `source`, and
+        `objects` (of the training split, `_objects`).
     """
     from grcn.data.dataset import open_dataset
     from grcn.evaluation import evaluate, evaluate_detector
@@ -221,8 +233,23 @@ def run_trial(job: Job, progress: bool) -> dict[str, Any]:
         "versions": json.loads((run / "versions.json").read_text()),
         "commit": made_by,
         "fingerprints": job.fingerprints,
+        "study": job.study,
         "source": to_dict(job.source),
+        "objects": _objects(job, detector.config.input),
     }
+
+
+def _objects(job: Job, size: InputConfig) -> dict[str, Any]:
+    """How many a trial learns from, and the median of their sizes (square roots of the areas) in input pixels."""
+    from grcn.data.dataset import open_dataset, resolve_split
+    from grcn.data.sizing import objects_at
+
+    config = job.trial.config
+    split = resolve_split(job.data, config.train_split, "train", config.format)
+    on_error: Literal["raise", "collect"] = "collect" if config.skip_broken else "raise"
+    photos = open_dataset(job.data, split=split, format=config.format, on_error=on_error)
+    sizes = objects_at([photos], size.short_side, size.long_side).sizes
+    return {"count": len(sizes), "median": round(float(np.median(sizes)), 1) if len(sizes) else None}
 
 
 def fingerprints_of(trials: list[Trial], folders: dict[str, Path]) -> dict[Trial, dict[str, str]]:

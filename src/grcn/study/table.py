@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +15,9 @@ import numpy as np
 from grcn.errors import DataError
 from grcn.files import atomic_file
 from grcn.presets import detector_of
-from grcn.study.plan import Study, Trial
+from grcn.study.plan import METRICS, Decision, Study, Trial
 from grcn.study.run import read_result
+from grcn.study.verdict import LEVEL, MARGIN_LEVEL, Scores, judge, pooled_gain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -117,10 +119,13 @@ def _difference(own: dict[int, dict[str, Any]], base: dict[int, dict[str, Any]],
 
 def _markdown(study: Study, results: Results) -> str:
     lines = [f"# {study.name}", "", study.question, ""]
+    if study.decision is not None:
+        lines += verdict_table(study.decision, results)
+    split = " or ".join(sorted({source.test_split for source in study.sources.values()}))
     lines += [
-        f"`grcn study table {study.name}`. Points of 100 on the test split, last weights: mean ± standard deviation "
-        "over seeds. Δ: difference to the cell in `vs`, mean over the seeds that both have, with its 95% confidence "
-        "interval (Student's t); what an interval without zero says, and no more, is that chance alone would not do "
+        f"`grcn study table {study.name}`. Points of 100 on the {split} split, last weights: mean ± standard deviation "
+        "over seeds. Δ: difference to the cell in `vs`, mean over the seeds that both have, with its 95% confidence interval "
+        "(Student's t); what an interval without zero says, and no more, is that chance alone would not do "
         "it. Lost to: the AP that mending the task would gain (`grcn gap`). ρ: Spearman's rank correlation of score "
         "and IoU, times 100, of the detections that hit at IoU 0.5. GMAC: for an image of the largest size.",
         "",
@@ -128,17 +133,80 @@ def _markdown(study: Study, results: Results) -> str:
     head = ["cell", "seeds", *KEYS, "vs", "Δ AP70", "Δ AP", "lost to loc.", "lost to cls.", "ρ"]
     head += ["params, M", "GMAC", "iterations", "s / it"]
     for data in study.sources:
-        lines += [f"## {data}", "", _row(head), _row(["---"] * len(head))]
+        lines += [f"## {data}", "", *_objects(results, data), _row(head), _row(["---"] * len(head))]
         done = [cell for cell in study.baselines if _of(results, data, cell)]
         lines += [_row(_cells(study, results, data, cell)) for cell in done]
         if missing := [f"`{cell}`" for cell in study.baselines if cell not in done]:
             lines += ["", f"Not run: {', '.join(missing)}."]
-        lines += _origins({t: r for t, r in results.items() if t.data == data})
+        lines += _origins(study, {t: r for t, r in results.items() if t.data == data})
         lines += _curve_table({cell: _curve(results, data, cell) for cell in done})
         if done:
             lines += ["", f"![differences and curves]({data}.png)"]
         lines.append("")
     return "\n".join(lines)
+
+
+def verdict_table(decision: Decision, results: Results) -> list[str]:
+    """A row for each question that the study settles.
+
+    Judged at the last look for which every set has its seeds of both cells; what lies beyond is not read.
+    """
+    looks = " and ".join(map(str, decision.looks))
+    level = round(100 * LEVEL[len(decision.looks)])
+    others = [key for key in METRICS if key != decision.metric]
+    head = ["question", f"gain, {decision.metric}", f"{level}% interval", *decision.sets]
+    head += [f"gain, {key}" for key in others] + ["seeds", "verdict"]
+    lines = [
+        f"Decided on {decision.metric} by what the file says beforehand: judged at {looks} seeds of every set, with an "
+        f"interval of {level}%. Yes: ahead on every set, and the interval excludes zero. No: the interval lies below "
+        f"zero, or the {round(100 * MARGIN_LEVEL)}% interval within {decision.margin:g} of it. The gain is the mean "
+        "over sets of the differences of means over seeds, not paired, with Satterthwaite's degrees of freedom. The "
+        "intervals further below decide nothing.",
+        "",
+        _row(head),
+        _row(["---"] * len(head)),
+    ]
+    for question, pair in decision.compare.items():
+        whole = _whole(decision, results, pair)
+        look = max((look for look in decision.looks if all(whole[:look])), default=0)
+        named = f"{question} (`{pair[0]}` over `{pair[1]}`)"
+        if not look:
+            blanks = ["–"] * (2 + len(decision.sets) + len(others))
+            count = f"{sum(whole[: decision.looks[0]])} of {decision.looks[0]}"
+            lines.append(_row([named, *blanks, count, f"open ({count} seeds)"]))
+            continue
+        scores = {key: _scores(decision, results, pair, decision.seeds[:look], key) for key in METRICS}
+        verdict = judge(scores[decision.metric], len(decision.looks), decision.margin / 100)
+        gain = verdict.gain
+        interval = "unknown" if np.isnan(gain.low) else f"{100 * gain.low:+.1f} to {100 * gain.high:+.1f}"
+        beside = [pooled_gain(list(scores[key].values()), LEVEL[len(decision.looks)]).mean for key in others]
+        shown = [f"{100 * gain.mean:+.1f}", interval, *(f"{100 * value:+.1f}" for value in (*gain.each, *beside))]
+        count = f"{look} of {len(decision.seeds)}"
+        lines.append(_row([named, *shown, count, f"**{verdict.answer}** ({verdict.reason})"]))
+    return [*lines, ""]
+
+
+def _whole(decision: Decision, results: Results, pair: tuple[str, str]) -> list[bool]:
+    """For each planned seed, in order, whether every set has it of both cells."""
+    done = {(trial.data, trial.cell, trial.seed) for trial in results}
+    return [all((data, cell, seed) in done for data in decision.sets for cell in pair) for seed in decision.seeds]
+
+
+def _scores(
+    decision: Decision, results: Results, pair: tuple[str, str], seeds: Sequence[int], key: str
+) -> dict[str, Scores]:
+    of = {(trial.data, trial.cell, trial.seed): result["metrics"][key] or 0.0 for trial, result in results.items()}
+    own, base = ({data: [of[data, cell, seed] for seed in seeds] for data in decision.sets} for cell in pair)
+    return {data: (own[data], base[data]) for data in decision.sets}
+
+
+def _objects(results: Results, data: str) -> list[str]:
+    """The median object of a data set in cells; nothing where no result tells it."""
+    told = {r["objects"]["median"] for t, r in results.items() if t.data == data and "objects" in r} - {None}
+    if not told:
+        return []
+    cells = " or ".join(f"{median / 16:.1f}" for median in sorted(told))
+    return [f"Median object of the training split: {cells} cells of stride 16.", ""]
 
 
 def _cells(study: Study, results: Results, data: str, cell: str) -> list[str]:
@@ -192,22 +260,26 @@ def _curve_table(curves: dict[str, dict[int, tuple[float, float]]]) -> list[str]
     return lines
 
 
-def _origins(results: Results) -> list[str]:
-    """Which commit, and which files, the results of a data set are of; where they are mixed, by cell and seed."""
-    said = []
-    for what, of in (("Commit", _commit), ("Photos and labels", _photos)):
-        found: dict[str, dict[str, list[int]]] = {}
-        for trial, result in results.items():
-            found.setdefault(of(result), {}).setdefault(trial.cell, []).append(trial.seed)
-        if len(found) == 1:
-            said.append(f"{what}: {next(iter(found))}.")
-        elif found:
-            parts = [
-                f"{name} ({', '.join(f'`{cell}` {_listed(seeds)}' for cell, seeds in cells.items())})"
-                for name, cells in found.items()
-            ]
-            said.append(f"**{what}: mixed**, by cell and seed: {'; '.join(parts)}.")
-    return ["", " ".join(said)] if said else []
+def _origins(study: Study, results: Results) -> list[str]:
+    """Which commit, files and study file the results of a data set are of; where they are mixed, by cell and seed."""
+    said = " ".join(_origin(what, of, results) for what, of in (("Commit", _commit), ("Photos and labels", _photos)))
+    lines = ["", said] if results else []
+    if any("study" in result for result in results.values()):
+        lines += ["", _origin("Study file", partial(_study_file, study), results)]
+    return lines
+
+
+def _origin(what: str, of: Callable[[dict[str, Any]], str], results: Results) -> str:
+    found: dict[str, dict[str, list[int]]] = {}
+    for trial, result in results.items():
+        found.setdefault(of(result), {}).setdefault(trial.cell, []).append(trial.seed)
+    if len(found) == 1:
+        return f"{what}: {next(iter(found))}."
+    parts = [
+        f"{name} ({', '.join(f'`{cell}` {_listed(seeds)}' for cell, seeds in cells.items())})"
+        for name, cells in found.items()
+    ]
+    return f"**{what}: mixed**, by cell and seed: {'; '.join(parts)}."
 
 
 def _commit(result: dict[str, Any]) -> str:
@@ -217,6 +289,17 @@ def _commit(result: dict[str, Any]) -> str:
 def _photos(result: dict[str, Any]) -> str:
     """The fingerprint of the data set's files."""
     return str(result.get("fingerprints", {}).get("data", "unknown"))
+
+
+def _study_file(study: Study, result: dict[str, Any]) -> str:
+    """The study by which a result was made, and the digest of its file then."""
+    made_by = result.get("study")
+    if made_by is None:
+        return "before digests"
+    changed = made_by["name"] == study.name and made_by["digest"] != study.digest
+    return f"{made_by['name']} {made_by['digest']}" + (
+        f", which has changed since to {study.digest}" if changed else ""
+    )
 
 
 def _listed(seeds: Sequence[int]) -> str:

@@ -1,10 +1,17 @@
+import json
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy.stats import ttest_rel
 
-from grcn.study.table import paired_difference
+from grcn.study.plan import Study, Trial, read_study
+from grcn.study.run import result_path
+from grcn.study.table import paired_difference, verdict_table, write_tables
+from grcn.study.verdict import pooled_gain
 
 SCORES = st.floats(0, 1)
 
@@ -25,3 +32,129 @@ def test_with_one_seed_there_is_no_interval_and_with_none_no_mean():
     assert (one.mean, one.seeds) == (0.25, 1)
     assert np.isnan([one.low, one.high]).all()
     assert np.isnan(paired_difference([], []).mean)
+
+
+STUDY = """
+question: Why?
+baseline: a
+seeds: [7, 3, 5, 4]
+base: {preset: faster_rcnn_r18_c5, iterations: 10}
+data: {E: {path: e}, V: {path: v}}
+cells: {a: {}, b: {iterations: 20}, c: {iterations: 30}}
+compare: {more: [b, a], even more: [c, a]}
+looks: [2, 4]
+margin: 1.0
+"""
+
+
+@pytest.fixture
+def judged(tmp_path: Path) -> Study:
+    (tmp_path / "mine.yaml").write_text(STUDY)
+    return read_study(tmp_path / "mine.yaml")
+
+
+def record(points: float, **more: Any) -> dict[str, Any]:
+    """A result of so many points of AP; other metrics one, two and three points more."""
+    metrics = {key: (points + k) / 100 for k, key in enumerate(("AP", "AP50", "AP70", "AP75"))}
+    lost = dict.fromkeys(("localization", "classification", "both"), 0.1)
+    return {
+        "config": {},
+        "metrics": metrics | dict.fromkeys(("APs", "APm", "APl")),
+        "gap": {"loses": {"AP": lost}, "true_positives": {"rank_correlation": None}},
+        "curve": [],
+        "seconds": {"iteration": 1.0, "all": 2.0},
+        **more,
+    }
+
+
+def table(study: Study, results: dict[Trial, dict[str, Any]], folder: Path) -> str:
+    for trial, result in results.items():
+        path = result_path(folder, trial)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(result))
+    return write_tables(study, folder)[0].read_text()
+
+
+def row(study: Study, results: dict[Trial, dict[str, Any]], question: str) -> list[str]:
+    assert study.decision is not None
+    lines = verdict_table(study.decision, results)
+    (found,) = (line for line in lines if line.startswith(f"| {question} ("))
+    return [cell.strip() for cell in found.split("|")[1:-1]]
+
+
+POINTS = {"a": (20.0, 21.0, 20.5, 20.2), "b": (24.0, 25.0, 24.0, 24.3), "c": (20.1, 21.1, 20.4, 20.3)}
+
+
+def test_a_question_is_judged_when_every_set_has_its_seeds_and_by_these_alone(judged: Study) -> None:
+    results: dict[Trial, dict[str, Any]] = {}
+
+    def do(*seeds: int, sets: tuple[str, ...] = ("E", "V")) -> list[str]:
+        for trial in judged.trials:
+            if trial.seed in seeds and trial.data in sets:
+                points = POINTS[trial.cell][judged.seeds.index(trial.seed)] + 10 * (trial.data == "V")
+                results[trial] = record(points)
+        return row(judged, results, "more")[1:]
+
+    blank = ["–"] * 7
+    assert row(judged, results, "more") == ["more (`b` over `a`)", *blank, "0 of 2", "open (0 of 2 seeds)"]
+    assert do(7) == [*blank, "1 of 2", "open (1 of 2 seeds)"]
+    do(3, sets=("E",))
+    assert do(5) == [*blank, "1 of 2", "open (1 of 2 seeds)"], "V lacks a seed of the first two"
+    at_two = do(3)
+    gain = pooled_gain([(POINTS["b"][:2], POINTS["a"][:2])] * 2, 0.97)
+    interval = f"{gain.low:+.1f} to {gain.high:+.1f}"
+    assert at_two == ["+4.0", interval, *["+4.0"] * 5, "2 of 4", "**yes** (ahead on every set)"]
+    assert do(4, sets=("V",)) == at_two, "the third seed is not read before the fourth is there"
+    at_four = do(4)
+    gain = pooled_gain([(POINTS["b"], POINTS["a"])] * 2, 0.97)
+    assert at_four[:2] == ["+3.9", f"{gain.low:+.1f} to {gain.high:+.1f}"]
+    assert at_four[-2:] == ["4 of 4", "**yes** (ahead on every set)"]
+    assert row(judged, results, "even more")[-2:] == ["4 of 4", "**no** (no difference)"]
+    one_set = {trial: result for trial, result in results.items() if trial.data == "E"}
+    assert row(judged.only(["E"]), one_set, "more")[-1] == "open (0 of 2 seeds)", "one set is not judged for all"
+
+
+def test_each_metric_and_set_has_a_column(judged: Study) -> None:
+    """AP50 of cell b is 2 points more, and on V all is 3 points more."""
+    results = {}
+    for trial in judged.trials:
+        spread, is_b = judged.seeds.index(trial.seed) / 10, trial.cell == "b"
+        result = record(20 + spread + is_b * (1 + 3 * (trial.data == "V")))
+        result["metrics"]["AP50"] += is_b * 0.02
+        results[trial] = result
+    assert judged.decision is not None
+    assert verdict_table(judged.decision, results)[2] == (
+        "| question | gain, AP | 97% interval | E | V | gain, AP50 | gain, AP70 | gain, AP75 | seeds | verdict |"
+    )
+    shown = row(judged, results, "more")
+    assert (shown[1], shown[3:8]) == ("+2.5", ["+1.0", "+4.0", "+4.5", "+2.5", "+2.5"])
+    results = {trial: {**result, "metrics": dict.fromkeys(result["metrics"])} for trial, result in results.items()}
+    assert row(judged, results, "more")[1:3] == ["+0.0", "unknown"]
+
+
+def test_a_table_holds_verdicts_cells_and_the_study_file(judged: Study, tmp_path: Path) -> None:
+    own = {"name": "mine", "digest": judged.digest}
+    results = {trial: record(20, study=own) for trial in judged.trials if trial.seed in (7, 3)}
+    for trial in results:
+        if trial.data == "E":
+            results[trial]["objects"] = {"count": 9, "median": 102.4}
+    text = table(judged, results, tmp_path)
+    assert "| more (`b` over `a`) | +0.0 | unknown |" in text
+    assert "## E\n\nMedian object of the training split: 6.4 cells of stride 16.\n\n| cell" in text
+    assert "## V\n\n| cell" in text
+    assert text.count(f"\n\nStudy file: mine {judged.digest}.\n") == 2
+
+
+def test_a_table_says_of_which_study_file_its_results_are(judged: Study, tmp_path: Path) -> None:
+    trials = judged.only(["E"], ["a", "b"], [7, 3]).trials
+    of = [
+        {"name": "mine", "digest": judged.digest},
+        {"name": "yours", "digest": "4567"},
+        {"name": "mine", "digest": "0123"},
+        None,
+    ]
+    results = {t: record(20, **({"study": study} if study else {})) for t, study in zip(trials, of, strict=True)}
+    assert (
+        f"**Study file: mixed**, by cell and seed: mine {judged.digest} (`a` 7); yours 4567 (`b` 7); "
+        f"mine 0123, which has changed since to {judged.digest} (`a` 3); before digests (`b` 3)."
+    ) in table(judged, results, tmp_path)

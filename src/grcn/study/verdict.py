@@ -1,0 +1,103 @@
+"""How a study is judged: the gain of one cell over another, pooled over data sets, its interval, and what follows.
+
+Seeds are not paired: two detectors that train from one seed see the same photos in the same order, but their scores
+go up and down together so little that pairing them makes no interval narrower.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+Scores = tuple[Sequence[float], Sequence[float]]
+"""Those of the cell and those of the one that it is compared with, on one data set, one for each seed."""
+
+LEVEL = {1: 0.95, 2: 0.97}
+"""The interval's level by how many looks are planned: 5% over both for a false yes."""
+MARGIN_LEVEL = 0.90
+"""Of the interval that has to lie within the margin for "no difference": two one-sided tests at 5%."""
+
+
+@dataclass(frozen=True)
+class Gain:
+    """How far one cell is ahead of another.
+
+    Args:
+        mean: the mean of the data sets' gains.
+        each: the gain on each data set, the difference of the means over seeds.
+        low: end of the confidence interval; NaN where a cell has one seed on a set, or no seed differs from another.
+        high: the other end.
+    """
+
+    mean: float
+    each: tuple[float, ...]
+    low: float
+    high: float
+
+
+def pooled_gain(sets: Sequence[Scores], level: float) -> Gain:
+    """The gain over K data sets, each of equal weight, with an interval at `level`.
+
+    Its variance is the sum of s^2 / n over both cells of each set, over K^2, and the degrees of freedom are
+    Satterthwaite's over these 2K parts. With one set it is Welch's t.
+
+    >>> gain = pooled_gain([([3.0, 5.0], [1.0, 3.0])], 0.95)
+    >>> gain.mean, round(gain.low, 2), round(gain.high, 2)  # variance 2/2 + 2/2, 2 degrees of freedom
+    (2.0, -4.08, 8.08)
+    """
+    from scipy.stats import t
+
+    each = tuple(float(np.mean(own) - np.mean(base)) for own, base in sets)
+    mean = float(np.mean(each))
+    cells = [np.asarray(cell, dtype=np.float64) for pair in sets for cell in pair]
+    if min(len(cell) for cell in cells) < 2 or not any(np.ptp(cell) for cell in cells):
+        return Gain(mean, each, math.nan, math.nan)
+    parts = np.array([cell.var(ddof=1) / len(cell) for cell in cells]) / len(sets) ** 2
+    variance = parts.sum()
+    freedom = variance**2 / sum(part**2 / (len(cell) - 1) for part, cell in zip(parts, cells, strict=True))
+    half = float(t.ppf((1 + level) / 2, freedom) * math.sqrt(variance))
+    return Gain(mean, each, mean - half, mean + half)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a comparison says.
+
+    Args:
+        answer: `yes`: ahead on every set, and the interval excludes zero. `no`: the interval lies below zero, or the
+            90% interval within the margin on both sides of it. Else `open`.
+        reason: in some words.
+        gain: with its interval, at the level that the number of looks asks for.
+    """
+
+    answer: Literal["yes", "no", "open"]
+    reason: str
+    gain: Gain
+
+
+def judge(sets: Mapping[str, Scores], looks: int, margin: float) -> Verdict:
+    """Whether a cell is ahead of another.
+
+    Args:
+        sets: the scores on each data set, by its name.
+        looks: how many are planned, one or two.
+        margin: a difference that is surely smaller counts as none; in the scores' unit.
+    """
+    gain = pooled_gain(list(sets.values()), LEVEL[looks])
+    narrow = pooled_gain(list(sets.values()), MARGIN_LEVEL)
+    behind = [name for name, each in zip(sets, gain.each, strict=True) if each <= 0]
+    if math.isnan(gain.low):
+        return Verdict("open", "no spread over seeds to judge by", gain)
+    if gain.low > 0 and not behind:
+        return Verdict("yes", "ahead on every set", gain)
+    if gain.high < 0:
+        return Verdict("no", "behind", gain)
+    if -margin < narrow.low and narrow.high < margin:
+        return Verdict("no", "no difference", gain)
+    if gain.low > 0:
+        return Verdict("open", f"ahead in the mean, not on {', '.join(behind)}", gain)
+    return Verdict("open", "the interval holds zero", gain)
