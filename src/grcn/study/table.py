@@ -124,8 +124,8 @@ def _markdown(study: Study, results: Results) -> str:
     split = " or ".join(sorted({source.test_split for source in study.sources.values()}))
     lines += [
         f"`grcn study table {study.name}`. Points of 100 on the {split} split, last weights: mean ± standard deviation "
-        "over seeds. Δ: difference to the cell in `vs`, mean over the seeds that both have, with its 95% confidence interval "
-        "(Student's t); what an interval without zero says, and no more, is that chance alone would not do "
+        "over seeds. Δ: difference to the cell in `vs`, mean over the seeds that both have, with its 95% confidence "
+        "interval (Student's t); what an interval without zero says, and no more, is that chance alone would not do "
         "it. Lost to: the AP that mending the task would gain (`grcn gap`). ρ: Spearman's rank correlation of score "
         "and IoU, times 100, of the detections that hit at IoU 0.5. GMAC: for an image of the largest size.",
         "",

@@ -1,5 +1,7 @@
 import copy
+import shutil
 from dataclasses import fields, make_dataclass
+from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -7,7 +9,8 @@ import pytest
 
 from grcn.config import DetectorConfig, TrainConfig
 from grcn.errors import ConfigError
-from grcn.presets import PRESETS
+from grcn.model.summary import summarize
+from grcn.presets import PRESETS, detector_of
 from grcn.study.plan import Decision, read_study, shipped
 
 STUDY = """
@@ -302,6 +305,42 @@ def test_the_shipped_studies_share_what_they_have_in_common() -> None:
     }
     assert digests["sharing", "conv4"] == digests["stride", "cls16-loc16"] == digests["context", "none"]
     assert digests["sharing", "none"] == digests["method", "r18-c5"] == digests["protocol", "r18-c5-light_fc2"]
+
+
+def test_what_is_said_to_cost_as_much_does() -> None:
+    study = read_study("claim_1")
+    assert study.decision is not None
+    pairs = [pair for question, pair in study.decision.compare.items() if "equal cost" in question]
+    assert len(pairs) == 2
+    configs = {(t.data, t.cell): detector_of(t.config) for t in study.trials}
+
+    def macs(data: str, cell: str) -> int:
+        size = configs[data, cell].input
+        return summarize(configs[data, cell], size=(size.short_side, size.long_side)).macs
+
+    for data in study.sources:
+        for cell, control in pairs:
+            assert macs(data, cell) <= macs(data, control) <= 1.35 * macs(data, cell)
+
+
+def test_the_gates_share_trials_and_screen_on_validation(tmp_path: Path) -> None:
+    gates = {name: read_study(name) for name in shipped() if name.startswith("claim_")}
+    digests = {(n, t.cell): t.digest for n, s in gates.items() for t in s.trials if (t.data, t.seed) == ("E", 0)}
+    assert digests["claim_0", "c5-rpn4"] == digests["claim_1", "none"] == digests["claim_2", "c5-rpn4"]
+    assert digests["claim_0", "conv4"] == digests["claim_1", "conv4"] == digests["claim_3", "conv4"]
+    assert digests["claim_0", "c5"] == digests["claim_2", "c5"]
+    assert {source.test_split for study in gates.values() for source in study.sources.values()} == {"val"}
+    assert {trial.config.val_split for study in gates.values() for trial in study.trials} == {"val"}
+    for base in ("_claim.yaml", "_claim_confirm.yaml"):
+        shutil.copy(Path(str(resources.files("grcn.study"))) / "shipped" / base, tmp_path)
+    (tmp_path / "confirm.yaml").write_text(
+        "extends: _claim_confirm.yaml\nquestion: Does it hold?\nbaseline: a\nbase: {preset: faster_rcnn_lite0_c5}\n"
+        "cells: {a: {}, b: {model: {separation: conv4}}}\ncompare: {it: [b, a]}"
+    )
+    confirm = read_study(tmp_path / "confirm.yaml")
+    assert {source.test_split for source in confirm.sources.values()} == {"test"}
+    assert list(confirm.sources) == ["E", "V", "B"]
+    assert not {seed for study in gates.values() for seed in study.seeds} & set(confirm.seeds)
 
 
 def test_the_study_from_c5_starts_from_trials_of_method() -> None:
