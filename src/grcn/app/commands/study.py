@@ -55,7 +55,8 @@ def table(words: Sequence[str]) -> int:
         "study table",
         "FILE [options]",
         "Writes a study's tables (Markdown, CSV) and plots from the results that are there: mean and spread over "
-        "seeds, differences to the baseline with intervals from paired seeds.",
+        "seeds, differences to the baseline with intervals from paired seeds; for a study that says how it is judged, yes, no "
+        "or open.",
         "grcn study table context --out studies",
     )
     _add_options(parser)
