@@ -2,6 +2,6 @@
 
 from grcn.study.plan import Study, Trial, read_study
 from grcn.study.run import run_study
-from grcn.study.table import write_tables
+from grcn.study.table import verdicts, write_tables
 
-__all__ = ["Study", "Trial", "read_study", "run_study", "write_tables"]
+__all__ = ["Study", "Trial", "read_study", "run_study", "verdicts", "write_tables"]

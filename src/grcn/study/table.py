@@ -80,7 +80,7 @@ def write_tables(study: Study, out: str | Path) -> list[Path]:
     from matplotlib.figure import Figure
 
     out = Path(out)
-    results = {trial: result for trial in study.trials if (result := read_result(out, trial)) is not None}
+    results = _results(study, out)
     if not results:
         raise DataError(f"{out}: no results of {study.name} there; run `grcn study run {study.name}` first")
     folder = out / study.name
@@ -104,7 +104,21 @@ def write_tables(study: Study, out: str | Path) -> list[Path]:
     return list(files)
 
 
+def verdicts(study: Study, out: str | Path) -> list[str]:
+    """The rows of a Markdown table that says what a study settles, from the results that are there; none where it
+    does not say how it is judged.
+
+    Raises:
+        CheckpointError: on a file that is not a result.
+    """
+    return verdict_table(study.decision, _results(study, Path(out)))[2:-1] if study.decision is not None else []
+
+
 Results = dict[Trial, dict[str, Any]]
+
+
+def _results(study: Study, out: Path) -> Results:
+    return {trial: result for trial in study.trials if (result := read_result(out, trial)) is not None}
 
 
 def _of(results: Results, data: str, cell: str) -> dict[int, dict[str, Any]]:

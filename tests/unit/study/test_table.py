@@ -8,6 +8,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy.stats import ttest_rel
 
+from grcn.app.cli import main
 from grcn.study.plan import Study, Trial, read_study
 from grcn.study.run import result_path
 from grcn.study.table import paired_difference, verdict_table, write_tables
@@ -132,7 +133,9 @@ def test_each_metric_and_set_has_a_column(judged: Study) -> None:
     assert row(judged, results, "more")[1:3] == ["+0.0", "unknown"]
 
 
-def test_a_table_holds_verdicts_cells_and_the_study_file(judged: Study, tmp_path: Path) -> None:
+def test_a_table_holds_verdicts_cells_and_the_study_file(
+    judged: Study, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     own = {"name": "mine", "digest": judged.digest}
     results = {trial: record(20, study=own) for trial in judged.trials if trial.seed in (7, 3)}
     for trial in results:
@@ -142,6 +145,15 @@ def test_a_table_holds_verdicts_cells_and_the_study_file(judged: Study, tmp_path
     assert "| more (`b` over `a`) | +0.0 | unknown |" in text
     assert "## E\n\nMedian object of the training split: 6.4 cells of stride 16.\n\n| cell" in text
     assert "## V\n\n| cell" in text
+    assert main(["study", "table", str(tmp_path / "mine.yaml"), "--out", str(tmp_path)]) == 0
+    printed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    assert [line.split(" (")[0] for line in printed] == [
+        "| question | gain, AP | 97% interval | E | V | gain, AP50 | gain, AP70 | gain, AP75 | seeds | verdict |",
+        "| ---" + 9 * " | ---" + " |",
+        "| more",
+        "| even more",
+    ]
+    assert "\n".join(printed) in text
     assert text.count(f"\n\nStudy file: mine {judged.digest}.\n") == 2
 
 

@@ -55,18 +55,19 @@ def table(words: Sequence[str]) -> int:
         "study table",
         "FILE [options]",
         "Writes a study's tables (Markdown, CSV) and plots from the results that are there: mean and spread over "
-        "seeds, differences to the baseline with intervals from paired seeds; for a study that says how it is judged, yes, no "
-        "or open.",
+        "seeds, differences to the baseline with intervals from paired seeds. Of a study that says how it is judged, "
+        "prints for each question yes, no or open.",
         "grcn study table context --out studies",
     )
     _add_options(parser)
     options = parser.read(words)
     from grcn.files import check_folder
-    from grcn.study import read_study, write_tables
+    from grcn.study import read_study, verdicts, write_tables
 
     check_folder(options.out)
-    for path in write_tables(read_study(options.file).only(options.data), options.out):
-        print(path)
+    study = read_study(options.file).only(options.data)
+    for line in (*write_tables(study, options.out), *verdicts(study, options.out)):
+        print(line)
     return 0
 
 
