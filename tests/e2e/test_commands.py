@@ -334,9 +334,8 @@ def test_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     monkeypatch.setattr(demo_module, "demo_config", small_config)
     words = f"demo --out {tmp_path / 'demo'} --iterations 2"
     text = output(words, capsys)
-    for name in demo_module.DETECTORS:
-        assert name in text
-        assert (tmp_path / "demo" / "report" / name / "metrics.json").is_file()
+    assert "grcn_r18" in text
+    assert (tmp_path / "demo" / "report" / "metrics.json").is_file()
     assert "AP50" in text
     assert "grcn train --data photos" in text
     assert len(list((tmp_path / "demo" / "found" / "drawn").iterdir())) == 1

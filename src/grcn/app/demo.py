@@ -2,9 +2,9 @@
 
 ```
 OUT/data          the embedded data set, a VOC folder
-OUT/runs/NAME     the run folder of each detector
-OUT/report/NAME   its metrics and curves on the test split
-OUT/found         test pictures with what the better one finds
+OUT/run           the run folder of the detector
+OUT/report        its metrics and curves on the test split
+OUT/found         test pictures with what it finds
 ```
 Interrupted, the same command continues.
 """
@@ -30,25 +30,26 @@ from grcn.inference import Detector
 from grcn.presets import preset
 from grcn.training import train
 
-DETECTORS = {"grcn_r18": "G-RCN", "faster_rcnn_r18_c5": "Faster R-CNN (C5)"}
+PRESET = "grcn_r18"
 IMAGES, SIZE, OBJECT_SIZE, OBJECTS = 400, (320, 256), (64.0, 160.0), (2, 5)
 """The data: objects that are large in a small input, so that minutes suffice."""
 PICTURES = 12
 """Test pictures that are drawn."""
+SHOWN = ("AP50", "AP70", "AP")
 
 Progress = Callable[[str], AbstractContextManager[Callable[..., None]]]
 
 
-def demo_config(name: str, data: Path, out: Path, iterations: int) -> TrainConfig:
-    """The training run of one detector: all settings of the demo but the data's. The same for each, but for the preset.
+def demo_config(data: Path, out: Path, iterations: int) -> TrainConfig:
+    """The training run.
 
     Small pictures, random weights (nothing is downloaded) and minutes instead of hours. Both tasks see a map of stride
     16: at this input no object spans more than five cells of it.
     """
-    model = replace(preset(name), cls_stride=16, loc_stride=16, cls_context="none")
+    model = replace(preset(PRESET), cls_stride=16, loc_stride=16, cls_context="none")
     return TrainConfig(
         data=str(data),
-        preset=name,
+        preset=PRESET,
         out=str(out),
         weights="random",
         iterations=iterations,
@@ -76,58 +77,48 @@ def demo_config(name: str, data: Path, out: Path, iterations: int) -> TrainConfi
     )
 
 
-def demo(
-    out: Path, *, iterations: int, progress: Progress, console: Console | None = None
-) -> dict[str, dict[str, Any]]:
-    """Renders the data, trains each detector for as many steps, measures them on the test split, draws and tells.
+def demo(out: Path, *, iterations: int, progress: Progress, console: Console | None = None) -> dict[str, Any]:
+    """Renders the data, trains a detector, measures it on the test split, draws and tells.
 
     Args:
         out: the folder of all that is made.
-        iterations: of each detector's training. They are fixed, and in float32, so that every machine learns the same;
-            what varies is the time.
+        iterations: of the training. They are fixed, and in float32, so that every machine learns the same but for
+            rounding; what varies is the time.
         progress: makes a progress bar of a name.
         console: where to print; default: standard output.
 
     Returns:
-        The metrics of each detector on the test split, by preset.
+        The metrics on the test split.
     """
     console = console or Console()
     with progress(f"rendering {IMAGES} pictures") as tell:
         data = generate(out / "data", images=IMAGES, size=SIZE, object_size=OBJECT_SIZE, objects=OBJECTS, progress=tell)
-    detectors: dict[str, Detector] = {}
-    metrics: dict[str, dict[str, Any]] = {}
-    for name, title in DETECTORS.items():
-        console.print(f"[bold]{title}[/bold]: training {name} for {iterations} iterations from random weights")
-        run = train(demo_config(name, data, out / "runs" / name, iterations))
-        detectors[name] = Detector.load(run)
-        test = open_dataset(data, split="test", class_names=detectors[name].class_names)
-        with progress(f"testing on {len(test)} pictures") as tell:
-            found = evaluate_detector(detectors[name], test, batch_size=4, progress=tell)
-        targets = [record.target for record in test]
-        metrics[name] = evaluate(found, targets, test.class_names)
-        write_report(out / "report" / name, metrics[name], found, targets, test.class_names)
-
-    better = max(metrics, key=lambda name: metrics[name]["AP"])
+    console.print(f"training {PRESET} for {iterations} iterations from random weights")
+    run = train(demo_config(data, out / "run", iterations))
+    detector = Detector.load(run)
+    test = open_dataset(data, split="test", class_names=detector.class_names)
+    with progress(f"testing on {len(test)} pictures") as tell:
+        found = evaluate_detector(detector, test, batch_size=4, progress=tell)
+    targets = [record.target for record in test]
+    metrics = evaluate(found, targets, test.class_names)
+    write_report(out / "report", metrics, found, targets, test.class_names)
     sources, _ = find_sources([str(record.path) for record in test.records[:PICTURES]], out / "found")
-    predict(detectors[better], sources, out / "found", score=0.5)
+    predict(detector, sources, out / "found", score=0.5)
 
-    table = Table("detector", "preset", title=f"{len(test)} test pictures")
-    for key in ("AP50", "AP70", "AP"):
+    table = Table("preset", title=f"{len(test)} test pictures")
+    for key in SHOWN:
         table.add_column(key, justify="right")
-    for name, title in DETECTORS.items():
-        style = "bold" if name == better else ""
-        table.add_row(title, name, *(f"{metrics[name][key]:.3f}" for key in ("AP50", "AP70", "AP")), style=style)
+    table.add_row(PRESET, *(f"{metrics[key]:.3f}" for key in SHOWN))
     console.print(table)
-    runs = " ".join(str(out / "runs" / name) for name in DETECTORS)
     console.print(
-        f"""pictures of what {better} finds: {out / "found" / "drawn"}
-curves and confusion matrix: {out / "report" / better}
+        f"""pictures of what it finds: {out / "found" / "drawn"}
+curves and confusion matrix: {out / "report"}
 
-Try both in a browser, on your own photos or the webcam:
-  grcn demo {runs}
+Try it in a browser, on your own photos or the webcam:
+  grcn demo {out / "run"}
 Next, with a folder of your own (VOC, COCO or YOLO):
   grcn check photos
-  grcn train --data photos --preset grcn_r18 --fit data --out runs/photos
+  grcn train --data photos --preset {PRESET} --fit data --out runs/photos
   grcn evaluate runs/photos --data photos
   grcn predict runs/photos holiday/*.jpg --out found""",
         highlight=False,

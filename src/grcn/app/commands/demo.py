@@ -16,17 +16,17 @@ def demo(words: Sequence[str]) -> int:
     parser = Parser(
         "demo",
         "[RUN [OTHER]] [options]",
-        "Without RUN: the main job from start to end on the embedded data set: renders it, trains a small G-RCN and a "
-        "Faster R-CNN (C5) for as many iterations, measures both and draws what the better one finds. With RUN: a "
-        "page on this machine to try that detector in a browser, on photos or the webcam; with OTHER two side by side.",
-        "grcn demo\ngrcn demo demo/runs/grcn_r18 demo/runs/faster_rcnn_r18_c5",
+        "Without RUN: the main job from start to end on the embedded data set: renders it, trains a small G-RCN, "
+        "measures it and draws what it finds. With RUN: a page on this machine to try that detector in a browser, on "
+        "photos or the webcam; with OTHER two side by side.",
+        "grcn demo\ngrcn demo demo/run",
     )
     parser.add_argument(
         "run", nargs="?", type=str, metavar="RUN", help="run folder, .safetensors or exported file to try"
     )
     parser.add_argument("other", nargs="?", type=str, metavar="OTHER", help="another, beside it")
     parser.add_argument("--out", type=str, default="demo", help="without RUN: folder for data, runs and pictures")
-    parser.add_argument("--iterations", type=int, default=300, help="without RUN: training steps of each detector")
+    parser.add_argument("--iterations", type=int, default=500, help="without RUN: training steps")
     parser.add_argument("--port", type=int, help="of the page; default: the first free one from 7860")
     add_device_options(parser, batches=False)
     options = parser.read(words)
@@ -48,7 +48,7 @@ def _demo_page(options: Any) -> int:
     sources = [source for source in (options.run, options.other) if source is not None]
     for source in sources:
         if not (Path(source).exists() or source.startswith("hf://")):
-            raise CheckpointError(f"{source}: no such run folder or file; `grcn demo` without RUN trains two to try")
+            raise CheckpointError(f"{source}: no such run folder or file; `grcn demo` without RUN trains one to try")
     from grcn.app.gap import label
     from grcn.app.page import open_page
 
