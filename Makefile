@@ -51,6 +51,8 @@ bench: $(INSTALLED)  ## the benchmarks beside their peers, an hour on two idle c
 	$(BIN)/python benchmarks/ablation.py --out $(BENCH)/ablation.json
 	$(BIN)/python benchmarks/training.py --out $(BENCH)/training.json
 	$(BIN)/python benchmarks/matching.py --out $(BENCH)/matching.json
+	$(BIN)/python benchmarks/trial.py --out $(BENCH)/trial.json
+	$(BIN)/python benchmarks/lite.py --out $(BENCH)/lite.json
 	$(BIN)/python benchmarks/evaluation.py --out $(BENCH)/evaluation.json
 	$(BIN)/python benchmarks/loader.py $(DATA) --out $(BENCH)/loader.json
 	$(BIN)/python benchmarks/steps.py $(DATA) --out $(BENCH)/steps.json
