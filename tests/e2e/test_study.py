@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import load_file
 
 from grcn.app.cli import main
 from grcn.data.dataset import open_dataset
@@ -313,6 +314,43 @@ def test_the_commands(done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "nor a study of the package" in capsys.readouterr().err
     assert main(["study"]) == 0
     assert "study table" in capsys.readouterr().out
+
+
+FORKED = """  half: {iterations: 2, model: {separation: none, cls_stride: 16, cls_context: none}}
+  again: {start: half, iterations: 1, optim: {lr: 1.0e-9}, model: {separation: none, cls_stride: 16, cls_context: none}}
+  parted: {start: half, iterations: 1, model: {separation: roi, cls_stride: 16, cls_context: none}}
+"""
+
+
+def write_forks(folder: Path) -> Path:
+    path = write_study(folder)
+    head = path.read_text().partition("  shared: {model")[0].replace("baseline: shared", "baseline: again")
+    path.write_text(head.replace("seeds: [0, 1]", "seeds: [0]") + FORKED)
+    return path
+
+
+def test_cells_that_start_from_another(tmp_path: Path) -> None:
+    study, lines = read_study(write_forks(tmp_path)), list[str]()
+    out = tmp_path / "out"
+    assert run_study(study, out, keep_runs=True, progress=False, say=lines.append) == 3
+    assert "half" in lines[2], "first what the others start from"
+    (kept,) = (out / "starts" / "beach").iterdir()
+    before = load_file(kept)
+    (last,) = (out / "runs" / "beach").glob("again-*/last.safetensors")
+    after = load_file(last)
+    assert before.keys() == after.keys()
+    learned = [name for name in before if not name.endswith(("running_mean", "running_var", "num_batches_tracked"))]
+    assert all(np.allclose(before[name], after[name], atol=1e-5) for name in learned)
+    other = study.only(cells=["parted"])
+    assert run_study(other, out, progress=False, say=lines.append) == 0
+    path = result_path(out, other.trials[0])
+    path.unlink()
+    kept.unlink()
+    with pytest.raises(GrcnError, match="beach half seed 0, from which it starts, are not there"):
+        run_study(other, out, progress=False, say=lines.append)
+    assert run_study(study, out, progress=False, say=lines.append) == 2, "what it starts from is run again, too"
+    assert path.is_file()
+    assert kept.is_file()
 
 
 def start(folder: Path, *words: str) -> subprocess.Popen[str]:

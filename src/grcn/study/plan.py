@@ -16,7 +16,8 @@ cells:                                    # detectors by name: the fields in whi
 ```
 
 Fields are those of `TrainConfig`; a cell's go before a data set's, and these before the base's. A cell may name another
-to be compared with, `baseline: NAME`. With `extends: FILE`, or several, of the same folder, a study starts from theirs
+to be compared with, `baseline: NAME`, and one whose last weights it starts from, on the same data with the same seed,
+`start: NAME`. With `extends: FILE`, or several, of the same folder, a study starts from theirs
 and changes what it names.
 
 A study that is to settle something says beforehand how, and is run with the seeds that it plans and no more:
@@ -53,6 +54,8 @@ MAX_BYTES = 1 << 20
 MAX_DEPTH = 5
 KEYS = ("question", "baseline", "seeds", "base", "data", "cells")
 DECISION_KEYS = ("compare", "metric", "looks", "margin")
+START = "start:"
+"""What stands before the cell's name in `weights` of a trial that starts from another."""
 METRICS = ("AP", "AP50", "AP70", "AP75")
 MAX_QUESTION = 60
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}")
@@ -92,8 +95,9 @@ class Trial:
         seed: of the run.
         config: of the run, but for the folders of data and output.
         digest: of the fields of `config` that change what is learned and are not at their default, of the split that
-            is scored and of the arguments of rendered data; equal trials of several studies share one. What the photos
-            and labels were, the result says.
+            is scored, of the arguments of rendered data and of the trial that it starts from; equal trials of several
+            studies share one. What the photos and labels were, the result says.
+        start: the trial whose last weights it starts from; None: it starts from `config.weights`.
     """
 
     data: str
@@ -101,6 +105,7 @@ class Trial:
     seed: int
     config: TrainConfig
     digest: str
+    start: Trial | None = None
 
     @property
     def name(self) -> str:
@@ -218,6 +223,16 @@ def read_study(file: str | Path) -> Study:
         raise ConfigError(f"{where}seeds {seeds!r}: needs a list of numbers from 0")
     if not isinstance(base, dict):
         raise ConfigError(f"{where}base: expected keys and values, found {base!r}")
+    starts = {name: cell.pop("start", None) for name, cell in cells.items()}
+    for name, start in starts.items():
+        if start is None:
+            continue
+        if not isinstance(start, str) or starts.get(start, name) is not None:
+            first = ", ".join(cell for cell, its in starts.items() if its is None)
+            raise ConfigError(f"{where}cells.{name}.start: {start!r}: needs a cell that starts from none ({first})")
+        if "weights" in cells[name]:
+            raise ConfigError(f"{where}cells.{name}: start and weights: choose one")
+        cells[name] = {**cells[name], "weights": f"{START}{start}"}
     baselines = {name: cell.pop("baseline", content.get("baseline")) for name, cell in cells.items()}
     for name, baseline in baselines.items():
         if not isinstance(baseline, str) or baseline not in cells:
@@ -225,12 +240,15 @@ def read_study(file: str | Path) -> Study:
     seeds = list(dict.fromkeys(seeds))
     decision = _decision(where, content, cells, tuple(sources), tuple(seeds))
     kept = {name: _source(where, name, values) for name, values in sources.items()}
-    trials = tuple(
-        _trial(f"{where}{name}, {cell}: ", name, cell, seed, source, [base, source.config or {}, cells[cell]])
-        for seed in seeds
-        for name, source in kept.items()
-        for cell in cells
-    )
+    made: dict[tuple[int, str, str], Trial] = {}
+    # Seed by seed, so that a study that is cut short has every cell; what others start from before these.
+    for seed in seeds:
+        for name, source in kept.items():
+            for cell in sorted(cells, key=lambda cell: starts[cell] is not None):
+                layers = [base, source.config or {}, cells[cell]]
+                start = made.get((seed, name, starts[cell] or ""))
+                made[seed, name, cell] = _trial(f"{where}{name}, {cell}: ", name, cell, seed, source, layers, start)
+    trials = tuple(made[seed, name, cell] for seed in seeds for name in kept for cell in cells)
     question = str(content.get("question", ""))
     state = digest({**content, "question": question, "seeds": seeds})
     return Study(path.stem, question, baselines, kept, tuple(seeds), trials, state, decision)
@@ -333,7 +351,15 @@ def _source(where: str, name: str, values: dict[str, Any]) -> DataSource:
     return source
 
 
-def _trial(where: str, data: str, cell: str, seed: int, source: DataSource, layers: list[Mapping[str, Any]]) -> Trial:
+def _trial(
+    where: str,
+    data: str,
+    cell: str,
+    seed: int,
+    source: DataSource,
+    layers: list[Mapping[str, Any]],
+    start: Trial | None,
+) -> Trial:
     """The training run that the layers make, the later before the earlier; `model` starts from the preset."""
     fields: dict[str, Any] = {}
     for layer in layers:
@@ -348,7 +374,8 @@ def _trial(where: str, data: str, cell: str, seed: int, source: DataSource, laye
         raise ConfigError(f"{where}{error}") from None
     learned = {k: v for k, v in non_defaults(config).items() if k not in NOT_OF_THE_RESULT}
     scored = {k: v for k, v in non_defaults(source).items() if k in ("generate", "test_split")}
-    return Trial(data, cell, seed, config, digest({"config": learned, **scored}))
+    started = {"start": start.digest} if start else {}
+    return Trial(data, cell, seed, config, digest({"config": learned, **scored, **started}), start)
 
 
 def digest(content: Any) -> str:

@@ -3,6 +3,7 @@
 ```
 OUT/results/DATA/DIGEST.json         one trial's configuration, figures and curve: what is kept
 OUT/runs/DATA/CELL-SEED-DIGEST/      its run folder while it trains; gone when it is done
+OUT/starts/DATA/DIGEST.safetensors   last weights of a trial that others start from
 OUT/data/NAME-DIGEST/                the embedded set, where a study wants it
 ```
 Interrupted or killed, the same command continues: within a trial from its last save. A result, or a run, of other files
@@ -17,6 +18,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -130,6 +132,12 @@ def run_study(
     former = {t: r["fingerprints"] for t, r in results.items() if r is not None and "fingerprints" in r}
     other = [trial for trial, fingerprints in former.items() if differences(fingerprints, of[trial])]
     todo = [trial for trial, result in results.items() if result is None or trial in other]
+    # Weights that a trial starts from may be gone, though its result is there.
+    wanted = {(t.data, t.start.digest): _start_path(out, t.start, of[t]) for t in todo if t.start}
+    lost = [key for key, path in wanted.items() if not path.is_file()]
+    todo += [trial for trial in distinct if trial not in todo and (trial.data, trial.digest) in lost]
+    todo.sort(key=lambda trial: trial.start is not None)
+    begins = {(trial.data, trial.start.digest) for trial in study.trials if trial.start}
     say(f"{study.name}: {len(distinct) - len(todo)} of {len(distinct)} trials are done")
     if unknown := [trial for trial, result in results.items() if result is not None and trial not in former]:
         say(f"{len(unknown)} of them by results that do not say of which photos and labels they are")
@@ -145,10 +153,15 @@ def run_study(
             str(_run_folder(out, trial)),
             of[trial],
             {"name": study.name, "digest": study.digest},
+            start=str(_start_path(out, trial.start, of[trial])) if trial.start else "",
+            keep=str(_start_path(out, trial, of[trial])) if (trial.data, trial.digest) in begins else "",
         )
         for trial in todo
     ]
-    finished = _on_ray(jobs, resources) if engine == "ray" else _one_by_one(jobs, progress)
+    waves = [[job for job in jobs if not job.start], [job for job in jobs if job.start]]
+    finished = chain.from_iterable(
+        _on_ray(wave, resources) if engine == "ray" else _one_by_one(wave, progress) for wave in waves if wave
+    )
     began, failed = time.monotonic(), []
     for done, (job, result) in enumerate(finished, start=1):
         spent = time.monotonic() - began
@@ -174,7 +187,7 @@ def run_study(
 @dataclass(frozen=True)
 class Job:
     """A trial, its data set, the folders of both (`data`, `run`), fingerprints of the files that it is of, and the name
-    and digest of the study that runs it."""
+    and digest of the study that runs it; the files of the weights that it starts from, and is to leave for others."""
 
     trial: Trial
     source: DataSource
@@ -182,6 +195,8 @@ class Job:
     run: str
     fingerprints: dict[str, str]
     study: dict[str, str]
+    start: str = ""
+    keep: str = ""
 
 
 def run_trial(job: Job, progress: bool) -> dict[str, Any]:
@@ -203,7 +218,14 @@ def run_trial(job: Job, progress: bool) -> dict[str, Any]:
     began = time.monotonic()
     run, made_by = Path(job.run), commit()
     _claim(run, job.fingerprints)
-    train(replace(job.trial.config, data=job.data, out=job.run), progress=progress)
+    config = replace(job.trial.config, data=job.data, out=job.run)
+    if job.trial.start:
+        if not Path(job.start).is_file():
+            raise CheckpointError(
+                f"the weights of {job.trial.start.name}, from which it starts, are not there; run that"
+            )
+        config = replace(config, weights=job.start)
+    train(config, progress=progress)
     detector = Detector.load(run / "last.safetensors")
     test = open_dataset(job.data, split=job.source.test_split, class_names=detector.class_names)
     found = evaluate_detector(detector, test)
@@ -214,6 +236,9 @@ def run_trial(job: Job, progress: bool) -> dict[str, Any]:
         rows = list(csv.DictReader(file))
     speeds = sorted(float(row["images_per_second"]) for row in rows if row["images_per_second"])
     batch = job.trial.config.batch_size * job.trial.config.optim.accumulate
+    if job.keep:
+        with atomic_file(Path(job.keep)) as kept:
+            kept.write((run / "last.safetensors").read_bytes())
     return {
         "data": job.trial.data,
         "seed": job.trial.seed,
@@ -342,6 +367,11 @@ def _provide(name: str, source: DataSource, folder: Path, say: Say) -> None:
             raise ConfigError(f"data.{name}.generate: {error}") from None
     elif not folder.is_dir():
         raise ConfigError(f"data set '{name}': no folder {folder}; say with --root where the data sets are")
+
+
+def _start_path(out: Path, trial: Trial, fingerprints: dict[str, str]) -> Path:
+    """Where a trial leaves its weights for others; those of other photos have another name."""
+    return out / "starts" / trial.data / f"{trial.digest}-{fingerprints.get('data', '')}.safetensors"
 
 
 def _run_folder(out: Path, trial: Trial) -> Path:

@@ -55,6 +55,44 @@ def test_a_cell_goes_before_the_data_set_and_that_before_the_base(file: Path) ->
     assert made_c.resume
 
 
+FORKS = (
+    STUDY
+    + """  d: {start: a, iterations: 5}
+  e: {start: a, iterations: 5, preset: faster_rcnn_r18_c5}
+"""
+)
+
+
+def test_a_cell_that_starts_from_another_starts_from_the_same_data_and_seed(file: Path, tmp_path: Path) -> None:
+    plain = {(t.data, t.cell, t.seed): t.digest for t in read_study(file).trials}
+    file.write_text(FORKS)
+    trials = {(t.data, t.cell, t.seed): t for t in read_study(file).trials}
+    for (data, cell, seed), trial in trials.items():
+        assert trial.start is (trials[data, "a", seed] if cell in "de" else None)
+        assert (trial.config.weights == "start:a") == (cell in "de")
+        assert cell in "de" or plain[data, cell, seed] == trial.digest, "others are what they were"
+    file.write_text(FORKS.replace("a: {}", "a: {batch_size: 2}"))
+    changed = {(t.data, t.cell, t.seed): t.digest for t in read_study(file).trials}
+    assert changed["near", "d", 0] != trials["near", "d", 0].digest, "it starts from other weights"
+    assert changed["near", "c", 0] == trials["near", "c", 0].digest
+
+
+@pytest.mark.parametrize(
+    ("cell", "message"),
+    [
+        ("{start: nowhere}", r"cells.d.start: 'nowhere': needs a cell that starts from none \(a, b, c\)"),
+        ("{start: e}", r"cells.d.start: 'e': needs"),
+        ("{start: d}", r"cells.d.start: 'd': needs"),
+        ("{start: [a]}", r"cells.d.start: \['a'\]: needs"),
+        ("{start: a, weights: imagenet}", "cells.d: start and weights: choose one"),
+    ],
+)
+def test_starts_that_cannot_be(file: Path, cell: str, message: str) -> None:
+    file.write_text(FORKS.replace("{start: a, iterations: 5}", cell, 1))
+    with pytest.raises(ConfigError, match=message):
+        read_study(file)
+
+
 def test_equal_trials_of_two_studies_share_a_digest(file: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.yaml"
     other.write_text(STUDY.replace("a: {}", "first: {workers: 1}").replace("baseline: a", "baseline: first"))
