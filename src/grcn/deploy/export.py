@@ -55,7 +55,7 @@ def export(
         detector: from `grcn.model.weights.load_detector`.
         out: the file, or for `openvino` the folder; what was exported there before is replaced.
         format: `onnx`, `openvino`, or `torch`: a `.pt2` file of `torch.export`, to be read with
-            `grcn.deploy.graph` imported.
+            `grcn.geometry.nms` imported.
         size: height and width of the only images that it is to take, one at a time; None: images of any size, and
             any number of one size at a time.
         half: store weights in 16 bits; they are computed in 32.
@@ -167,7 +167,7 @@ def _to_onnx(program: torch.export.ExportedProgram) -> onnx.ModelProto:
 
 
 def _nms(boxes: Any, scores: Any, iou: float, threshold: float, most: int) -> Any:
-    """`grcn.deploy.graph.keep_best` in ONNX, whose operator lists what it keeps."""
+    """`grcn.geometry.nms.keep_best` in ONNX, whose operator lists what it keeps."""
     op: Any = _import("onnxscript", "onnx").opset18
     most_kept, overlap, least = (
         op.Constant(value_int=most),

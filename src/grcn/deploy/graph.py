@@ -15,39 +15,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.ops import nms
 
 from grcn.config import InputConfig
 from grcn.data.transforms import output_size
 from grcn.geometry import boxes as box_ops
+from grcn.geometry.nms import keep_best
 from grcn.model.detector import MULTIPLE, RCNN
-
-
-@torch.library.custom_op("grcn::nms", mutates_args=())
-def keep_best(boxes: Tensor, scores: Tensor, iou: float, threshold: float, most: int) -> Tensor:
-    """Which boxes non-maximum suppression keeps, set by set.
-
-    One operator, since every runtime has it as one, and since its answer, unlike torchvision's, has a shape that is
-    known beforehand.
-
-    Args:
-        boxes: [N, P, 4]; scores: [N, P].
-        iou: above which the lower-scored box is dropped; threshold: only scores above it count.
-        most: boxes kept of a set.
-
-    Returns:
-        [N, P] bool.
-    """
-    kept = torch.zeros_like(scores, dtype=torch.bool)
-    for row, own_boxes, own_scores in zip(kept, boxes, scores, strict=True):
-        above = (own_scores > threshold).nonzero()[:, 0]
-        row[above[nms(own_boxes[above], own_scores[above], iou)[:most]]] = True
-    return kept
-
-
-@keep_best.register_fake
-def _(boxes: Tensor, scores: Tensor, iou: float, threshold: float, most: int) -> Tensor:
-    return torch.empty_like(scores, dtype=torch.bool)
 
 
 class Graph(nn.Module):

@@ -1,11 +1,10 @@
-"""The graph that is exported: resizing as torch does it, NMS as torchvision, everything as the detector itself."""
+"""The graph that is exported: resizing as torch does it, everything as the detector itself."""
 
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -13,7 +12,7 @@ from torch import Tensor
 from grcn import Detections, Detector
 from grcn.config import DetectorConfig, InputConfig, RoIConfig, RPNConfig
 from grcn.data.transforms import output_size, resize
-from grcn.deploy.graph import Graph, _output_size, _resized, keep_best
+from grcn.deploy.graph import Graph, _output_size, _resized
 from grcn.model.optimize import optimized
 from lively import NAMES, assert_same, lively, scene, small
 
@@ -40,19 +39,6 @@ def test_resizing_is_torchs(height: int, width: int, seed: int) -> None:
     assert (apart > 0).float().mean() < 1e-3
     assert not found[:, h:].any()
     assert not found[:, :, w:].any()
-
-
-def test_what_is_kept_is_torchvisions() -> None:
-    generator = torch.Generator().manual_seed(0)
-    corners = torch.rand(3, 40, 2, generator=generator) * 50
-    boxes = torch.cat((corners, corners + 5 + torch.rand(3, 40, 2, generator=generator) * 30), dim=2)
-    scores = torch.rand(3, 40, generator=generator)
-    kept = keep_best(boxes, scores, 0.5, 0.3, 7)
-    for i in range(3):
-        alone = torchvision.ops.nms(boxes[i], scores[i], 0.5)
-        expected = [int(k) for k in alone if scores[i, k] > 0.3][:7]
-        assert kept[i].nonzero()[:, 0].tolist() == sorted(expected)
-    assert not keep_best(boxes, scores, 0.5, 1.0, 7).any()
 
 
 ATTENTION = replace(small("grcn_r18"), loc_context="attention", cls_context="attention")
