@@ -16,9 +16,11 @@ from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.ops import MultiScaleRoIAlign
 
 from grcn.config import DetectorConfig, RoIConfig, RPNConfig
-from grcn.model.losses import roi_losses
+from grcn.geometry import boxes as box_ops
+from grcn.model.detector import _objects, _unpadded
+from grcn.model.losses import FILLING, roi_losses
 from grcn.model.roi import AverageHead, Predictions, RoIStage
-from grcn.model.rpn import RPN
+from grcn.model.rpn import RPN, Objects, Proposals
 
 SIZES = [(96, 128), (81, 100)]
 EVERYTHING = 10**6
@@ -71,7 +73,8 @@ def test_proposals(seed: int, training: bool, min_size: float) -> None:
     theirs.train(training)
     features = torch.randn(2, CHANNELS, 6, 8)
     with torch.no_grad():
-        found, _ = ours(features, SIZES, None)
+        padded, _ = ours(features, box_ops.whole(SIZES, features))
+        found = [boxes[valid] for boxes, valid in zip(*padded, strict=True)]
         logits, deltas = theirs.head([features])
         anchors = theirs.anchor_generator(ImageList(torch.zeros(2, 3, 96, 128), SIZES), [features])
         logits, deltas = logits[0].permute(0, 2, 3, 1).reshape(2, -1), deltas[0].permute(0, 2, 3, 1).reshape(-1, 4)
@@ -91,12 +94,16 @@ def test_rpn_losses(seed: int, count: int, positive_fraction: float) -> None:
     targets = random_targets(count)
     padded = torch.stack((targets[0]["boxes"], torch.zeros(count, 4)))
     real = torch.tensor([[True] * count, [False] * count])
-    _, found = ours(features, SIZES, (padded, real))
+    _, found = ours(features, box_ops.whole(SIZES, features), Objects(padded, real, torch.zeros_like(real).long()))
     _, expected = theirs(ImageList(torch.zeros(2, 3, 96, 128), SIZES), {"0": features}, targets)
     assert found.keys() == expected.keys()
     assert found["loss_rpn_box_reg"] > 0
     for name, loss in found.items():
         torch.testing.assert_close(loss, expected[name], rtol=1e-5, atol=1e-6)
+
+
+def as_objects(targets: list[dict[str, Tensor]]) -> Objects:
+    return _objects(targets, torch.zeros(()))
 
 
 class Constant(nn.Module):
@@ -172,7 +179,12 @@ def test_roi_losses(seed: int, objects: int, count: int) -> None:
     theirs.box_roi_pool, theirs.box_predictor = Constant(), Constant(logits, with_background(deltas))
     theirs.box_head = nn.Identity()
     _, expected = theirs.train()({}, proposals, SIZES, counted)
-    sampled, own_labels, own_wanted = ours.assign(proposals, targets)
+    assigned = ours.assign(Proposals(*box_ops.pad(proposals)), as_objects(targets))
+    real = assigned.labels != FILLING
+    sampled, (own_labels, own_wanted) = (
+        [b[r] for b, r in zip(assigned.boxes, real, strict=True)],
+        (part[real] for part in assigned[1:]),
+    )
     assert [len(s) for s in sampled] == [count + objects, 7]
     image = torch.repeat_interleave(torch.arange(2), torch.tensor([count + objects, 7]))[:, None]
     order = [
@@ -197,7 +209,11 @@ def test_detections(seed: int, count: int, threshold: float, most: int, spread: 
     torch.manual_seed(seed)
     ours, theirs = roi_pair(score_threshold=threshold, detections_per_image=most, nms=0.4)
     proposals, answers = random_proposals(count, 20), random_answers(count + 20, spread)
-    found = ours.detect(answers, proposals, SIZES)
+    boxes, valid = box_ops.pad(proposals)
+    padded = [answer.new_zeros(valid.numel(), *answer.shape[1:]) for answer in answers]
+    for part, answer in zip(padded, answers, strict=True):
+        part[valid.flatten()] = answer
+    found = _unpadded(ours.detect(Predictions(*padded), Proposals(boxes, valid), box_ops.whole(SIZES, boxes)))
     expected = theirs.postprocess_detections(answers.logits, with_background(answers.deltas), proposals, SIZES)
     for own, boxes, scores, labels in zip(found, *expected, strict=True):
         torch.testing.assert_close(own["boxes"], boxes, rtol=0, atol=1e-4)
@@ -215,8 +231,8 @@ def test_a_batch_is_sampled_as_torchvision_does() -> None:
     proposals = [torch.cat((random_proposals(60)[0], targets[0]["boxes"].repeat(4, 1) + 0.5)), random_proposals(9)[0]]
     counted = [t | {"labels": t["labels"] + 1} for t in targets]
     _, _, theirs_labels, _ = theirs.select_training_samples(proposals, counted)
-    _, labels, _ = ours.assign(proposals, targets)
-    own = labels.split([24, 9])
+    labels = ours.assign(Proposals(*box_ops.pad(proposals)), as_objects(targets)).labels
+    own = [row[row != FILLING] for row in labels]
     for image in range(2):
         assert len(theirs_labels[image]) == len(own[image])
         assert (theirs_labels[image] > 0).sum() == (own[image] > 0).sum() == (6, 0)[image]

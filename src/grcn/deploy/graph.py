@@ -1,11 +1,9 @@
 """The whole of prediction as one graph of tensor operations: uint8 images in, detections in their own pixels out.
 
-What `Detector.predict` does in Python, image by image, stands here for a batch of equal-sized images, in shapes that do
-not depend on what is found: a runtime then plans its memory once and computes every image alike. Proposals and
-detections that are fewer than the most are filled up with ones that count for nothing.
+The detector itself is that of `grcn.model`, whose shapes do not depend on what is found. Here stands what comes before
+it: resizing, which `Detector.predict` does in Python image by image, for a batch of images of one size.
 
-Shape letters: B images, H and W of an image as given, h and w as resized, P proposals of an image, C classes, D
-detections of an image.
+Shape letters: B images, H and W of an image as given, h and w as resized, D detections of an image.
 """
 
 from __future__ import annotations
@@ -18,8 +16,6 @@ from torch.nn import functional as F
 
 from grcn.config import InputConfig
 from grcn.data.transforms import output_size
-from grcn.geometry import boxes as box_ops
-from grcn.geometry.nms import keep_best
 from grcn.model.detector import MULTIPLE, RCNN
 
 
@@ -47,16 +43,12 @@ class Graph(nn.Module):
         model, own = self.model, _as_tensor(images.shape[1:3])  # height, width
         small, seen = self._resize(images, own)
         maps = model.separation(self._normalise(small, seen))
-        limit = seen.float().flip(0).repeat(2)  # [4], where boxes end
-        boxes, real = self._propose(*model.rpn.answer(maps.rpn), limit)
-        count, most = real.shape
-        image = torch.arange(count, device=boxes.device, dtype=boxes.dtype)
-        rois = torch.cat((image.repeat_interleave(most)[:, None], boxes.reshape(-1, 4)), dim=1)  # [B * P, 5]
-        corner = (limit * limit.new_tensor([0.0, 0.0, 1.0, 1.0])).expand(count, 4)
-        answers = model.roi.answer(maps, rois, torch.cat((image[:, None], corner), dim=1))
-        boxes, scores, class_ids = self._detect(*answers, boxes, real, limit)
+        whole = torch.cat((seen.new_zeros(2), seen.flip(0))).float().expand(images.shape[0], 4)
+        proposals, _ = model.rpn(maps.rpn, whole)
+        found = model.roi.detect(model.roi(maps, proposals.boxes, whole), proposals, whole)
         to_own = (own.float() / seen).flip(0).repeat(2)
-        return (boxes * to_own).minimum(own.float().flip(0).repeat(2)), scores, class_ids
+        boxes = (found.boxes * to_own).minimum(own.float().flip(0).repeat(2))
+        return boxes, found.scores, found.labels
 
     def _resize(self, images: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
         """`images` at the size that the model sees, padded, [B, h', w', 3], multiples of 32, whole numbers 0..255; and
@@ -83,50 +75,6 @@ class Graph(nn.Module):
         inside = (y < seen[0])[:, None] & (x < seen[1])
         return ((pixels.permute(0, 3, 1, 2) / 255 - self.model.mean) / self.model.std) * inside
 
-    def _propose(self, logits: Tensor, deltas: Tensor, anchors: Tensor, limit: Tensor) -> tuple[Tensor, Tensor]:
-        """Proposals [B, P, 4] by falling objectness, and the mask [B, P] of real ones; the others have no area."""
-        c = self.model.config.rpn
-        logits, deltas = box_ops.precise(logits), box_ops.precise(deltas)
-        # So many that the map of a small image has enough, too; what is added comes last and counts for nothing.
-        logits = torch.cat((logits, logits.new_full((logits.shape[0], c.pre_nms_test), -torch.inf)), dim=1)
-        scores, index = logits.topk(c.pre_nms_test, dim=1)
-        index = index.clamp(max=anchors.shape[0] - 1)
-        boxes = box_ops.decode(deltas.gather(1, index[..., None].expand(-1, -1, 4)), anchors[index])
-        boxes = boxes.clamp(min=0).minimum(limit)
-        scores = scores.masked_fill(~_has_area(boxes, c.min_size), -torch.inf)
-        kept = keep_best(boxes, scores, c.nms, LOWEST, c.post_nms_test)
-        scores, index = scores.masked_fill(~kept, -torch.inf).topk(min(c.post_nms_test, c.pre_nms_test), dim=1)
-        real = scores > LOWEST
-        return boxes.gather(1, index[..., None].expand(-1, -1, 4)) * real[..., None], real
-
-    def _detect(
-        self, logits: Tensor, deltas: Tensor, proposals: Tensor, real: Tensor, limit: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Boxes [B, D, 4], scores [B, D] and class ids [B, D] in pixels of the resized image."""
-        c, classes = self.model.config.roi, self.model.num_classes
-        count, most = real.shape
-        scores = box_ops.precise(logits).softmax(dim=1)[:, 1:].reshape(count, most, classes).transpose(1, 2)
-        boxes = box_ops.decode(box_ops.precise(deltas), proposals.reshape(-1, 1, 4), c.box_weights)
-        boxes = boxes.reshape(count, most, classes, 4).transpose(1, 2).clamp(min=0).minimum(limit)  # [B, C, P, 4]
-        counts = (scores > c.score_threshold) & real[:, None] & _has_area(boxes, 1e-2)
-        scores = scores.masked_fill(~counts, -1.0)
-        kept = keep_best(
-            boxes.reshape(-1, most, 4), scores.reshape(-1, most), c.nms, c.score_threshold, c.detections_per_image
-        )
-        scores = scores.masked_fill(~kept.view_as(scores), -1.0).reshape(count, -1)  # [B, C * P]
-        scores, index = scores.topk(min(c.detections_per_image, classes * most), dim=1)
-        boxes = boxes.reshape(count, -1, 4).gather(1, index[..., None].expand(-1, -1, 4))
-        found = scores > c.score_threshold
-        return (
-            boxes * found[..., None],
-            scores * found,
-            (index // most).masked_fill(~found, -1),
-        )
-
-
-LOWEST = -1e30
-"""Below every objectness; what counts for nothing is lower still."""
-
 
 def _as_tensor(shape: Sequence[int]) -> Tensor:
     return torch.stack([torch.scalar_tensor(n, dtype=torch.int64) for n in shape])
@@ -139,10 +87,6 @@ def _output_size(own: Tensor, config: InputConfig) -> Tensor:
     side = torch.where(by_short, small, large)
     target = torch.where(by_short, short, long)
     return ((2 * own * target + side) // (2 * side)).clamp(min=1)
-
-
-def _has_area(boxes: Tensor, side: float) -> Tensor:
-    return ((boxes[..., 2:] - boxes[..., :2]) >= side).all(dim=-1)
 
 
 def _resized(images: Tensor, new: Tensor, cells: Sequence[int]) -> Tensor:

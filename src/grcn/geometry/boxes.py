@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,12 +41,19 @@ def iou(a: Tensor, b: Tensor) -> Tensor:
     return torch.where(union > 0, intersection / union, 0.0)
 
 
-def clip(boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """Boxes [..., 4] cut to an image of `size` (height, width)."""
-    height, width = size
-    x = boxes[..., 0::2].clamp(0, width)
-    y = boxes[..., 1::2].clamp(0, height)
-    return torch.stack((x, y), dim=-1).flatten(-2)
+def whole(sizes: Sequence[tuple[int, int]], like: Tensor) -> Tensor:
+    """Images of `sizes` (height, width) as boxes [B, 4] of the type of `like`, where it is."""
+    return constant([(0, 0, width, height) for height, width in sizes], like)
+
+
+def clip(boxes: Tensor, image: Tensor) -> Tensor:
+    """Boxes [..., 4] cut to an image [..., 4], itself a box that begins at 0; shapes broadcast."""
+    return boxes.clamp(min=0).minimum(torch.cat((image[..., 2:], image[..., 2:]), dim=-1))
+
+
+def has_area(boxes: Tensor, side: float) -> Tensor:
+    """Which boxes [..., 4] are at least `side` wide and high: [...] bool."""
+    return ((boxes[..., 2:] - boxes[..., :2]) >= side).all(dim=-1)
 
 
 def encode(boxes: Tensor, references: Tensor, weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0)) -> Tensor:
@@ -62,16 +70,21 @@ def encode(boxes: Tensor, references: Tensor, weights: Sequence[float] = (1.0, 1
     centres, reference_centres = boxes[..., :2] + 0.5 * sides, references[..., :2] + 0.5 * reference_sides
     shifts = (centres - reference_centres) / reference_sides
     deltas = torch.cat((shifts, torch.log(sides / reference_sides)), dim=-1)
-    return deltas * deltas.new_tensor(weights)
+    return deltas * constant(weights, deltas)
 
 
 def decode(deltas: Tensor, references: Tensor, weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0)) -> Tensor:
     """The inverse of `encode`; log ratios are capped at `MAX_LOG_RATIO`. Shapes broadcast: [..., 4] -> [..., 4]."""
-    deltas = deltas / deltas.new_tensor(weights)
+    deltas = deltas / constant(weights, deltas)
     reference_sides = references[..., 2:] - references[..., :2]
     centres = references[..., :2] + 0.5 * reference_sides + deltas[..., :2] * reference_sides
     half = 0.5 * torch.exp(deltas[..., 2:].clamp(max=MAX_LOG_RATIO)) * reference_sides
     return torch.cat((centres - half, centres + half), dim=-1)
+
+
+def constant(values: Sequence[Any], like: Tensor) -> Tensor:
+    """Numbers as a tensor of the type of `like`, where it is; a device is not waited for."""
+    return torch.tensor(values, dtype=like.dtype, device="cpu").to(like.device, non_blocking=True)
 
 
 def pad(boxes: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

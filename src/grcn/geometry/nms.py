@@ -7,8 +7,8 @@ from torch import Tensor
 from torchvision.ops import nms
 
 FEW = 1 << 14
-"""Boxes of all sets that a GPU compares as they are. Of more, those above the threshold are picked out first, which is one
-more wait for the device: every box is compared with every other, also of other sets."""
+"""Boxes of all sets that a GPU compares as they are. Of more, those above the threshold are picked out first, which is
+one more wait for the device: every box is compared with every other, also of other sets."""
 GROUP = 512
 """Boxes that a CPU compares at a time, unless one set has more."""
 

@@ -18,6 +18,18 @@ class Samples(NamedTuple):
     real: Tensor
     positive: Tensor
 
+    def packed(self, count: int) -> Samples:
+        """`count` of each image (or K): the real ones in their order, then the same in turn, as filling.
+
+        Filling that is like the rest, since what looks at it may count with it (batch norm).
+        """
+        place = torch.arange(min(count, self.real.shape[1]), device=self.real.device)
+        number = self.real.sum(dim=1, keepdim=True)
+        order = self.real.byte().argsort(dim=1, descending=True, stable=True)
+        order = order.gather(1, place % number.clamp(min=1))
+        real = place < number
+        return Samples(self.indices.gather(1, order), real, self.positive.gather(1, order) & real)
+
 
 def sample(
     labels: Tensor, count: int, positive_fraction: float, generators: Sequence[torch.Generator] | None = None

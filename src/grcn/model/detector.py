@@ -19,8 +19,9 @@ from grcn.geometry import boxes as box_ops
 from grcn.model.backbones import Backbone, make_backbone
 from grcn.model.backbones.layers import quicken
 from grcn.model.backbones.pretrained import load_backbone
-from grcn.model.roi import AverageHead, ConvHead, FCHead, RoIStage, head_keys
-from grcn.model.rpn import RPN, Sizes
+from grcn.model.losses import roi_losses
+from grcn.model.roi import AverageHead, ConvHead, FCHead, Found, Predictions, RoIStage, head_keys
+from grcn.model.rpn import RPN, Objects
 from grcn.model.separation import Separation
 from grcn.presets import preset
 
@@ -87,17 +88,20 @@ class RCNN(nn.Module):
         batch, sizes = self.batch(images)
         if self.training:
             check_targets(images, targets, self.num_classes)
-        else:
-            targets = None
-        maps = self.separation(batch.to(self.rpn.conv.weight.dtype))
-        objects = None if targets is None else box_ops.pad([t["boxes"] for t in targets])
+        objects = _objects(targets, batch) if self.training and targets is not None else None
         generators = None if seeds is None else [torch.Generator(batch.device).manual_seed(s) for s in seeds]
-        proposals, rpn_losses = self.rpn(maps.rpn, sizes, objects, generators)
-        detections, roi_losses = self.roi(maps, proposals, sizes, targets, generators, score)
-        result: dict[str, Tensor] | list[dict[str, Tensor]] = detections if targets is None else rpn_losses | roi_losses
-        return result
+        whole = box_ops.whole(sizes, batch)
+        maps = self.separation(batch.to(self.rpn.conv.weight.dtype))
+        proposals, rpn_losses = self.rpn(maps.rpn, whole, objects, generators)
+        if objects is None:
+            predictions: Predictions = self.roi(maps, proposals.boxes, whole)
+            return _unpadded(self.roi.detect(predictions, proposals, whole, score))
+        boxes, labels, wanted = self.roi.assign(proposals, objects, generators)
+        predictions = self.roi(maps, boxes, whole)
+        own = roi_losses(predictions.logits, predictions.deltas, labels.flatten(), wanted.flatten(0, 1))
+        return {**rpn_losses, **own}
 
-    def batch(self, images: list[Tensor]) -> tuple[Tensor, Sizes]:
+    def batch(self, images: list[Tensor]) -> tuple[Tensor, list[tuple[int, int]]]:
         """Normalised images [B, 3, H, W], zero-padded at the right and bottom, and their sizes (height, width)."""
         check_images(images)
         sizes = [(image.shape[1], image.shape[2]) for image in images]
@@ -131,6 +135,22 @@ class RCNN(nn.Module):
             for name, stage in chain.named_children()
             if name in frozen
         ]
+
+
+def _objects(targets: list[dict[str, Tensor]], batch: Tensor) -> Objects:
+    """Targets as tensors of the type of `batch`, where it is."""
+    boxes, real = box_ops.pad([target["boxes"].to(batch) for target in targets])
+    labels = [target["labels"].to(batch.device, non_blocking=True) for target in targets]
+    return Objects(boxes, real, nn.utils.rnn.pad_sequence(labels, batch_first=True))
+
+
+def _unpadded(found: Found) -> list[dict[str, Tensor]]:
+    """Detections image by image. Nothing before this has a length that depends on a picture."""
+    counts: list[int] = found.valid.sum(dim=1).tolist()
+    return [
+        {"boxes": boxes[:count], "scores": scores[:count], "labels": labels[:count]}
+        for boxes, scores, labels, count in zip(*found[:3], counts, strict=True)
+    ]
 
 
 def _head(config: DetectorConfig, backbone: Backbone, channels: int) -> nn.Module:

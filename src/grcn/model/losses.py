@@ -10,6 +10,8 @@ from grcn.geometry.boxes import precise
 
 # Where smooth L1 turns from square to line, in deltas; 1/9 as in Detectron and torchvision.
 BETA = 1 / 9
+# The label of a RoI that only fills a tensor.
+FILLING = -1
 
 
 def _over_ranks(count: Tensor) -> Tensor:
@@ -51,13 +53,14 @@ def roi_losses(logits: Tensor, deltas: Tensor, labels: Tensor, wanted: Tensor) -
 
     Args:
         logits: [R, 1 + C], background first; deltas: [R, C, 4]: predicted.
-        labels: [R] int64, 0 for background, else class id + 1; wanted: [R, 4] deltas (any values for background).
+        labels: [R] int64, 0 for background, else class id + 1, or `FILLING`; wanted: [R, 4] deltas (any finite values
+            but for objects).
 
     Returns:
-        loss_classifier, the mean over RoIs; loss_box_reg, the positives' sum over the number of all RoIs.
+        loss_classifier, the mean over RoIs but filling; loss_box_reg, the positives' sum over the same number.
     """
-    count = _over_ranks(torch.tensor(len(labels), device=labels.device)).clamp(min=1)  # without any: zero, not NaN
-    entropy = F.cross_entropy(precise(logits), labels, reduction="sum")
+    count = _over_ranks((labels != FILLING).sum()).clamp(min=1)  # without any: zero, not NaN
+    entropy = F.cross_entropy(precise(logits), labels, reduction="sum", ignore_index=FILLING)
     own = precise(deltas[torch.arange(len(labels), device=labels.device), (labels - 1).clamp(min=0)])  # [R, 4]
     distance = F.smooth_l1_loss(own, wanted, beta=BETA, reduction="none").sum(dim=-1)
     return {

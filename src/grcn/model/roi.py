@@ -3,7 +3,8 @@
 Each task reads its own map. How much of the way from map to answer the tasks share is the configuration's
 `separation`: one head for both, a head each, or a head and map-level layers each.
 
-Shape letters: B images, P proposals of an image, K samples of an image, R RoIs of the batch, C classes, F features.
+Shape letters: B images, P proposals of an image, K samples of an image, G objects of an image, R RoIs of the batch, as
+many of each image, C classes, F features, D detections of an image.
 """
 
 from __future__ import annotations
@@ -14,15 +15,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.grad import conv2d_input
-from torchvision.ops import batched_nms, remove_small_boxes
 
 from grcn.config import DetectorConfig
 from grcn.geometry import boxes as box_ops
 from grcn.geometry.matching import BACKGROUND, match
+from grcn.geometry.nms import keep_best
 from grcn.geometry.sampling import sample
-from grcn.model.losses import roi_losses
+from grcn.model.losses import FILLING
 from grcn.model.pooling import roi_align, roi_pool
-from grcn.model.rpn import Generators, Sizes
+from grcn.model.rpn import Generators, Objects, Proposals
 from grcn.model.separation import Maps, run
 from grcn.runtime import convolves_whole_rois
 
@@ -151,6 +152,25 @@ class AttentionContext(nn.Module):
         return torch.relu(self.transform(pooled))
 
 
+class Assigned(NamedTuple):
+    """What is trained on: boxes [B, K, 4]; labels [B, K], 0 for background, class id + 1, or `FILLING`; wanted deltas
+    [B, K, 4]."""
+
+    boxes: Tensor
+    labels: Tensor
+    wanted: Tensor
+
+
+class Found(NamedTuple):
+    """Detections by falling score: boxes [B, D, 4], scores [B, D], labels [B, D] (class ids), valid [B, D] bool; the
+    others, at the end, have boxes and scores of zero and the label -1."""
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+    valid: Tensor
+
+
 class Predictions(NamedTuple):
     """logits [R, 1 + C], background first; deltas [R, C, 4]."""
 
@@ -205,39 +225,14 @@ class RoIStage(nn.Module):
             nn.init.normal_(layer.weight, std=std)
             nn.init.zeros_(layer.bias)
 
-    def forward(
-        self,
-        maps: Maps,
-        proposals: list[Tensor],
-        sizes: Sizes,
-        targets: list[dict[str, Tensor]] | None,
-        generators: Generators = None,
-        score: float | None = None,
-    ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
-        """Detections of each image outside training, losses in training; the other is empty.
+    def forward(self, maps: Maps, boxes: Tensor, images: Tensor) -> Predictions:
+        """Class logits and box deltas of every RoI, image by image.
 
         Args:
-            proposals: [P_i, 4] per image; targets: boxes and labels per image, None outside training.
-            generators: of what is sampled in each image (`geometry.sampling.sample`).
-            score: as in `detect`.
+            boxes: [B, P, 4].
+            images: [B, 4], each image, without padding, as a box.
         """
-        if targets is None:
-            return self.detect(self.predict(maps, proposals, sizes), proposals, sizes, score), {}
-        proposals, labels, wanted = self.assign(proposals, targets, generators)
-        return [], roi_losses(*self.predict(maps, proposals, sizes), labels, wanted)
-
-    def predict(self, maps: Maps, proposals: list[Tensor], sizes: Sizes) -> Predictions:
-        """Class logits and box deltas of every proposal, image by image."""
-        whole = [[i, 0, 0, width, height] for i, (height, width) in enumerate(sizes)]
-        return self.answer(maps, _rois(proposals), proposals[0].new_tensor(whole))
-
-    def answer(self, maps: Maps, rois: Tensor, whole: Tensor) -> Predictions:
-        """Class logits and box deltas of every RoI.
-
-        Args:
-            rois: [R, 5], index of the image, then the box.
-            whole: [B, 5], each image, without padding, as a RoI.
-        """
+        rois, whole = _rois(boxes), _rois(images[:, None])
         reduced = {key: layer(getattr(maps, _task_of(key))) for key, layer in self.reduce.items()}
         keys = {task: task if task in self.heads else "shared" for task in TASKS}
         vectors = self._vectors(reduced, rois, set(keys.values()))  # [R, F] each
@@ -275,66 +270,63 @@ class RoIStage(nn.Module):
         return roi_align(features, rois, size, 1 / stride, roi.sampling_ratio, aligned=roi.aligned)
 
     @torch.no_grad()
-    def assign(
-        self, proposals: list[Tensor], targets: list[dict[str, Tensor]], generators: Generators = None
-    ) -> tuple[list[Tensor], Tensor, Tensor]:
+    def assign(self, proposals: Proposals, objects: Objects, generators: Generators = None) -> Assigned:
         """Training samples: the objects join the proposals, then a share of positives is drawn.
 
-        Returns:
-            sampled boxes [K_i, 4] per image; labels [R], 0 for background, else class id + 1; wanted deltas [R, 4].
+        Args:
+            generators: of what is sampled in each image (`geometry.sampling.sample`).
         """
-        roi = self.config.roi
-        objects, real = box_ops.pad([t["boxes"] for t in targets])  # [B, G, 4], [B, G]
-        names = nn.utils.rnn.pad_sequence([t["labels"] for t in targets], batch_first=True)  # [B, G]
-        candidates, present = box_ops.pad(
-            [torch.cat((p, t["boxes"])) for p, t in zip(proposals, targets, strict=True)]
-        )  # [B, P, 4]
+        roi, number = self.config.roi, objects.boxes.shape[1]
+        # An image's objects come behind its own proposals, wherever those of others end: its samples are its own.
+        end = proposals.valid.sum(dim=1, keepdim=True)  # [B, 1]
+        place = end + torch.arange(number, device=end.device)
+        candidates = F.pad(proposals.boxes, (0, 0, 0, number))  # [B, P + G, 4]
+        candidates = candidates.scatter(1, place[..., None].expand(-1, -1, 4), objects.boxes)
+        end = end + objects.real.sum(dim=1, keepdim=True)
+        present = torch.arange(candidates.shape[1], device=end.device) < end
+        threshold = roi.foreground_iou
         matched = match(
-            objects, real, candidates, foreground=roi.foreground_iou, background=roi.foreground_iou, keep_best=False
+            objects.boxes, objects.real, candidates, foreground=threshold, background=threshold, keep_best=False
         )
-        labels = torch.zeros_like(matched)
-        if objects.shape[1]:
-            labels = torch.where(matched == BACKGROUND, 0, names.gather(1, matched.clamp(min=0)) + 1)
+        labels, own = torch.zeros_like(matched), candidates
+        if number:
+            index = matched.clamp(min=0)
+            labels = torch.where(matched == BACKGROUND, 0, objects.labels.gather(1, index) + 1)
+            own = objects.boxes.gather(1, index[..., None].expand(-1, -1, 4))
         samples = sample(labels.masked_fill(~present, -1), roi.batch_per_image, roi.positive_fraction, generators)
-        boxes = candidates.gather(1, samples.indices[..., None].expand(-1, -1, 4))  # [B, K, 4]
-        wanted = torch.zeros_like(boxes)
-        if objects.shape[1]:
-            index = matched.gather(1, samples.indices)
-            own = objects.gather(1, index.clamp(min=0)[..., None].expand(-1, -1, 4))
-            # Background is matched with itself, whose deltas are zero; padding with a unit box, so that all is finite.
-            boxes_or_unit = torch.where(samples.real[..., None], boxes, boxes.new_tensor([0, 0, 1, 1]))
-            own = torch.where(samples.positive[..., None], own, boxes_or_unit)
-            wanted = box_ops.encode(own, boxes_or_unit, roi.box_weights)
-        sampled = [b[r] for b, r in zip(boxes, samples.real, strict=True)]
-        return sampled, labels.gather(1, samples.indices)[samples.real], wanted[samples.real]
+        samples = samples.packed(min(roi.batch_per_image, candidates.shape[1]))
+        corners = samples.indices[..., None].expand(-1, -1, 4)
+        boxes = candidates.gather(1, corners)
+        # Background is matched with itself, whose deltas are zero; filling with a unit box, so that all is finite.
+        references = torch.where(samples.real[..., None], boxes, box_ops.constant((0, 0, 1, 1), boxes))
+        own = torch.where(samples.positive[..., None], own.gather(1, corners), references)
+        wanted = box_ops.encode(own, references, roi.box_weights)
+        return Assigned(boxes, labels.gather(1, samples.indices).masked_fill(~samples.real, FILLING), wanted)
 
     def detect(
-        self, predictions: Predictions, proposals: list[Tensor], sizes: Sizes, score: float | None = None
-    ) -> list[dict[str, Tensor]]:
+        self, predictions: Predictions, proposals: Proposals, images: Tensor, score: float | None = None
+    ) -> Found:
         """Detections of each image: per class, boxes above the score threshold after NMS, the best of all classes.
 
         Args:
+            images: as in `forward`.
             score: the threshold; None: the configuration's.
-
-        Returns:
-            per image boxes [N, 4], scores [N], labels [N] (class ids), by falling score.
         """
-        roi = self.config.roi
-        threshold = roi.score_threshold if score is None else score
-        counts = [len(p) for p in proposals]
-        scores = box_ops.precise(predictions.logits).softmax(dim=1)[:, 1:]  # [R, C]
-        boxes = box_ops.decode(box_ops.precise(predictions.deltas), torch.cat(proposals)[:, None], roi.box_weights)
-        detections = []
-        for image_boxes, image_scores, size in zip(
-            torch.split(boxes, counts), torch.split(scores, counts), sizes, strict=True
-        ):
-            row, label = torch.nonzero(image_scores > threshold, as_tuple=True)
-            clipped, own = box_ops.clip(image_boxes[row, label], size), image_scores[row, label]
-            kept = remove_small_boxes(clipped, 1e-2)
-            clipped, own, label = clipped[kept], own[kept], label[kept]
-            kept = batched_nms(clipped, own, label, roi.nms)[: roi.detections_per_image]
-            detections.append({"boxes": clipped[kept], "scores": own[kept], "labels": label[kept]})
-        return detections
+        c, (count, most) = self.config.roi, proposals.valid.shape
+        threshold = c.score_threshold if score is None else score
+        scores = box_ops.precise(predictions.logits).softmax(dim=1)[:, 1:].reshape(count, most, -1).transpose(1, 2)
+        boxes = box_ops.decode(box_ops.precise(predictions.deltas), proposals.boxes.reshape(-1, 1, 4), c.box_weights)
+        boxes = boxes.reshape(count, most, -1, 4).transpose(1, 2)  # [B, C, P, 4]
+        boxes = box_ops.clip(boxes, images[:, None, None])
+        counts = (scores > threshold) & proposals.valid[:, None] & box_ops.has_area(boxes, 1e-2)
+        scores = scores.masked_fill(~counts, -1.0)
+        sets = boxes.detach().reshape(-1, most, 4), scores.detach().reshape(-1, most)
+        kept = keep_best(*sets, c.nms, threshold, c.detections_per_image)
+        scores = scores.masked_fill(~kept.view_as(scores), -1.0).reshape(count, -1)  # [B, C * P]
+        scores, index = scores.topk(min(c.detections_per_image, self.num_classes * most), dim=1)
+        boxes = boxes.reshape(count, -1, 4).gather(1, index[..., None].expand(-1, -1, 4))
+        valid = scores > threshold
+        return Found(boxes * valid[..., None], scores * valid, (index // most).masked_fill(~valid, -1), valid)
 
 
 def pooled_keys(config: DetectorConfig) -> tuple[str, ...]:
@@ -352,10 +344,8 @@ def _task_of(key: str) -> Task:
     return "loc" if key == "loc" else "cls"
 
 
-def _rois(boxes: list[Tensor]) -> Tensor:
-    """Boxes per image to [R, 5]: index of the image, then the box."""
-    joined = torch.cat(boxes)
-    images = torch.arange(len(boxes), device=joined.device)
-    counts = torch.tensor([len(b) for b in boxes], device=joined.device)
-    index = images.repeat_interleave(counts, output_size=len(joined))
-    return torch.cat((index[:, None].to(joined.dtype), joined), dim=1)
+def _rois(boxes: Tensor) -> Tensor:
+    """Boxes [B, P, 4] to [B * P, 5]: index of the image, then the box."""
+    images, each = boxes.shape[:2]
+    index = torch.arange(images, device=boxes.device, dtype=boxes.dtype).repeat_interleave(each)
+    return torch.cat((index[:, None], boxes.reshape(-1, 4)), dim=1)

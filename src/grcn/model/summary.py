@@ -112,7 +112,7 @@ def summarize(
         outputs[model.rpn].append(hidden)
         model.rpn.objectness(hidden)
         model.rpn.deltas(hidden)
-        model.roi.predict(maps, [torch.empty(proposals, 4)], [size])
+        model.roi(maps, torch.empty(1, proposals, 4), torch.empty(1, 4))
     stages = sorted(
         _stages(model, outputs, padded[0]), key=lambda stage: ("both", "rpn", "cls", "loc").index(stage.task)
     )

@@ -33,6 +33,13 @@ def test_counts_and_kinds(images: list[list[int]], count: int, fraction: float, 
         assert (kinds >= 0).all()
         assert torch.equal(samples.positive[image, samples.real[image]], kinds > 0)
         assert not samples.positive[image, ~samples.real[image]].any()
+        # Packed: the same ones in their order, then in turn again.
+        packed, size = samples.packed(count), min(count, samples.real.shape[1])
+        assert torch.equal(packed.indices[image, packed.real[image]], drawn)
+        if len(drawn):
+            assert torch.equal(packed.indices[image], drawn[torch.arange(size) % len(drawn)])
+        assert packed.real[image].sum() == len(drawn) <= packed.real.shape[1] == size
+        assert packed.positive[image].sum() == most
 
 
 def test_every_box_is_as_likely_as_every_other() -> None:

@@ -12,9 +12,11 @@ from torch import Tensor, nn
 from torchvision.ops import roi_align, roi_pool
 
 from grcn.config import Context, DetectorConfig, RoIConfig
+from grcn.geometry import boxes as box_ops
 from grcn.model.detector import RCNN
+from grcn.model.losses import FILLING
 from grcn.model.roi import TASKS, AverageHead, FCHead, Predictions, Task
-from grcn.model.rpn import Sizes
+from grcn.model.rpn import Objects, Proposals
 from grcn.model.separation import Maps
 
 from .building import build, random_images, small
@@ -22,8 +24,8 @@ from .building import build, random_images, small
 SIZES = ((64, 96), (41, 70), (50, 33))
 
 
-def by_hand(model: RCNN, maps: Maps, proposals: list[Tensor], sizes: Sizes) -> Predictions:
-    """What `RoIStage.predict` promises."""
+def by_hand(model: RCNN, maps: Maps, proposals: list[Tensor], sizes: list[tuple[int, int]]) -> Predictions:
+    """What `RoIStage.forward` promises."""
     answers: dict[Task, list[Tensor]] = {"cls": [], "loc": []}
     for image, boxes in enumerate(proposals):
         height, width = sizes[image]
@@ -124,7 +126,10 @@ def check(model: RCNN) -> None:
     with torch.no_grad():
         batch, sizes = model.batch(random_images(*SIZES))
         maps = model.separation(batch)
-        found, expected = model.roi.predict(maps, proposals, sizes), by_hand(model, maps, proposals, sizes)
+        padded, valid = box_ops.pad(proposals)
+        found = model.roi(maps, padded, box_ops.whole(sizes, batch))
+        found = Predictions(*[part[valid.flatten()] for part in found])
+        expected = by_hand(model, maps, proposals, sizes)
     assert found.logits.shape == (5, 4)
     assert found.deltas.shape == (5, 3, 4)
     assert found.logits.std(dim=0).min() > 1e-3  # RoIs differ
@@ -136,15 +141,15 @@ def test_global_context_sees_the_whole_image_and_nothing_of_the_padding() -> Non
     """Beside a larger image, an image's own context is that of its own pixels' cells."""
     torch.manual_seed(0)
     model = build(small("grcn_r18")).eval()
-    sizes = [(64, 64), (96, 128)]
+    whole = torch.tensor([[0.0, 0, 64, 64], [0, 0, 128, 96]])
     maps = Maps(*[torch.randn(2, 512, -(-96 // s), 128 // s) for s in (16, 32, 16)])
-    proposals = [torch.tensor([[2.0, 2, 10, 10]]), torch.zeros(0, 4)]
+    boxes = torch.tensor([[[2.0, 2, 10, 10]], [[0, 0, 0, 0]]])
     with torch.no_grad():
-        before = model.roi.predict(maps, proposals, sizes).logits
+        before = model.roi(maps, boxes, whole).logits
         maps.cls[0, :, :, 3:] += 100  # padding, beyond bilinear reach of the image's edge
-        assert torch.equal(model.roi.predict(maps, proposals, sizes).logits, before)
+        assert torch.equal(model.roi(maps, boxes, whole).logits, before)
         maps.cls[0, :, 1, 1] += 1  # the image's far corner, which the RoI itself does not see
-        assert not torch.allclose(model.roi.predict(maps, proposals, sizes).logits, before)
+        assert not torch.allclose(model.roi(maps, boxes, whole).logits, before)
 
 
 # Few RoIs, or no AVX-512: a matrix product; many, and AVX-512: a convolution.
@@ -194,24 +199,58 @@ def test_all_negative_and_all_positive_samples() -> None:
     torch.manual_seed(0)
     model = build(small("faster_rcnn_r18_c5", roi=RoIConfig(batch_per_image=8, positive_fraction=0.25, fc_channels=8)))
     box = torch.tensor([[10.0, 10, 40, 40]])
-    target = {"boxes": box, "labels": torch.tensor([2])}
+    objects = Objects(box[None], torch.ones(1, 1).bool(), torch.tensor([[2]]))
     far = torch.tensor([[50.0, 50, 60, 60]]).repeat(20, 1)
     for proposals, positive, count in ((far, 1, 8), (box.repeat(20, 1), 2, 2), (far[:3], 1, 4), (far[:0], 1, 1)):
-        (sampled,), labels, wanted = model.roi.assign([proposals], [target])
-        assert len(sampled) == len(labels) == len(wanted) == count
-        assert (labels == 3).sum() == positive
-        assert (labels == 0).sum() == count - positive
-        assert (wanted == 0).all()
+        found = model.roi.assign(Proposals(*box_ops.pad([proposals])), objects)
+        real = found.labels != FILLING
+        assert real.sum() == count
+        assert (found.labels == 3).sum() == positive
+        assert (found.labels == 0).sum() == count - positive
+        assert (found.wanted == 0).all()
+        # Filling is the samples again, in turn: what batch norm in a head sees of an image is these alone.
+        places = torch.arange(found.boxes.shape[1])
+        assert torch.equal(found.boxes[0], found.boxes[0, places % count])
+
+
+def test_an_images_samples_are_its_own() -> None:
+    """Whatever proposals and objects the images beside it have."""
+    with torch.device("meta"):
+        model = build(small("faster_rcnn_r18_c5", roi=RoIConfig(batch_per_image=16, fc_channels=8)))
+    torch.manual_seed(0)
+    corners = torch.rand(40, 2) * 60
+    proposals = torch.cat((corners, corners + 10), dim=1)
+    counts = ((12, 2), (40, 0), (3, 5))  # proposals and objects of each image
+    both = [(proposals[:p], proposals[:o] + 1, torch.arange(o) % 3) for p, o in counts]
+
+    def assign(images: list[int]) -> list[list[Tensor]]:
+        boxes, real = box_ops.pad([both[i][1] for i in images])
+        labels = nn.utils.rnn.pad_sequence([both[i][2] for i in images], batch_first=True)
+        found = model.roi.assign(
+            Proposals(*box_ops.pad([both[i][0] for i in images])),
+            Objects(boxes, real, labels),
+            [torch.Generator().manual_seed(i) for i in images],
+        )
+        valid = found.labels != FILLING
+        return [[part[i, valid[i]] for part in found] for i in range(len(images))]
+
+    together = assign([0, 1, 2])
+    assert [len(boxes) for boxes, *_ in together] == [14, 16, 4]  # of the last, all are positive, and a quarter may be
+    for i in range(3):
+        for one, other in zip(assign([i])[0], together[i], strict=True):
+            assert torch.equal(one, other)
 
 
 def test_detections_of_two_images_do_not_mix() -> None:
     with torch.device("meta"):
         config = small("faster_rcnn_r18_c5")
         model = build(replace(config, roi=replace(config.roi, detections_per_image=1)))
-    boxes = [torch.tensor([[0.0, 0, 10, 10]]), torch.tensor([[5.0, 5, 20, 20], [30, 30, 60, 60]])]
-    logits = torch.tensor([[0.0, 9, 0, 0], [0, 0, 4, 0], [0, 0, 0, 8]])
-    found = model.roi.detect(Predictions(logits, torch.zeros(3, 3, 4)), boxes, [(64, 64), (64, 50)])
-    assert [one["labels"].tolist() for one in found] == [[0], [2]]
-    assert found[0]["boxes"].tolist() == [[0, 0, 10, 10]]
-    assert found[1]["boxes"].tolist() == [[30, 30, 50, 60]]  # cut to its own image
-    assert found[1]["scores"].item() == pytest.approx(torch.softmax(logits[2], 0)[3].item())
+    boxes = [torch.tensor([[0.0, 0, 10, 10]]), torch.tensor([[5.0, 5, 20, 20], [30, 30, 60, 60]]), torch.zeros(0, 4)]
+    logits = torch.tensor([[0.0, 9, 0, 0], [0, 9, 0, 0], [0, 0, 4, 0], [0, 0, 0, 8], [9, 9, 9, 9], [9, 9, 9, 9]])
+    whole = torch.tensor([[0.0, 0, 64, 64], [0, 0, 50, 64], [0, 0, 64, 64]])
+    found = model.roi.detect(Predictions(logits, torch.zeros(6, 3, 4)), Proposals(*box_ops.pad(boxes)), whole)
+    assert found.labels.tolist() == [[0], [2], [-1]]
+    assert found.valid.tolist() == [[True], [True], [False]]
+    assert found.boxes.tolist() == [[[0, 0, 10, 10]], [[30, 30, 50, 60]], [[0, 0, 0, 0]]]  # cut to its own image
+    assert found.scores[1].item() == pytest.approx(torch.softmax(logits[3], 0)[3].item())
+    assert found.scores[2] == 0
