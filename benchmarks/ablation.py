@@ -64,7 +64,7 @@ def seconds(rounds: int, only_all: bool) -> dict[str, list[float]]:
                 folded,
                 lambda: mock.patch("grcn.model.roi.roi_align", torchvisions_roi_align),
             ),
-            FC6: (folded, lambda: mock.patch("grcn.model.roi.convolves_whole_rois", return_value=not CONVOLVES)),
+            FC6: (folded, lambda: mock.patch("grcn.model.ops.convolves_whole_rois", return_value=not CONVOLVES)),
             "batch norm by itself": (trained, nullcontext),
             "maps not channels-last": (folded, lambda: no_channels_last(folded)),
         }

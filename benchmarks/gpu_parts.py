@@ -41,8 +41,8 @@ from grcn import preset
 from grcn.config import OptimConfig
 from grcn.data.scenes import render_scene
 from grcn.model.detector import RCNN, build_detector
+from grcn.model.heads import FCHead
 from grcn.model.optimize import optimized
-from grcn.model.roi import FCHead
 from grcn.runtime import tune_cpu
 from grcn.training.module import clip_gradients, make_optimizer
 from peers import Scale, c4_pair, c5_pair, fpn, no_resize

@@ -25,8 +25,8 @@ from torch import Tensor, nn
 import record
 from calibrate import enliven
 from grcn.model.detector import RCNN, build_detector
+from grcn.model.heads import FCHead
 from grcn.model.optimize import optimized
-from grcn.model.roi import FCHead
 from grcn.presets import PRESETS
 from grcn.runtime import tune_cpu
 from inference import CLASSES, scene

@@ -8,7 +8,7 @@ import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grcn.model.pooling import roi_align, roi_pool
+from grcn.model.ops import roi_align, roi_pool
 
 
 def random_rois(count: int, images: int, height: int, width: int, scale: float) -> torch.Tensor:

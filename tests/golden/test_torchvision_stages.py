@@ -18,8 +18,9 @@ from torchvision.ops import MultiScaleRoIAlign
 from grcn.config import DetectorConfig, RoIConfig, RPNConfig
 from grcn.geometry import boxes as box_ops
 from grcn.model.detector import _objects, _unpadded
+from grcn.model.heads import AverageHead
 from grcn.model.losses import FILLING, roi_losses
-from grcn.model.roi import AverageHead, Predictions, RoIStage
+from grcn.model.roi import Predictions, RoIStage
 from grcn.model.rpn import RPN, Objects, Proposals
 
 SIZES = [(96, 128), (81, 100)]

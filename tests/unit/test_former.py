@@ -108,3 +108,28 @@ def test_a_field_that_is_added_with_a_default_changes_nothing() -> None:
     assert non_defaults(DetectorConfig()) == {}
     assert non_defaults(TrainConfig("x")) == {"data": "x"}
     assert from_saved(TrainConfig, {"data": "x", **non_defaults(config)}, "x") == config
+
+
+@pytest.mark.parametrize(
+    ("preset", "reduce", "heads"),
+    [
+        ("grcn_r18", ["cls", "loc"], ["cls", "loc"]),
+        ("faster_rcnn_r18_c5", ["shared"], ["shared"]),
+        ("faster_rcnn_r18_c4", [], ["shared"]),
+    ],
+)
+def test_parameters_have_the_names_they_had(preset: str, reduce: list[str], heads: list[str]) -> None:
+    """A file of weights knows them by name."""
+    with torch.device("meta"):
+        names = build_detector(preset, 3, None).state_dict().keys()
+    layers = {".".join(name.split(".")[:4]) for name in names if name.startswith(("roi.", "rpn."))}
+    last = {"conv5"} if preset.endswith("c4") else {"fc6", "fc7"}
+    parts = ("weight", "bias")
+    assert {name for name in layers if not name.startswith("roi.heads")} == {
+        *(f"rpn.{layer}.{part}" for layer in ("conv", "objectness", "deltas") for part in parts),
+        *(f"roi.{layer}.{part}" for layer in ("scores", "deltas") for part in parts),
+        *(f"roi.reduce.{key}.{part}" for key in reduce for part in parts),
+    }
+    assert {name for name in layers if name.startswith("roi.heads")} == {
+        f"roi.heads.{key}.{layer}" for key in heads for layer in last
+    }

@@ -23,8 +23,8 @@ from grcn.errors import CheckpointError, ConfigError
 from grcn.files import atomic_file
 from grcn.header import KEY, Header
 from grcn.model.detector import RCNN
+from grcn.model.heads import FCHead
 from grcn.model.optimize import optimized
-from grcn.model.roi import FCHead
 from grcn.model.weights import LoadedDetector
 
 if TYPE_CHECKING:

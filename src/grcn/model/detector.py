@@ -19,8 +19,9 @@ from grcn.geometry import boxes as box_ops
 from grcn.model.backbones import Backbone, make_backbone
 from grcn.model.backbones.layers import quicken
 from grcn.model.backbones.pretrained import load_backbone
+from grcn.model.heads import ConvHead, make_head
 from grcn.model.losses import roi_losses
-from grcn.model.roi import AverageHead, ConvHead, FCHead, Found, Predictions, RoIStage, head_keys
+from grcn.model.roi import Found, Predictions, RoIStage, head_keys
 from grcn.model.rpn import RPN, Objects
 from grcn.model.separation import Separation
 from grcn.presets import preset
@@ -50,7 +51,7 @@ class RCNN(nn.Module):
         self.separation = Separation(config, backbone)
         rpn, cls, loc = self.separation.channels
         self.rpn = RPN(config.rpn, rpn, self.separation.strides[0])
-        heads = {key: _head(config, backbone, cls) for key in head_keys(config)}
+        heads = {key: make_head(config, backbone, cls) for key in head_keys(config)}
         self.roi = RoIStage(config, num_classes, (cls, loc), self.separation.strides[1:], heads)
         # No file of weights holds these constants, so they have values also where the rest is on the meta device.
         for name, values in (("mean", backbone.mean), ("std", backbone.std)):
@@ -139,7 +140,7 @@ class RCNN(nn.Module):
 
 def _objects(targets: list[dict[str, Tensor]], batch: Tensor) -> Objects:
     """Targets as tensors of the type of `batch`, where it is."""
-    boxes, real = box_ops.pad([target["boxes"].to(batch) for target in targets])
+    boxes, real = box_ops.pad([target["boxes"].to(batch, non_blocking=True) for target in targets])
     labels = [target["labels"].to(batch.device, non_blocking=True) for target in targets]
     return Objects(boxes, real, nn.utils.rnn.pad_sequence(labels, batch_first=True))
 
@@ -151,25 +152,6 @@ def _unpadded(found: Found) -> list[dict[str, Tensor]]:
         {"boxes": boxes[:count], "scores": scores[:count], "labels": labels[:count]}
         for boxes, scores, labels, count in zip(*found[:3], counts, strict=True)
     ]
-
-
-def _head(config: DetectorConfig, backbone: Backbone, channels: int) -> nn.Module:
-    """One RoI head, with its own copy of what it takes from the backbone."""
-    if config.head == "conv5":
-        before, after = backbone.strides[3:]
-        return ConvHead(backbone.stage(5, before, after, dilation=config.dilation), backbone.channels[4])
-    if config.head == "avgpool":
-        return AverageHead(channels)
-    width = config.roi.reduce_channels if config.head == "light_fc2" else channels
-    head = FCHead(width, config.roi_size, config.fc_channels, dropout=0.5 if config.head == "vgg_fc" else 0.0)
-    if config.head == "vgg_fc":
-        if not backbone.fc:
-            raise ConfigError(f"head 'vgg_fc' with backbone '{backbone.name}': fc6 and fc7 belong to vgg16")
-        if config.fc_channels == backbone.fc[0].out_features:
-            layers: list[nn.Conv2d | nn.Linear] = [head.fc6, head.fc7]
-            for layer, source in zip(layers, backbone.fc, strict=True):
-                layer.load_state_dict({"weight": source.weight.reshape_as(layer.weight), "bias": source.bias})
-    return head
 
 
 def resolve(config: DetectorConfig, backbone: Backbone, *, pretrained: bool) -> DetectorConfig:

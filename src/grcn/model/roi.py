@@ -9,12 +9,13 @@ many of each image, C classes, F features, D detections of an image.
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.grad import conv2d_input
 
 from grcn.config import DetectorConfig
 from grcn.geometry import boxes as box_ops
@@ -22,111 +23,12 @@ from grcn.geometry.matching import BACKGROUND, match
 from grcn.geometry.nms import keep_best
 from grcn.geometry.sampling import sample
 from grcn.model.losses import FILLING
-from grcn.model.pooling import roi_align, roi_pool
+from grcn.model.ops import roi_align, roi_pool
 from grcn.model.rpn import Generators, Objects, Proposals
-from grcn.model.separation import Maps, run
-from grcn.runtime import convolves_whole_rois
+from grcn.model.separation import Maps
 
 Task = Literal["cls", "loc"]
 TASKS: tuple[Task, Task] = ("cls", "loc")
-
-
-class ConvHead(nn.Module):
-    """Protocol C4: conv5 on each RoI's 14x14 features, then the average over its 7x7 cells."""
-
-    def __init__(self, conv5: nn.Module, channels: int) -> None:
-        super().__init__()
-        self.conv5, self.channels = conv5, channels
-        self.checkpoint = False  # as `Separation.checkpoint`
-
-    def forward(self, features: Tensor) -> Tensor:
-        return run([self.conv5], features, self.checkpoint).mean(dim=(2, 3))
-
-
-_FEW = 16
-"""RoIs below which fc6 is a matrix product, which then is a matter of reading its weight once."""
-
-
-class FCHead(nn.Module):
-    """Two fully connected layers; dropout as in VGG16's fc6 and fc7.
-
-    fc6 is held as what it also is, a convolution over the whole RoI: so its weight lies in memory as RoI features do.
-
-    Args:
-        inputs: channels of the RoI features; size: their cells per side; channels: of both layers.
-    """
-
-    def __init__(self, inputs: int, size: int, channels: int, dropout: float = 0.0) -> None:
-        super().__init__()
-        self.fc6, self.fc7 = nn.Conv2d(inputs, channels, size), nn.Linear(channels, channels)
-        self.dropout, self.channels = dropout, channels
-        for layer in (self.fc6, self.fc7):
-            nn.init.kaiming_uniform_(layer.weight, a=1)
-            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
-
-    def forward(self, features: Tensor) -> Tensor:
-        if torch.compiler.is_exporting():  # after `as_matrix`
-            hidden = F.linear(_by_cell(features), self.fc6.weight, self.fc6.bias)
-        # In float32 on a CPU with AVX-512 oneDNN's convolutions take less time than MKL's matrix products, which torch
-        # makes of a linear layer there: half on one machine, nine tenths on another (benchmarks/ablation.py). For a few
-        # RoIs, such as the whole image, and elsewhere the products are as fast or faster.
-        elif (
-            features.device.type != "cpu"
-            or features.dtype != torch.float32
-            or len(features) < _FEW
-            or not convolves_whole_rois()
-        ):
-            hidden = F.linear(_by_cell(features), _by_cell(self.fc6.weight), self.fc6.bias)
-        elif torch.is_grad_enabled():
-            hidden = _WholeRoI.apply(features, self.fc6.weight, self.fc6.bias)
-        else:
-            hidden = self.fc6(features).flatten(1)
-        hidden = F.dropout(torch.relu(hidden), self.dropout, self.training)
-        return F.dropout(torch.relu(self.fc7(hidden)), self.dropout, self.training)
-
-    def as_matrix(self) -> None:
-        """Holds fc6 as the matrix that an exported graph computes, which other runtimes find quickest; for it alone."""
-        self.fc6.weight.data = _by_cell(self.fc6.weight.data).contiguous()
-
-
-class _WholeRoI(torch.autograd.Function):
-    """A convolution over whole RoIs, with its weight's gradient as one more convolution: torch's own copies features
-    and weight to another layout and back, which costs as much as the sums."""
-
-    @staticmethod
-    def forward(ctx: Any, features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        """Features [R, C, S, S], weight [F, C, S, S] and bias [F] to [R, F]."""
-        ctx.save_for_backward(features, weight)
-        return F.conv2d(features, weight, bias).flatten(1)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        features, weight = ctx.saved_tensors
-        rois, channels, size, _ = features.shape
-        to_features: Tensor = conv2d_input(  # type: ignore[no-untyped-call]
-            features.shape, weight, gradient[:, :, None, None]
-        )
-        # Each RoI is a channel and each of its numbers a pixel; the gradient says how much of each RoI to sum.
-        pixels = _by_cell(features).reshape(1, rois, size * size, channels)
-        sums = F.conv2d(pixels, gradient.t()[:, :, None, None])  # [1, F, S * S, C]
-        to_weight = sums.view(-1, size, size, channels).permute(0, 3, 1, 2)
-        return to_features, to_weight, gradient.sum(dim=0)
-
-
-def _by_cell(maps: Tensor) -> Tensor:
-    """[N, C, S, S] to [N, S * S * C], without a copy where the memory is channels-last."""
-    return maps.permute(0, 2, 3, 1).flatten(1)
-
-
-class AverageHead(nn.Module):
-    """The average over a RoI's cells, which forgets where in the RoI anything was; kept for the study."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.channels = channels
-
-    def forward(self, features: Tensor) -> Tensor:
-        return features.mean(dim=(2, 3))
 
 
 class AttentionContext(nn.Module):
@@ -150,6 +52,21 @@ class AttentionContext(nn.Module):
         weights = self.attention(features)[:, 0].masked_fill(~inside, -torch.inf).flatten(1).softmax(dim=1)
         pooled = torch.einsum("bcn,bn->bc", features.flatten(2), weights.to(features.dtype))
         return torch.relu(self.transform(pooled))
+
+
+@dataclass(frozen=True, eq=False)
+class TaskPath:
+    """The way from maps to a task's vector for each RoI. Both tasks may go the same, or share its first layer.
+
+    Args:
+        task: whose map it begins at; stride: that map's.
+        reduce: on the map, before RoIs are cut from it; head: on each RoI.
+    """
+
+    task: Task
+    stride: int
+    reduce: nn.Module
+    head: nn.Module
 
 
 class Assigned(NamedTuple):
@@ -209,7 +126,9 @@ class RoIStage(nn.Module):
                 nn.init.kaiming_uniform_(layer.weight, a=1)
                 nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
         self.heads = nn.ModuleDict(heads)
-        features: int = next(iter(heads.values())).channels  # type: ignore[assignment]
+        cls = self._path("cls")
+        self.paths = {"cls": cls, "loc": cls if "shared" in heads else self._path("loc")}
+        features: int = cls.head.channels  # type: ignore[assignment]
         self.contexts: dict[Task, str] = {"cls": config.cls_context, "loc": config.loc_context}
         self.attention = nn.ModuleDict(
             {
@@ -225,6 +144,12 @@ class RoIStage(nn.Module):
             nn.init.normal_(layer.weight, std=std)
             nn.init.zeros_(layer.bias)
 
+    def _path(self, task: Task) -> TaskPath:
+        own = task in self.reduce  # what is shared reads either map, which are one
+        source: Task = task if own else "cls"
+        head = self.heads[task if task in self.heads else "shared"]
+        return TaskPath(source, self.strides[source], self.reduce[task if own else "shared"], head)
+
     def forward(self, maps: Maps, boxes: Tensor, images: Tensor) -> Predictions:
         """Class logits and box deltas of every RoI, image by image.
 
@@ -233,18 +158,20 @@ class RoIStage(nn.Module):
             images: [B, 4], each image, without padding, as a box.
         """
         rois, whole = _rois(boxes), _rois(images[:, None])
-        reduced = {key: layer(getattr(maps, _task_of(key))) for key, layer in self.reduce.items()}
-        keys = {task: task if task in self.heads else "shared" for task in TASKS}
-        vectors = self._vectors(reduced, rois, set(keys.values()))  # [R, F] each
-        readers = {keys[task] for task in TASKS if self.contexts[task] == "global"}
+        reduced: dict[nn.Module, Tensor] = {}
+        for path in self.paths.values():
+            if path.reduce not in reduced:
+                reduced[path.reduce] = path.reduce(getattr(maps, path.task))
+        vectors = self._vectors(reduced, rois, self.paths.values())  # [R, F] each
+        readers = [self.paths[task] for task in TASKS if self.contexts[task] == "global"]
         # By themselves: in one batch with the RoIs, whose number is round, they cost as much again as all of those.
         contexts = self._vectors(reduced, whole, readers)  # [B, F] each
         answers = {}
         for task, layer in zip(TASKS, (self.scores, self.deltas), strict=True):
-            features = vectors[keys[task]]
+            features = vectors[self.paths[task]]
             if self.contexts[task] != "none":
                 if self.contexts[task] == "global":
-                    context = contexts[keys[task]]
+                    context = contexts[self.paths[task]]
                 else:
                     context = self.attention[task](getattr(maps, task), whole, self.strides[task])
                 context = context.index_select(0, rois[:, 0].long())
@@ -252,15 +179,17 @@ class RoIStage(nn.Module):
             answers[task] = layer(features)
         return Predictions(answers["cls"], answers["loc"].reshape(-1, self.num_classes, 4))
 
-    def _vectors(self, reduced: dict[str, Tensor], rois: Tensor, keys: set[str]) -> dict[str, Tensor]:
-        """The vector of each RoI, [R, F], from each of the heads `keys`."""
-        pooled: dict[str, Tensor] = {}
-        vectors: dict[str, Tensor] = {}
-        for key in sorted(keys):
-            source = key if key in reduced else "shared"
-            if source not in pooled:
-                pooled[source] = self._pool(reduced[source], rois, self.strides[_task_of(source)])
-            vectors[key] = self.heads[key](pooled[source])
+    def _vectors(
+        self, reduced: dict[nn.Module, Tensor], rois: Tensor, paths: Iterable[TaskPath]
+    ) -> dict[TaskPath, Tensor]:
+        """The vector of each RoI, [R, F], by each path; `reduced` holds the maps behind their first layers."""
+        pooled: dict[nn.Module, Tensor] = {}
+        vectors: dict[TaskPath, Tensor] = {}
+        for path in paths:
+            if path.reduce not in pooled:
+                pooled[path.reduce] = self._pool(reduced[path.reduce], rois, path.stride)
+            if path not in vectors:
+                vectors[path] = path.head(pooled[path.reduce])
         return vectors
 
     def _pool(self, features: Tensor, rois: Tensor, stride: int) -> Tensor:
@@ -337,11 +266,6 @@ def pooled_keys(config: DetectorConfig) -> tuple[str, ...]:
 def head_keys(config: DetectorConfig) -> tuple[str, ...]:
     """Whose heads there are: one for both tasks, or one each."""
     return ("shared",) if config.separation == "none" else TASKS
-
-
-def _task_of(key: str) -> Task:
-    """Whose map it is that features are pooled from under this key."""
-    return "loc" if key == "loc" else "cls"
 
 
 def _rois(boxes: Tensor) -> Tensor:

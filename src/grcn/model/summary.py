@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from grcn.config import DetectorConfig
 from grcn.model.backbones import make_backbone
 from grcn.model.detector import MULTIPLE, RCNN, resolve
-from grcn.model.roi import FCHead
+from grcn.model.heads import FCHead
 from grcn.presets import preset
 
 

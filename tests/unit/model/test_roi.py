@@ -14,8 +14,9 @@ from torchvision.ops import roi_align, roi_pool
 from grcn.config import Context, DetectorConfig, RoIConfig
 from grcn.geometry import boxes as box_ops
 from grcn.model.detector import RCNN
+from grcn.model.heads import AverageHead, FCHead
 from grcn.model.losses import FILLING
-from grcn.model.roi import TASKS, AverageHead, FCHead, Predictions, Task
+from grcn.model.roi import TASKS, Predictions, Task
 from grcn.model.rpn import Objects, Proposals
 from grcn.model.separation import Maps
 
@@ -155,7 +156,7 @@ def test_global_context_sees_the_whole_image_and_nothing_of_the_padding() -> Non
 # Few RoIs, or no AVX-512: a matrix product; many, and AVX-512: a convolution.
 @pytest.mark.parametrize(("rois", "avx512"), [(1, True), (4, True), (40, True), (40, False)])
 def test_fc_head(rois: int, avx512: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("grcn.model.roi.convolves_whole_rois", lambda: avx512)
+    monkeypatch.setattr("grcn.model.ops.convolves_whole_rois", lambda: avx512)
     torch.manual_seed(0)
     head = FCHead(2, 3, 5, dropout=0.5)
     features = torch.randn(rois, 2, 3, 3, requires_grad=True)

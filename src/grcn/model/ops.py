@@ -1,9 +1,13 @@
-"""RoIAlign (He et al. 2017, section 3), with a path for CPUs on which it is a sum of weighted cells.
+"""What a CPU computes in another way than torch does by itself: RoIAlign as sums, fc6 as a convolution.
 
-RoIAlign is linear in the map and each of its samples is bilinear, so a cell of a RoI's features is a weighted sum of
-the map's cells, with weights that depend on the RoI alone: `embedding_bag`, which reads whole cells (all channels at
-once, where the map is channels-last) and runs on all threads, forward and backward. torchvision's CPU kernel goes
-channel by channel on one thread (docs/performance.md has the times).
+RoIAlign (He et al. 2017, section 3) is linear in the map and each of its samples is bilinear, so a cell of a RoI's
+features is a weighted sum of the map's cells, with weights that depend on the RoI alone: `embedding_bag`, which reads
+whole cells (all channels at once, where the map is channels-last) and runs on all threads, forward and backward.
+torchvision's CPU kernel goes channel by channel on one thread (docs/performance.md has the times).
+
+fc6 reads a whole RoI, so it is a convolution too. In float32 on a CPU with AVX-512 oneDNN's convolutions take less time
+than MKL's matrix products, which torch makes of a linear layer there: half on one machine, nine tenths on another
+(benchmarks/ablation.py). For a few RoIs, such as the whole image, and elsewhere the products are as fast or faster.
 """
 
 from __future__ import annotations
@@ -14,6 +18,9 @@ import torch
 import torchvision
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.grad import conv2d_input
+
+from grcn.runtime import convolves_whole_rois
 
 
 def roi_align(features: Tensor, rois: Tensor, size: int, scale: float, sampling_ratio: int, *, aligned: bool) -> Tensor:
@@ -119,3 +126,55 @@ def _axis(start: Tensor, step: Tensor, size: int, ratio: int, cells: int) -> tup
     weight = torch.stack((1 - (at - low), at - low), dim=-1) * (inside / ratio)[..., None]
     index = torch.stack((low, high), dim=-1).long()
     return index.view(len(start), size, -1), weight.view(len(start), size, -1)
+
+
+_FEW = 16
+"""RoIs below which fc6 is a matrix product, which then is a matter of reading its weight once."""
+
+
+def whole_rois(features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Each RoI's numbers times a matrix: features [R, C, S, S], weight [F, C, S, S] and bias [F] to [R, F].
+
+    In an exported graph the weight is that matrix already, [F, S * S * C], by cell (`by_cell`).
+    """
+    if torch.compiler.is_exporting():
+        return F.linear(by_cell(features), weight, bias)
+    if (
+        features.device.type != "cpu"
+        or features.dtype != torch.float32
+        or len(features) < _FEW
+        or not convolves_whole_rois()
+    ):
+        return F.linear(by_cell(features), by_cell(weight), bias)
+    if torch.is_grad_enabled():
+        return _WholeRoI.apply(features, weight, bias)  # type: ignore[no-any-return]
+    return F.conv2d(features, weight, bias).flatten(1)
+
+
+class _WholeRoI(torch.autograd.Function):
+    """A convolution over whole RoIs, with its weight's gradient as one more convolution: torch's own copies features
+    and weight to another layout and back, which costs as much as the sums."""
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """Features [R, C, S, S], weight [F, C, S, S] and bias [F] to [R, F]."""
+        ctx.save_for_backward(features, weight)
+        return F.conv2d(features, weight, bias).flatten(1)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        features, weight = ctx.saved_tensors
+        rois, channels, size, _ = features.shape
+        to_features: Tensor = conv2d_input(  # type: ignore[no-untyped-call]
+            features.shape, weight, gradient[:, :, None, None]
+        )
+        # Each RoI is a channel and each of its numbers a pixel; the gradient says how much of each RoI to sum.
+        pixels = by_cell(features).reshape(1, rois, size * size, channels)
+        sums = F.conv2d(pixels, gradient.t()[:, :, None, None])  # [1, F, S * S, C]
+        to_weight = sums.view(-1, size, size, channels).permute(0, 3, 1, 2)
+        return to_features, to_weight, gradient.sum(dim=0)
+
+
+def by_cell(maps: Tensor) -> Tensor:
+    """[N, C, S, S] to [N, S * S * C], without a copy where the memory is channels-last."""
+    return maps.permute(0, 2, 3, 1).flatten(1)

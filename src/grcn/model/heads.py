@@ -1,0 +1,90 @@
+"""RoI heads: from the features of a RoI, [R, C, S, S], to a vector of `channels` numbers, [R, F]."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from grcn.config import DetectorConfig
+from grcn.errors import ConfigError
+from grcn.model.backbones import Backbone
+from grcn.model.ops import by_cell, whole_rois
+from grcn.model.separation import run
+
+
+class ConvHead(nn.Module):
+    """Protocol C4: conv5 on each RoI's 14x14 features, then the average over its 7x7 cells."""
+
+    def __init__(self, conv5: nn.Module, channels: int) -> None:
+        super().__init__()
+        self.conv5, self.channels = conv5, channels
+        self.checkpoint = False  # as `Separation.checkpoint`
+
+    def forward(self, features: Tensor) -> Tensor:
+        return run([self.conv5], features, self.checkpoint).mean(dim=(2, 3))
+
+
+class FCHead(nn.Module):
+    """Two fully connected layers; dropout as in VGG16's fc6 and fc7.
+
+    fc6 is held as what it also is, a convolution over the whole RoI: so its weight lies in memory as RoI features do.
+
+    Args:
+        inputs: channels of the RoI features; size: their cells per side; channels: of both layers.
+    """
+
+    def __init__(self, inputs: int, size: int, channels: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.fc6, self.fc7 = nn.Conv2d(inputs, channels, size), nn.Linear(channels, channels)
+        self.dropout, self.channels = dropout, channels
+        for layer in (self.fc6, self.fc7):
+            nn.init.kaiming_uniform_(layer.weight, a=1)
+            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+
+    def forward(self, features: Tensor) -> Tensor:
+        assert self.fc6.bias is not None
+        hidden = whole_rois(features, self.fc6.weight, self.fc6.bias)
+        hidden = F.dropout(torch.relu(hidden), self.dropout, self.training)
+        return F.dropout(torch.relu(self.fc7(hidden)), self.dropout, self.training)
+
+    def as_matrix(self) -> None:
+        """Holds fc6 as the matrix that an exported graph computes, which other runtimes find quickest; for it alone."""
+        self.fc6.weight.data = by_cell(self.fc6.weight.data).contiguous()
+
+
+class AverageHead(nn.Module):
+    """The average over a RoI's cells, which forgets where in the RoI anything was; kept for the study."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels = channels
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features.mean(dim=(2, 3))
+
+
+def make_head(config: DetectorConfig, backbone: Backbone, channels: int) -> nn.Module:
+    """One RoI head, with its own copy of what it takes from the backbone.
+
+    Args:
+        channels: of the map that its RoIs are of.
+
+    Raises:
+        ConfigError: where the backbone has no fully connected layers and the head needs them.
+    """
+    if config.head == "conv5":
+        before, after = backbone.strides[3:]
+        return ConvHead(backbone.stage(5, before, after, dilation=config.dilation), backbone.channels[4])
+    if config.head == "avgpool":
+        return AverageHead(channels)
+    width = config.roi.reduce_channels if config.head == "light_fc2" else channels
+    head = FCHead(width, config.roi_size, config.fc_channels, dropout=0.5 if config.head == "vgg_fc" else 0.0)
+    if config.head == "vgg_fc":
+        if not backbone.fc:
+            raise ConfigError(f"head 'vgg_fc' with backbone '{backbone.name}': fc6 and fc7 belong to vgg16")
+        if config.fc_channels == backbone.fc[0].out_features:
+            layers: list[nn.Conv2d | nn.Linear] = [head.fc6, head.fc7]
+            for layer, source in zip(layers, backbone.fc, strict=True):
+                layer.load_state_dict({"weight": source.weight.reshape_as(layer.weight), "bias": source.bias})
+    return head

@@ -1,0 +1,54 @@
+"""How often a forward pass waits for its device: each such operation needs the numbers before the next can be sent."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from grcn.geometry import nms
+from grcn.geometry.nms import at_once
+from grcn.model.detector import RCNN
+
+from .building import build, enlivened, objects, random_images, small
+
+# Indexing by a mask is a `nonzero` inside.
+WAITS = ("aten::nonzero", "aten::_local_scalar_dense", "torchvision::nms", "aten::masked_select", "aten::unique")
+
+
+@pytest.fixture
+def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernels that a GPU runs, on CPU tensors."""
+    for place in ("rpn", "roi"):
+        monkeypatch.setattr(f"grcn.model.{place}.keep_best", at_once)
+
+
+def waits(model: RCNN, images: int, *, training: bool) -> Counter[str]:
+    torch.manual_seed(images)
+    photos = random_images(*[(64 + 16 * (i % 3), 96) for i in range(images)])
+    targets = [objects(i % 4) for i in range(images)]
+    model.train(training)
+    with torch.set_grad_enabled(training), profile(activities=[ProfilerActivity.CPU]) as profiler:
+        found = model(photos, targets, seeds=range(images)) if training else model(photos)
+    if not training:
+        assert all(len(one["scores"]) > 2 for one in found)
+    return Counter({event.key: event.count for event in profiler.key_averages() if event.key in WAITS})
+
+
+@pytest.mark.parametrize("name", ["grcn_r18", "faster_rcnn_r18_c4"])
+def test_waits_do_not_grow_with_the_batch(name: str, as_on_a_gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    model = enlivened(build(small(name)), random_images((96, 128), (96, 128)))
+    for images in (1, 8):
+        training, prediction = (waits(model, images, training=mode) for mode in (True, False))
+        assert training["torchvision::nms"] == 1  # the profiler sees into the operator
+        assert training.total() <= 3, training
+        assert prediction["torchvision::nms"] == 2
+        # One more, with the counts of what was found, is a copy and no operation.
+        assert prediction.total() <= 2, prediction
+    # More boxes than are compared as they are: one more in each of the two suppressions.
+    monkeypatch.setattr(nms, "FEW", 0)
+    assert waits(model, 8, training=True).total() <= 3
+    assert waits(model, 8, training=False).total() <= 4
