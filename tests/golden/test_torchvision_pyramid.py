@@ -17,7 +17,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 from torchvision.ops.poolers import LevelMapper
 
 from grcn.geometry.anchors import cell_anchors, pyramid_anchors
-from grcn.geometry.levels import CELLS, roi_levels
+from grcn.geometry.levels import roi_levels
 from grcn.model.neck import FPN
 from grcn.model.pooling import pyramid_roi_align
 
@@ -105,8 +105,8 @@ def test_levels_of_random_boxes(seed: int, levels: tuple[int, int], scale: float
     sides[::9] = 0
     boxes = torch.cat((corner, corner + sides), dim=1)
     expected = LevelMapper(first, first + more)([boxes])
-    assert torch.equal(roi_levels(boxes, CELLS, 2**first, more + 1), expected)
-    assert torch.equal(roi_levels(boxes.view(5, 60, 4), CELLS, 2**first, more + 1), expected.view(5, 60))
+    assert torch.equal(roi_levels(boxes, 14, 2**first, more + 1), expected)
+    assert torch.equal(roi_levels(boxes.view(5, 60, 4), 14, 2**first, more + 1), expected.view(5, 60))
 
 
 @pytest.mark.parametrize("cells", [14, 3.5, 7, 28])

@@ -1,7 +1,8 @@
 """Which map of a pyramid a RoI is pooled from (after Lin et al. 2017, section 4.2).
 
 A stride means something only beside an object's size, so the rule is in cells: the coarsest map on which the RoI's
-side, the square root of its area, spans at least so many cells.
+side, the square root of its area, spans at least so many cells. Of 14 cells it is the rule of Lin et al. and of
+torchvision: a RoI of 224 pixels, ImageNet's photo, reads the map of stride 16.
 """
 
 from __future__ import annotations
@@ -10,9 +11,6 @@ import torch
 from torch import Tensor
 
 from grcn.geometry.boxes import area
-
-CELLS = 14.0
-"""torchvision's rule and that of Lin et al.: a RoI of 224 pixels, ImageNet's photo, reads the map of stride 16."""
 
 # A side that is short of so many cells by no more than rounding spans them: in powers of two, as in torchvision.
 _EPS = 1e-6
