@@ -15,9 +15,50 @@ pooled from all levels but the last, which is the RPN's alone.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from copy import deepcopy
 
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from grcn.config import Separation
+
+Pyramid = list[Tensor]
+
+
+class Neck(nn.Module):
+    """The pyramid that each task reads, or the one that both do; a task's own parts start as copies of each other.
+
+    Args:
+        separation: `conv4`: each task has a pyramid over stages of its own. `neck`: each has its own outputs of one way
+            down. `none`, `roi`: both read the same.
+        inputs, channels, norm: as `FPN` has them.
+    """
+
+    def __init__(self, separation: Separation, inputs: Sequence[int], channels: int, *, norm: bool = False) -> None:
+        super().__init__()
+        self.separation, fpn = separation, FPN(inputs, channels, norm=norm)
+        if separation == "conv4":
+            self.cls, self.loc = fpn, deepcopy(fpn)
+            return
+        self.inner_blocks = fpn.inner_blocks
+        if separation == "neck":
+            self.cls_blocks, self.loc_blocks = fpn.layer_blocks, deepcopy(fpn.layer_blocks)
+        else:
+            self.layer_blocks = fpn.layer_blocks
+
+    def forward(self, cls: Sequence[Tensor], loc: Sequence[Tensor]) -> tuple[Pyramid, Pyramid]:
+        """The pyramids of classification and localization, each as from `FPN`.
+
+        Args:
+            cls, loc: the stages' maps as each task has them; but for `conv4` they are the same, and `cls` is read.
+        """
+        if self.separation == "conv4":
+            return self.cls(cls), self.loc(loc)
+        merged = self.inner_blocks(cls)
+        if self.separation == "neck":
+            return self.cls_blocks(merged), self.loc_blocks(merged)
+        pyramid = self.layer_blocks(merged)
+        return pyramid, pyramid
 
 
 class FPN(nn.Module):
@@ -27,9 +68,6 @@ class FPN(nn.Module):
         inputs: channels of the maps that it reads, finest first.
         channels: of every map that it gives.
         norm: batch norm after each convolution, which then has no bias.
-
-    Attributes:
-        inner_blocks: what tasks share that have only their own outputs; layer_blocks: the outputs.
     """
 
     def __init__(self, inputs: Sequence[int], channels: int, *, norm: bool = False) -> None:
@@ -37,9 +75,9 @@ class FPN(nn.Module):
         self.inner_blocks = TopDown(_layer(each, channels, 1, norm) for each in inputs)
         self.layer_blocks = Outputs(_layer(channels, channels, 3, norm) for _ in inputs)
 
-    def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
+    def forward(self, maps: Sequence[Tensor]) -> Pyramid:
         """Maps [B, C_i, H_i, W_i], finest first, to as many of the same sizes and one half as large as the last."""
-        pyramid: list[Tensor] = self.layer_blocks(self.inner_blocks(maps))
+        pyramid: Pyramid = self.layer_blocks(self.inner_blocks(maps))
         return pyramid
 
 
@@ -57,7 +95,7 @@ class TopDown(nn.ModuleList):
 class Outputs(nn.ModuleList):
     """What is read of a pyramid: one convolution a level, which takes the steps out of enlarged maps."""
 
-    def forward(self, merged: Sequence[Tensor]) -> list[Tensor]:
+    def forward(self, merged: Sequence[Tensor]) -> Pyramid:
         """Maps [B, C, H_i, W_i] to as many and one more, of every second row and column of the last."""
         pyramid = [layer(each) for layer, each in zip(self, merged, strict=True)]
         return [*pyramid, F.max_pool2d(pyramid[-1], kernel_size=1, stride=2)]
