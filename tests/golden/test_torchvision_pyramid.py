@@ -133,16 +133,17 @@ def random_case(seed: int, count: int, images: int = 2) -> tuple[list[Tensor], T
     return maps, rois, roi_levels(rois[:, 1:], 2, 4, 4)
 
 
-@given(seed=SEEDS, count=st.integers(0, 40), on_gpu=st.booleans())
+@given(seed=SEEDS, count=st.integers(0, 40), asked=st.sets(st.sampled_from(("is_compiling", "is_exporting"))))
 @STEADY
-def test_pooling_over_levels(seed: int, count: int, on_gpu: bool) -> None:
-    """Both ways: that of a CPU, and that of a GPU, which waits for nothing."""
+def test_pooling_over_levels(seed: int, count: int, asked: set[str]) -> None:
+    """All ways: that of a CPU, that of a GPU, which waits for nothing, and that of exported graphs."""
+    on_gpu, exported = "is_compiling" in asked, "is_exporting" in asked
     maps, rois, levels = random_case(seed, count)
     assert count < 40 or len(levels.unique()) == 4
     pooler = MultiScaleRoIAlign(["0", "1", "2", "3"], 7, 2, canonical_scale=32)
     boxes = [rois[rois[:, 0] == image, 1:] for image in range(2)]
     theirs = pooler({str(i): each for i, each in enumerate(maps)}, boxes, [(96, 160)] * 2)
-    with patch("torch.compiler.is_compiling", lambda: on_gpu):
+    with patch.multiple("torch.compiler", is_compiling=lambda: on_gpu or exported, is_exporting=lambda: exported):
         ours = pyramid_roi_align(maps, rois, levels, 7, [1 / s for s in STRIDES], 2, aligned=False)
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
     upstream = torch.randn_like(theirs)
@@ -204,3 +205,49 @@ def test_anchors_of_a_pyramid(size: tuple[int, int], sides: list[float]) -> None
     found = pyramid_anchors([cell_anchors([side], ratios) for side in sides], grids, (height, width))
     assert [len(each) for each in found] == [3 * h * w for h, w in grids]
     assert torch.equal(torch.cat(found), expected)
+
+
+class Parts(nn.Module):
+    """A pyramid's way from maps to features of RoIs, whose number does not depend on what is found."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.neck = FPN((3, 3, 3, 3), 4)
+        for i, side in enumerate((32, 64, 128, 256, 512)):
+            self.register_buffer(f"cells{i}", cell_anchors([side], (0.5, 1.0, 2.0)))
+
+    def forward(self, image: Tensor, cells: Tensor, rois: Tensor) -> tuple[Tensor, Tensor]:
+        high, wide = cells.tolist()
+        for n in (high, wide):
+            torch._check(n >= 1)
+            torch._check(n <= 40)
+        image = nn.functional.interpolate(image, size=(high * 32, wide * 32), mode="bilinear")
+        pyramid = self.neck([nn.functional.avg_pool2d(image, stride) for stride in STRIDES])
+        sizes = [(each.shape[2], each.shape[3]) for each in pyramid]
+        cell = [self.get_buffer(f"cells{i}") for i in range(5)]
+        anchors = torch.cat(pyramid_anchors(cell, sizes, (image.shape[2], image.shape[3])))
+        levels = roi_levels(rois[:, 1:], 14, 4, 4)
+        pooled = pyramid_roi_align(pyramid[:4], rois, levels, 7, [1 / s for s in STRIDES], 2, aligned=False)
+        return torch.cat((pooled.flatten(1), rois), dim=1), anchors
+
+
+def test_an_exported_graph_takes_any_size_and_leaves_levels_empty() -> None:
+    ort = pytest.importorskip("onnxruntime")
+    torch.manual_seed(0)
+    model = Parts().eval().requires_grad_(False)
+    corner = torch.rand(12, 2) * 50
+
+    def inputs(high: int, wide: int, largest: float) -> tuple[Tensor, Tensor, Tensor]:
+        boxes = torch.cat((corner, corner + 1 + torch.rand(12, 2) * largest), dim=1)
+        return torch.rand(1, 3, 90, 130), torch.tensor([high, wide]), torch.cat((torch.zeros(12, 1), boxes), dim=1)
+
+    program = torch.export.export(model, inputs(3, 5, 500))
+    onnx = torch.onnx.export(program, dynamo=True, verbose=False)
+    session = ort.InferenceSession(onnx.model_proto.SerializeToString())
+    for case in ((3, 5, 900), (1, 1, 30), (4, 2, 300)):
+        given_ = inputs(*case)
+        found = session.run(
+            None, {each.name: value.numpy() for each, value in zip(session.get_inputs(), given_, strict=True)}
+        )
+        for ours, theirs in zip(found, model(*given_), strict=True):
+            torch.testing.assert_close(torch.from_numpy(ours), theirs, rtol=1e-4, atol=1e-4)
