@@ -63,8 +63,9 @@ Side = Annotated[int, Bounds(ge=32, le=1_000_000)]
 Iterations = Annotated[int, Bounds(ge=0, le=1_000_000_000)]
 Machines = Annotated[int, Bounds(ge=1, le=10_000)]
 
-Separation = Literal["none", "roi", "conv5", "conv4", "conv3"]
+Separation = Literal["none", "roi", "neck", "conv5", "conv4", "conv3"]
 Stride = Literal[8, 16, 32]
+Cells = Annotated[float, Bounds(gt=0, le=1000)]
 Context = Literal["none", "global", "attention"]
 Head = Literal["conv5", "fc2", "light_fc2", "vgg_fc", "avgpool"]
 Norm = Literal["auto", "frozen_bn", "bn", "group", "none"]
@@ -184,12 +185,20 @@ class DetectorConfig:
             `timm:NAME`, or the name of an object of your own (`build_detector(..., backbone=...)`).
         norm: normalisation layers. `auto`: frozen batch norm on pretrained weights (none for VGG16, as published),
             trainable batch norm on random ones. `group`: group norm of 32 groups.
+        norm_eps: what frozen norms add to the variance before they divide by its root; None: what the network's own do.
         frozen_stages: stages conv1..convN that are not trained; None: 2 on pretrained weights, else 0.
         separation: the last stage that both tasks share. `none`: everything, the head too. `roi`: all but the head.
-            `conv5`: all stages, but each task has its own layers after them. `conv4`, `conv3`: each task has its own
-            copy of the later stages, its branch.
+            `neck`: all but the neck's outputs and the head. `conv5`: all stages, but each task has its own layers after
+            them. `conv4`, `conv3`: each task has its own copy of the later stages, its branch, and of the neck.
         cls_stride: input pixels per cell of the map that classification's RoI features are pooled from.
         loc_stride: the same for localization.
+        neck: what comes between stages and RoIs. `fpn`: a feature pyramid (Lin et al. 2017) over conv2..conv5, each at
+            its own stride: maps of strides 4 to 32, and one of 64 for the RPN alone, which has one anchor size a map.
+        neck_channels: width of the pyramid's maps.
+        neck_stride: input pixels per cell of the finest of them; 8: conv2 is left out.
+        cls_cells: on a pyramid, classification's features of a RoI are pooled from the coarsest map on which its side
+            (the square root of its area) spans at least so many cells; 14: as usual.
+        loc_cells: the same for localization.
         dilation: where a stage's stride is reduced, dilate its convolutions so that the receptive field stays.
         cls_context: what classification sees beside each RoI. `global`: the feature of the whole image, as one more
             RoI. `attention`: an attention-pooled vector of the map (an extra module, beyond the paper).
@@ -205,10 +214,16 @@ class DetectorConfig:
 
     backbone: Text = "resnet50"
     norm: Norm = "auto"
+    norm_eps: Share | None = None
     frozen_stages: Annotated[int, Bounds(ge=0, le=5)] | None = None
     separation: Separation = "none"
     cls_stride: Stride = 16
     loc_stride: Stride = 16
+    neck: Literal["none", "fpn"] = "none"
+    neck_channels: Count = 256
+    neck_stride: Literal[4, 8] = 4
+    cls_cells: Cells = 14.0
+    loc_cells: Cells = 14.0
     dilation: bool = True
     cls_context: Context = "none"
     loc_context: Context = "none"
@@ -234,6 +249,11 @@ class DetectorConfig:
         return 4 if self.head == "conv5" else 5
 
     @property
+    def level_strides(self) -> tuple[int, ...]:
+        """Input pixels per cell of the pyramid's maps that RoIs are pooled from, finest first; empty without a neck."""
+        return () if self.neck == "none" else tuple(s for s in (4, 8, 16, 32) if s >= self.neck_stride)
+
+    @property
     def roi_size(self) -> int:
         return self.roi.size or (14 if self.head == "conv5" else 7)
 
@@ -243,20 +263,25 @@ class DetectorConfig:
 
 
 def trunk_stride(config: DetectorConfig, strides: Sequence[int]) -> int:
-    """Input pixels per cell of the trunk's map.
+    """Input pixels per cell of the trunk's last map.
 
-    Where the tasks share one map it is that map's; else the backbone's own, reduced where a task needs a finer one.
+    Before a neck it is the backbone's own. Where the tasks share one map it is that map's; else the backbone's own,
+    reduced where a task needs a finer one.
 
     Args:
         strides: input pixels per cell at the end of the unmodified backbone's stages conv1..conv5.
     """
+    if config.neck != "none":
+        return strides[config.trunk_end - 1]
     if config.separation in ("none", "roi", "conv5"):
         return config.cls_stride
     return min(strides[config.trunk_end - 1], config.cls_stride, config.loc_stride)
 
 
 def rpn_stride(config: DetectorConfig, strides: Sequence[int]) -> int:
-    """Input pixels per cell of the map that the RPN looks at; `strides` as in `trunk_stride`."""
+    """Input pixels per cell of the map, of a pyramid the finest, that the RPN sees; `strides` as in `trunk_stride`."""
+    if config.neck != "none":
+        return config.neck_stride
     source = config.rpn.source
     if source in ("cls", "loc"):
         return config.cls_stride if source == "cls" else config.loc_stride
@@ -266,6 +291,17 @@ def rpn_stride(config: DetectorConfig, strides: Sequence[int]) -> int:
 
 def check_detector(config: DetectorConfig) -> None:
     """Raises ConfigError where the fields of `config`, each allowed, describe a detector that cannot exist."""
+    if config.neck != "none":
+        _check_pyramid(config)
+        return
+    if config.separation == "neck":
+        raise ConfigError("separation 'neck' with neck 'none': no neck is there to separate; use neck 'fpn'")
+    for task, cells in (("cls", config.cls_cells), ("loc", config.loc_cells)):
+        if cells != DetectorConfig.cls_cells:
+            raise ConfigError(
+                f"{task}_cells {cells:g} with neck 'none': RoIs have one map to be pooled from; use {task}_stride, or "
+                "neck 'fpn'"
+            )
     shared = config.separation in ("none", "roi", "conv5")
     if shared and config.cls_stride != config.loc_stride:
         raise ConfigError(
@@ -291,6 +327,40 @@ def check_detector(config: DetectorConfig) -> None:
         raise ConfigError(
             f"rpn.source '{config.rpn.source}' after a trunk that ends at conv{config.trunk_end}: each task, or each "
             "RoI, has its own there; use 'cls', 'loc' or an earlier stage"
+        )
+
+
+def _check_pyramid(config: DetectorConfig) -> None:
+    """`check_detector` of a detector with a neck."""
+    neck = f"with neck '{config.neck}'"
+    if config.head not in ("fc2", "avgpool"):
+        raise ConfigError(f"head '{config.head}' {neck}: the maps are narrow, and conv5 is in them; use head 'fc2'")
+    if config.separation in ("conv5", "conv3"):
+        raise ConfigError(f"separation '{config.separation}' {neck}: use separation 'none', 'roi', 'neck' or 'conv4'")
+    for task, stride in (("cls", config.cls_stride), ("loc", config.loc_stride)):
+        if stride != DetectorConfig.cls_stride:
+            raise ConfigError(
+                f"{task}_stride {stride} {neck}: each RoI has a map that suits its size; leave it out, use {task}_cells"
+            )
+    if config.separation == "none" and config.cls_cells != config.loc_cells:
+        raise ConfigError(
+            f"cls_cells {config.cls_cells:g} and loc_cells {config.loc_cells:g} with separation 'none': one head reads "
+            "one map for both tasks; use equal cells or separation 'roi'"
+        )
+    for task, context in (("cls", config.cls_context), ("loc", config.loc_context)):
+        if context == "attention":
+            raise ConfigError(f"{task}_context 'attention' {neck}: it reads one map; use 'global' or 'none'")
+    if config.roi.pooling != "align":
+        raise ConfigError(f"roi.pooling '{config.roi.pooling}' {neck}: use 'align'")
+    levels, sizes = len(config.level_strides) + 1, len(config.rpn.anchor_sizes)
+    if sizes != levels:
+        raise ConfigError(
+            f"rpn.anchor_sizes: {sizes} {neck} and neck_stride {config.neck_stride}: needs {levels}, one for each map"
+        )
+    own = config.separation in ("neck", "conv4")
+    if config.rpn.source.startswith("conv") or (own and config.rpn.source == "trunk"):
+        raise ConfigError(
+            f"rpn.source '{config.rpn.source}' {neck} and separation '{config.separation}': it is no pyramid; use 'loc'"
         )
 
 

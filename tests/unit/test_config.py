@@ -35,6 +35,8 @@ from grcn.errors import ConfigError
 from grcn.presets import PRESETS, detector_of, preset, stage_strides, train_config
 from grcn.study.run import Resources
 
+FPN: dict[str, Any] = {"neck": "fpn", "head": "fc2"}
+
 
 @pytest.mark.parametrize(
     ("fields", "said"),
@@ -54,6 +56,28 @@ from grcn.study.run import Resources
         ),
         ({"separation": "conv3", "rpn": RPNConfig(source="conv4")}, "rpn.source 'conv4' after a trunk .* conv3"),
         ({"head": "conv5", "rpn": RPNConfig(source="conv5")}, "rpn.source 'conv5' after a trunk .* conv4"),
+        ({"separation": "neck"}, "separation 'neck' with neck 'none': no neck is there to separate; use neck 'fpn'"),
+        ({"cls_cells": 7.0}, "cls_cells 7 with neck 'none': RoIs have one map .* use cls_stride, or neck 'fpn'"),
+        ({"separation": "roi", "loc_cells": 28.0}, "loc_cells 28 with neck 'none': .* use loc_stride, or neck 'fpn'"),
+        ({"neck": "fpn"}, "head 'light_fc2' with neck 'fpn': .* use head 'fc2'"),
+        ({**FPN, "head": "conv5"}, "head 'conv5' with neck 'fpn'"),
+        ({**FPN, "head": "vgg_fc"}, "head 'vgg_fc' with neck 'fpn'"),
+        ({**FPN, "separation": "conv5"}, "separation 'conv5' with neck 'fpn': use separation 'none', 'roi', 'neck'"),
+        ({**FPN, "separation": "conv3"}, "separation 'conv3' with neck 'fpn'"),
+        ({**FPN, "cls_stride": 32}, "cls_stride 32 with neck 'fpn': .* leave it out, use cls_cells"),
+        ({**FPN, "separation": "conv4", "loc_stride": 8}, "loc_stride 8 with neck 'fpn': .* use loc_cells"),
+        ({**FPN, "loc_cells": 3.5}, "cls_cells 14 and loc_cells 3.5 with separation 'none': one head .* 'roi'"),
+        ({**FPN, "cls_context": "attention"}, "cls_context 'attention' with neck 'fpn': it reads one map"),
+        ({**FPN, "loc_context": "attention"}, "loc_context 'attention' with neck 'fpn': it reads one map"),
+        ({**FPN, "roi": RoIConfig(pooling="pool")}, "roi.pooling 'pool' with neck 'fpn': use 'align'"),
+        ({**FPN, "neck_stride": 8}, "rpn.anchor_sizes: 5 with neck 'fpn' and neck_stride 8: needs 4, one for each map"),
+        ({**FPN, "rpn": RPNConfig(anchor_sizes=(8, 16))}, "rpn.anchor_sizes: 2 with .* neck_stride 4: needs 5"),
+        (
+            {**FPN, "rpn": RPNConfig(source="conv4")},
+            "rpn.source 'conv4' with neck 'fpn' .*: it is no pyramid; use 'loc'",
+        ),
+        ({**FPN, "separation": "neck"}, "rpn.source 'trunk' with neck 'fpn' and separation 'neck': .* use 'loc'"),
+        ({**FPN, "separation": "conv4"}, "rpn.source 'trunk' with neck 'fpn' and separation 'conv4'"),
     ],
 )
 def test_what_cannot_exist_is_refused_with_the_reason(fields: dict[str, Any], said: str) -> None:
@@ -78,6 +102,11 @@ def test_what_cannot_exist_is_refused_with_the_reason(fields: dict[str, Any], sa
         {"rpn": RPNConfig(source="conv5")},
         {"separation": "conv4", "rpn": RPNConfig(source="conv3")},
         {"backbone": "a network of one's own"},
+        {**FPN, "cls_context": "global", "cls_cells": 7.0, "loc_cells": 7.0},
+        {**FPN, "separation": "roi", "cls_cells": 3.5, "loc_cells": 28.0},
+        {**FPN, "neck_stride": 8, "neck_channels": 96, "rpn": RPNConfig(anchor_sizes=(64, 128, 256, 512))},
+        {**FPN, "head": "avgpool", "separation": "neck", "rpn": RPNConfig(source="loc"), "cls_cells": 3.5},
+        {**FPN, "separation": "conv4", "rpn": RPNConfig(source="cls"), "loc_cells": 28.0},
         {"roi": RoIConfig(aligned=False, positive_fraction=0.0, score_threshold=0.0), "rpn": RPNConfig(min_size=0.0)},
     ],
 )
@@ -122,10 +151,24 @@ def test_an_unknown_preset_names_the_nearest() -> None:
         ({"separation": "conv4", "loc_stride": 8, "rpn": RPNConfig(source="loc")}, 8),
         ({"separation": "conv4", "loc_stride": 8}, 8),
         ({"separation": "conv4", "cls_stride": 32, "loc_stride": 32, "rpn": RPNConfig(source="conv3")}, 8),
+        (FPN, 4),
+        ({**FPN, "separation": "conv4", "rpn": RPNConfig(source="loc")}, 4),
+        ({**FPN, "neck_stride": 8, "rpn": RPNConfig(anchor_sizes=(64, 128, 256, 512))}, 8),
     ],
 )
 def test_the_stride_that_the_rpn_sees(fields: dict[str, Any], stride: int) -> None:
     assert rpn_stride(DetectorConfig(**fields), (2, 4, 8, 16, 32)) == stride
+
+
+def test_a_pyramid_has_every_stage_at_its_own_stride() -> None:
+    config = DetectorConfig(**FPN)
+    strides = stage_strides(config.backbone)
+    assert (config.level_strides, DetectorConfig().level_strides) == ((4, 8, 16, 32), ())
+    assert trunk_stride(config, strides) == 32
+    separated = replace(config, separation="conv4", rpn=RPNConfig(source="loc"))
+    assert trunk_stride(separated, strides) == 16
+    coarse = replace(config, neck_stride=8, rpn=RPNConfig(anchor_sizes=(64, 128, 256, 512)))
+    assert coarse.level_strides == (8, 16, 32)
 
 
 # There and back

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,8 @@ IOUS = (0.5, 0.7)
 # a cell that lies inside its object, which 1.5 cells give wherever the grid falls (along an axis, about).
 LOC_CELLS = 2.0
 CLS_CELLS = 1.5
+# A RoI's features are 7x7: with fewer cells of the map they hold nothing that a finer map would not show better.
+LEVEL_CELLS = 7.0
 MAX_ENLARGE = 2.0  # enlarged pixels carry no information; beyond this they only cost
 MIN_CLASS = 10  # boxes below which a class's median says little
 MIN_STEP = 1.15  # anchors closer to each other than this factor overlap above IoU 0.75
@@ -65,8 +68,11 @@ class Objects:
         roots: Floats = np.sqrt(self.sides.prod(axis=1))
         return roots
 
-    def smallest_class(self) -> tuple[str, float]:
+    def smallest_class(self, quantile: float = 0.5) -> tuple[str, float]:
         """The class whose median object is smallest, and that median; rare classes only where all are rare.
+
+        Args:
+            quantile: of the sizes in a class that is taken in place of the median.
 
         By class because the mean over classes is what AP counts: a class of small objects weighs as much as a class
         of large ones, however few its boxes are.
@@ -74,7 +80,9 @@ class Objects:
         groups = [self.sizes[self.labels == label] for label in range(len(self.class_names))]
         least = min(MIN_CLASS, max(len(group) for group in groups))
         medians = {
-            name: float(np.median(g)) for name, g in zip(self.class_names, groups, strict=True) if len(g) >= least
+            name: float(np.quantile(g, quantile))
+            for name, g in zip(self.class_names, groups, strict=True)
+            if len(g) >= least
         }
         name = min(medians, key=lambda key: medians[key])
         return name, medians[name]
@@ -86,7 +94,8 @@ class Sizing:
 
     Args:
         short_side, long_side: of the input, pixels.
-        cls_stride, loc_stride, rpn_stride: input pixels per cell.
+        cls_stride, loc_stride, rpn_stride: input pixels per cell; on a pyramid of the map that the smallest class's
+            median object is pooled from, and of the finest.
         anchor_sizes, anchor_ratios: the RPN's.
         smallest_class: the class whose median object is smallest.
         smallest_median: that median, square root of the area in input pixels.
@@ -168,6 +177,27 @@ def rpn_stride(config: DetectorConfig) -> int:
     return rpn_stride_of(config, stage_strides(config.backbone))
 
 
+def _strides(config: DetectorConfig, small: float) -> tuple[int, int]:
+    """Input pixels per cell of the maps from which classification and localization see an object of size `small`."""
+    if config.neck == "none":
+        return config.cls_stride, config.loc_stride
+    cls, loc = (
+        next((s for s in reversed(config.level_strides) if small / s >= cells), config.neck_stride)
+        for cells in (config.cls_cells, config.loc_cells)
+    )
+    return cls, loc
+
+
+def best_anchor(objects: Objects, config: DetectorConfig) -> Floats:
+    """[N] the greatest IoU of each object with any anchor of the detector, on a pyramid each map's own."""
+    rpn, stride = config.rpn, rpn_stride(config)
+    if config.neck == "none":
+        return best_iou(objects, rpn.anchor_sizes, rpn.anchor_ratios, stride)
+    maps = enumerate(rpn.anchor_sizes)
+    best: Floats = np.max([best_iou(objects, [size], rpn.anchor_ratios, stride << i) for i, size in maps], axis=0)
+    return best
+
+
 def measure(datasets: Sequence[Dataset], config: DetectorConfig) -> Sizing:
     """How `config` suits the data sets.
 
@@ -177,12 +207,13 @@ def measure(datasets: Sequence[Dataset], config: DetectorConfig) -> Sizing:
     objects = objects_at(datasets, config.input.short_side, config.input.long_side)
     _need_objects(objects, datasets)
     name, median = objects.smallest_class()
-    best = best_iou(objects, config.rpn.anchor_sizes, config.rpn.anchor_ratios, rpn_stride(config))
+    best = best_anchor(objects, config)
+    cls_stride, loc_stride = _strides(config, median)
     return Sizing(
         short_side=config.input.short_side,
         long_side=config.input.long_side,
-        cls_stride=config.cls_stride,
-        loc_stride=config.loc_stride,
+        cls_stride=cls_stride,
+        loc_stride=loc_stride,
         rpn_stride=rpn_stride(config),
         anchor_sizes=config.rpn.anchor_sizes,
         anchor_ratios=config.rpn.anchor_ratios,
@@ -200,12 +231,14 @@ def fit(dataset: Dataset | Sequence[Dataset], config: DetectorConfig) -> Detecto
       smallest class spans LOC_CELLS cells of stride 16; never above `config.input`, which caps it.
     - Strides: the coarsest that leave the median object of the smallest class LOC_CELLS cells of the localization
       map and CLS_CELLS of the classification map, never coarser than `config`'s own. Where both tasks share a map,
-      localization decides.
+      localization decides. A pyramid has all; it loses conv2's where nine tenths of the objects of every class span
+      LEVEL_CELLS cells of the next.
     - Anchors: as many sizes and ratios as `config` has, at the centres of weighted k-means on log sqrt(area) and on
       log(height / width), each class weighted by one over the square root of its count. (Clustering boxes for anchors
       is Redmon and Farhadi's, "YOLO9000", 2017, section 2; here sizes and ratios are clustered apart, since Faster
-      R-CNN's anchors are their product.) Centres nearer than MIN_STEP are merged. `config`'s own anchors stay where
-      these overlap the objects no better.
+      R-CNN's anchors are their product.) Centres nearer than MIN_STEP are merged. On a pyramid each map has one size: a
+      centre of LOC_CELLS of its cells or more, all as near to 8 cells as can be, or 8 cells. `config`'s own anchors
+      stay where these overlap the objects no better.
 
     Args:
         dataset: the training split, or several.
@@ -217,22 +250,21 @@ def fit(dataset: Dataset | Sequence[Dataset], config: DetectorConfig) -> Detecto
     datasets = [dataset] if isinstance(dataset, Dataset) else list(dataset)
     config = replace(config, input=_fit_input(datasets, config.input))
     objects = objects_at(datasets, config.input.short_side, config.input.long_side)
-    cls_stride, loc_stride = _fit_strides(config, objects.smallest_class()[1])
-    config = replace(config, cls_stride=cls_stride, loc_stride=loc_stride)
+    config = _fit_maps(config, objects)
 
     counts = np.bincount(objects.labels)
     weights = 1 / np.sqrt(counts[objects.labels])
     rpn = config.rpn
-    sizes = np.exp(_centres(np.log(objects.sizes), weights, len(rpn.anchor_sizes)))
+    if config.neck == "none":
+        sizes = np.exp(_centres(np.log(objects.sizes), weights, len(rpn.anchor_sizes)))
+        anchor_sizes = _rounded(np.maximum(sizes, 2), 0)
+    else:
+        anchor_sizes = _level_sizes(objects, weights, config)
     ratios = np.exp(_centres(np.log(objects.sides[:, 1] / objects.sides[:, 0]), weights, len(rpn.anchor_ratios)))
-    anchor_sizes = _rounded(np.maximum(sizes, 2), 0)
     # No anchor with a side below 2 px: rounded about its centre it could lose its area.
     extreme = (anchor_sizes[0] / 2) ** 2
     fitted = replace(rpn, anchor_sizes=anchor_sizes, anchor_ratios=_rounded(np.clip(ratios, 1 / extreme, extreme), 2))
-    overlap = [
-        np.average(best_iou(objects, r.anchor_sizes, r.anchor_ratios, rpn_stride(config)), weights=weights)
-        for r in (rpn, fitted)
-    ]
+    overlap = [np.average(best_anchor(objects, replace(config, rpn=r)), weights=weights) for r in (rpn, fitted)]
     return replace(config, rpn=fitted) if overlap[1] > overlap[0] else config
 
 
@@ -256,14 +288,37 @@ def _fit_input(datasets: Sequence[Dataset], caps: InputConfig) -> InputConfig:
     return InputConfig(max(32, min(caps.short_side, round(own * enlarge))), caps.long_side)
 
 
-def _fit_strides(config: DetectorConfig, small: float) -> tuple[Stride, Stride]:
+def _fit_maps(config: DetectorConfig, objects: Objects) -> DetectorConfig:
+    """`config` with the strides, or the maps of a pyramid, that suit the objects of the smallest class."""
+    if config.neck != "none":
+        if config.neck_stride == 8 or objects.smallest_class(QUANTILES[0])[1] / 8 < LEVEL_CELLS:
+            return config
+        return replace(config, neck_stride=8, rpn=replace(config.rpn, anchor_sizes=config.rpn.anchor_sizes[1:]))
+
+    small = objects.smallest_class()[1]
+
     def coarsest(own: Stride, cells: float) -> Stride:
         return next((s for s in reversed(STRIDES) if s <= own and small / s >= cells), STRIDES[0])
 
     loc = coarsest(config.loc_stride, LOC_CELLS)
     if config.separation in ("none", "roi", "conv5"):
-        return loc, loc
-    return coarsest(config.cls_stride, CLS_CELLS), loc
+        return replace(config, cls_stride=loc, loc_stride=loc)
+    return replace(config, cls_stride=coarsest(config.cls_stride, CLS_CELLS), loc_stride=loc)
+
+
+def _level_sizes(objects: Objects, weights: Floats, config: DetectorConfig) -> tuple[float, ...]:
+    """An anchor size for each map of a pyramid: as many centres as can have maps, the others 8 cells of theirs."""
+    strides = config.neck_stride * 2 ** np.arange(len(config.rpn.anchor_sizes))
+    usual = 8.0 * strides
+    for count in range(len(usual), 0, -1):
+        centres = np.exp(_centres(np.log(objects.sizes), weights, count))
+        ways = [np.array(levels) for levels in combinations(range(len(usual)), len(centres))]
+        ways = [levels for levels in ways if ((levels == 0) | (centres >= LOC_CELLS * strides[levels])).all()]
+        if ways:  # there are, at last, for a single centre
+            levels = min(ways, key=lambda levels: float(np.abs(np.log(centres / usual[levels])).sum()))
+            usual[levels] = centres.round().clip(min=2)
+            break
+    return tuple(usual.tolist())
 
 
 def _centres(values: Floats, weights: Floats, count: int) -> Floats:

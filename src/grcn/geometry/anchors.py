@@ -25,17 +25,39 @@ def cell_anchors(sizes: Sequence[float], ratios: Sequence[float]) -> Tensor:
     return (torch.stack((-widths, -heights, widths, heights), dim=1) / 2).round()
 
 
-def grid_anchors(cells: Tensor, map_size: tuple[int, int], stride: int) -> Tensor:
+def grid_anchors(cells: Tensor, map_size: tuple[int, int], stride: int | tuple[int, int]) -> Tensor:
     """Every anchor of a map.
 
     Args:
-        cells: [K, 4] from `cell_anchors`; map_size: (height, width) in cells; stride: input pixels per cell.
+        cells: [K, 4] from `cell_anchors`; map_size: (height, width) in cells; stride: input pixels per cell, along both
+            axes or along y and x.
 
     Returns:
         [height * width * K, 4] in input pixels; row by row, K anchors a cell, centred at (x, y) * stride.
     """
     height, width = map_size
-    y = torch.arange(height, device=cells.device, dtype=cells.dtype) * stride
-    x = torch.arange(width, device=cells.device, dtype=cells.dtype) * stride
+    down, right = (stride, stride) if isinstance(stride, int) else stride
+    y = torch.arange(height, device=cells.device, dtype=cells.dtype) * down
+    x = torch.arange(width, device=cells.device, dtype=cells.dtype) * right
     centres = torch.stack(torch.meshgrid(y, x, indexing="ij")[::-1], dim=-1).reshape(-1, 2)  # [H * W, 2] as x, y
     return (centres.repeat(1, 2)[:, None] + cells).reshape(-1, 4)
+
+
+def pyramid_anchors(
+    cells: Sequence[Tensor], map_sizes: Sequence[tuple[int, int]], image_size: tuple[int, int]
+) -> list[Tensor]:
+    """Every anchor of each map of a pyramid.
+
+    Neighbours are image size // map size apart, as torchvision has it. That is the map's stride, but for a last map
+    that has half of an odd number of cells, rounded up.
+
+    Args:
+        cells: [K, 4] of each map; map_sizes: (height, width) of each; image_size: of the padded batch.
+
+    Returns:
+        [height * width * K, 4] each, as from `grid_anchors`.
+    """
+    return [
+        grid_anchors(own, size, (image_size[0] // size[0], image_size[1] // size[1]))
+        for own, size in zip(cells, map_sizes, strict=True)
+    ]

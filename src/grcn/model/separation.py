@@ -24,6 +24,7 @@ from torch.utils.checkpoint import checkpoint
 from grcn.config import DetectorConfig, rpn_stride, trunk_stride
 from grcn.errors import ConfigError
 from grcn.model.backbones import Backbone
+from grcn.model.backbones.norm import FrozenNorm
 
 
 class Maps(NamedTuple):
@@ -51,6 +52,8 @@ class Separation(nn.Module):
 
     def __init__(self, config: DetectorConfig, backbone: Backbone) -> None:
         super().__init__()
+        if config.neck != "none":
+            raise ConfigError(f"neck '{config.neck}': detectors are not built with it yet; use neck 'none'")
         check_strides(config, backbone)
         end, last, stride = config.trunk_end, config.last_stage, trunk_stride(config, backbone.strides)
         self.trunk = _chain(config, backbone, 1, end, 1, stride)
@@ -61,6 +64,9 @@ class Separation(nn.Module):
         self.strides = (rpn_stride(config, backbone.strides), config.cls_stride, config.loc_stride)
         self.channels = tuple(backbone.channels[number - 1] for number in (at, last, last))
         self.checkpoint = False
+        for norm in self.modules():
+            if isinstance(norm, FrozenNorm) and config.norm_eps is not None:
+                norm.eps = config.norm_eps
 
     def forward(self, images: Tensor) -> Maps:
         """Images [B, 3, H, W], H and W multiples of 32, to maps of H / stride by W / stride cells."""

@@ -15,10 +15,21 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import box_iou
 
-from grcn.config import DetectorConfig, InputConfig
+from grcn.config import DetectorConfig, InputConfig, RPNConfig
 from grcn.data.dataset import open_dataset
 from grcn.data.records import Dataset, ImageRecord
-from grcn.data.sizing import IOUS, MAX_ENLARGE, Objects, _centres, best_iou, fit, measure, objects_at, rpn_stride
+from grcn.data.sizing import (
+    IOUS,
+    MAX_ENLARGE,
+    Objects,
+    _centres,
+    best_anchor,
+    best_iou,
+    fit,
+    measure,
+    objects_at,
+    rpn_stride,
+)
 from grcn.errors import DataError
 from grcn.presets import PRESETS
 from grcn.types import Target
@@ -35,6 +46,10 @@ def dataset(
     target = Target(np.array(boxes).reshape(-1, 4), labels or [0] * len(boxes), crowd=crowd)  # type: ignore[arg-type]
     record = ImageRecord(0, Path("a.jpg"), *size, target)
     return Dataset(Path("root"), "voc", "train", names, tuple(range(1, len(names) + 1)), (record,), ())
+
+
+FPN = DetectorConfig("resnet18", neck="fpn", head="fc2", separation="roi", input=InputConfig(480, 1000))
+CONFIGS = {**PRESETS, "fpn": FPN}
 
 
 def squares(*sizes: float, labels: Sequence[int] | None = None) -> Dataset:
@@ -120,34 +135,78 @@ def test_small_images_are_enlarged_for_small_objects_only_as_far_as_the_caps() -
 @settings(max_examples=40, deadline=None)
 @given(
     sizes=st.lists(st.floats(1.5, 470), min_size=1, max_size=40),
-    name=st.sampled_from(sorted(PRESETS)),
+    name=st.sampled_from(sorted(CONFIGS)),
     short=st.integers(32, 800),
     slim=st.floats(0.02, 1.0),
 )
 def test_a_fit_is_always_possible_and_never_coarser(sizes: list[float], name: str, short: int, slim: float) -> None:
-    config = replace(PRESETS[name], input=InputConfig(short, 1333))
+    config = replace(CONFIGS[name], input=InputConfig(short, 1333))
     data = dataset([[5, 5, 5 + s, 5 + max(s * slim, 0.5)] for s in sizes], [i % 2 for i in range(len(sizes))])
     fitted = fit(data, config)  # __post_init__ refuses what cannot be built
     assert fitted.cls_stride <= config.cls_stride
     assert fitted.loc_stride <= config.loc_stride
     assert fitted.input.short_side <= short
-    assert rpn_stride(fitted) <= rpn_stride(config)
-    assert fitted.rpn.anchor_sizes == tuple(sorted(set(fitted.rpn.anchor_sizes)))
+    assert rpn_stride(fitted) <= rpn_stride(config) or fitted.neck_stride == 8
+    assert fitted.rpn.anchor_sizes == tuple(sorted(fitted.rpn.anchor_sizes))
+    assert len(set(fitted.rpn.anchor_sizes)) == len(fitted.rpn.anchor_sizes) or name == "fpn"
     assert len(fitted.rpn.anchor_sizes) <= len(config.rpn.anchor_sizes)
     root = np.sqrt(np.outer(fitted.rpn.anchor_ratios, (1.0,)))
     sides = np.concatenate([np.array(fitted.rpn.anchor_sizes) * root, np.array(fitted.rpn.anchor_sizes) / root])
     assert np.rint(sides / 2).min() >= 1  # no anchor without area
-    changed = {"input", "cls_stride", "loc_stride", "rpn"}
+    changed = {"input", "cls_stride", "loc_stride", "neck_stride", "rpn"}
     assert all(getattr(fitted, f) == getattr(config, f) for f in config.__dataclass_fields__ if f not in changed)
     # Never worse than the preset's anchors on what it optimises.
     objects = objects_at([data], fitted.input.short_side, fitted.input.long_side)
     weights = 1 / np.sqrt(np.bincount(objects.labels)[objects.labels])
 
-    def overlap(c: DetectorConfig) -> float:
-        found = best_iou(objects, c.rpn.anchor_sizes, c.rpn.anchor_ratios, rpn_stride(fitted))
-        return float(np.average(found, weights=weights))
+    def overlap(rpn: RPNConfig) -> float:
+        return float(np.average(best_anchor(objects, replace(fitted, rpn=rpn)), weights=weights))
 
-    assert overlap(fitted) >= overlap(config)
+    own = config.rpn.anchor_sizes[-len(fitted.rpn.anchor_sizes) if name == "fpn" else 0 :]
+    assert overlap(fitted.rpn) >= overlap(replace(config.rpn, anchor_sizes=own))
+
+
+# Pyramids
+
+
+@pytest.mark.parametrize(("small", "finest"), [(10, 4), (55, 4), (56, 8), (200, 8)])
+def test_a_pyramid_has_no_finer_map_than_a_class_needs(small: float, finest: int) -> None:
+    fitted = fit(squares(*[small] * 20, *[400] * 20, labels=[0] * 20 + [1] * 20), FPN)
+    assert (fitted.neck_stride, len(fitted.rpn.anchor_sizes)) == (finest, 5 if finest == 4 else 4)
+    assert (fitted.cls_stride, fitted.loc_stride, fitted.cls_cells, fitted.loc_cells) == (16, 16, 14, 14)
+
+
+def test_a_few_small_objects_of_a_class_keep_the_finest_map() -> None:
+    for few, finest in ((1, 8), (4, 4)):
+        data = squares(*[40] * few, *[100] * (20 - few), *[400] * 20, labels=[0] * 20 + [1] * 20)
+        assert fit(data, FPN).neck_stride == finest
+    coarse = replace(FPN, neck_stride=8, rpn=RPNConfig(anchor_sizes=(64, 128, 256, 512)))
+    assert fit(squares(10, 20), coarse).neck_stride == 8  # never finer than asked for
+
+
+FITTED: dict[tuple[float, ...], tuple[float, ...]] = {
+    (20, 45, 100, 210, 470): (20, 45, 100, 210, 470),
+    (40, 40, 300): (40, 64, 128, 300, 512),  # where they have some 8 cells; the other maps keep 8
+    (40, 50, 60): (40, 50, 60, 256, 512),  # not on a map of stride 32, which would leave the largest 2 cells
+    (33, 44, 57, 70, 90): (33, 44, 63, 90, 512),  # two together: 90 has no 2 cells of stride 64
+    (60, 130, 470): (60, 130, 256, 470),  # without the map of stride 4
+}
+
+
+def test_each_map_of_a_pyramid_has_anchors_of_one_size_that_its_cells_can_tell_apart() -> None:
+    assert {sizes: fit(squares(*sizes), FPN).rpn.anchor_sizes for sizes in FITTED} == FITTED
+
+
+def test_anchors_of_a_pyramid_are_each_maps_own() -> None:
+    config = replace(FPN, rpn=RPNConfig(anchor_sizes=(32, 64, 128, 256, 512), anchor_ratios=(1.0,)))
+    boxes = np.array([[0, 0, 16, 16], [84, 84, 116, 116], [200, 200, 264, 264], [204, 200, 268, 264]], dtype=float)
+    objects = Objects(boxes, np.tile([480.0, 640.0], (4, 1)), np.zeros(4, np.int64), ("a",))
+    # Of 32 pixels every 4 and of 64 every 8: the last one would have its own if those of 64 were every 4, too.
+    np.testing.assert_allclose(best_anchor(objects, config)[1:], [1, 1, 60 / 68])
+    sizing = measure([squares(60, 60)], config)
+    assert (sizing.cls_stride, sizing.loc_stride, sizing.rpn_stride) == (4, 4, 4)
+    sizing = measure([squares(60, 60)], replace(config, cls_cells=3.5, loc_cells=7.0))
+    assert (sizing.cls_stride, sizing.loc_stride) == (16, 8)
 
 
 def test_centres_are_the_clusters() -> None:
@@ -167,11 +226,11 @@ def test_without_objects_there_is_nothing_to_fit(data: Dataset) -> None:
 
 
 @pytest.mark.parametrize(("name", "split"), [("bccd", "train"), ("deeppcb", "trainval")])
-@pytest.mark.parametrize("preset", ["grcn_r18", "faster_rcnn_r18_c4"])
+@pytest.mark.parametrize("preset", ["grcn_r18", "faster_rcnn_r18_c4", "fpn"])
 def test_anchors_reach_more_of_real_data(shared_data: Path, name: str, split: str, preset: str) -> None:
     """At IoU 0.7, at which the RPN learns: against the default, also at the same input size and stride."""
     data = open_dataset(shared_data / name, split=split)
-    config = PRESETS[preset]
+    config = CONFIGS[preset]
     fitted = fit(data, config)
     before, after = measure([data], config), measure([data], fitted)
     anchors_only = measure([data], replace(config, rpn=fitted.rpn, input=fitted.input))

@@ -242,3 +242,25 @@ def test_checkpointing_changes_memory_and_nothing_else(name: str) -> None:
     for key, value in state.items():
         assert torch.equal(value, state2[key]), key  # batch norm has counted each batch once
     assert kept_bytes2 < kept_bytes / 2
+
+
+def test_frozen_norms_add_to_the_variance_what_the_configuration_says() -> None:
+    """torchvision's COCO detector was trained with nothing; its state dict does not say so."""
+    backbone = make_backbone("resnet18", "frozen_bn")
+    assert backbone.network is not None
+    for name, value in backbone.network.named_buffers():
+        if name.endswith("running_var"):
+            value.fill_(1e-5)
+    maps = []
+    for eps in (None, 1e-5, 0.0):
+        config = DetectorConfig("resnet18", norm="frozen_bn", norm_eps=eps)
+        module = SeparationModule(config, backbone)
+        maps.append(module.trunk.conv1(torch.ones(1, 3, 32, 32)))
+    assert torch.equal(maps[0], maps[1])
+    torch.testing.assert_close(maps[2], maps[0] * 2**0.5, rtol=1e-4, atol=1e-4)
+
+
+def test_a_neck_is_refused_until_detectors_are_built_with_it() -> None:
+    config = DetectorConfig("resnet18", neck="fpn", head="fc2")
+    with pytest.raises(ConfigError, match="neck 'fpn': detectors are not built with it yet"), torch.device("meta"):
+        build(config)

@@ -1,0 +1,328 @@
+"""torchvision's detectors under our names: the same numbers, whatever the file's age; what is none is refused."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torchvision.models import detection
+from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+
+from grcn.config import RPNConfig
+from grcn.errors import CheckpointError, ConfigError
+from grcn.model import coco
+from grcn.model.backbones import ResNet
+from grcn.model.backbones.norm import FrozenNorm
+from grcn.model.coco import CATEGORY_IDS, CLASS_NAMES, PUBLISHED, UNNAMED, convert, fetch, is_torchvision
+from grcn.model.heads import FCHead
+from grcn.model.neck import FPN
+from grcn.model.rpn import RPN
+
+WEIGHTS = {
+    "faster_rcnn_r50_fpn": detection.FasterRCNN_ResNet50_FPN_Weights.COCO_V1,
+    "faster_rcnn_r50_fpn_v2": detection.FasterRCNN_ResNet50_FPN_V2_Weights.COCO_V1,
+}
+
+
+def test_addresses_and_classes_are_torchvisions() -> None:
+    assert {preset: weights.url for preset, weights in WEIGHTS.items()} == PUBLISHED
+    for weights in WEIGHTS.values():
+        categories = weights.meta["categories"]
+        assert len(categories) == 91
+        assert [n for n, name in enumerate(categories) if name == "N/A"] == list(UNNAMED)
+        assert tuple(categories[n] for n in CATEGORY_IDS) == CLASS_NAMES
+    assert len(CLASS_NAMES) == len(set(CLASS_NAMES)) == len(CATEGORY_IDS) == 80
+
+
+# torchvision's detectors
+
+
+def filled(make: Callable[[], FasterRCNN]) -> FasterRCNN:
+    """A detector with small numbers everywhere, made without the time that its own random numbers take."""
+    with torch.device("meta"):
+        model = make().eval()
+    model.to_empty(device="cpu")
+    for name, value in model.state_dict().items():
+        if name.endswith("num_batches_tracked"):
+            value.fill_(3)
+        elif value.ndim > 1:
+            value.normal_(std=value[0].numel() ** -0.5)
+        else:
+            value.uniform_(-0.2, 0.2)
+    for norm in model.modules():
+        if hasattr(norm, "running_var"):
+            norm.running_var.uniform_(1e-5, 1e-3)  # so small that what is added to them matters
+            norm.weight.data.uniform_(0.5, 1).mul_(norm.running_var.sqrt())
+    return model
+
+
+def frozen_v1(layers: int = 50) -> FasterRCNN:
+    """As torchvision makes the one that it has weights for."""
+    model = FasterRCNN(resnet_fpn_backbone(backbone_name=f"resnet{layers}", weights=None), 91)
+    detection.faster_rcnn.overwrite_eps(model, 0.0)
+    return model
+
+
+MAKERS: dict[str, Callable[[], FasterRCNN]] = {
+    "v1 frozen": frozen_v1,
+    "v1": lambda: detection.fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=4),
+    "v2": lambda: detection.fasterrcnn_resnet50_fpn_v2(weights=None, weights_backbone=None),
+}
+
+
+@pytest.fixture(scope="module", params=MAKERS)
+def theirs(request: pytest.FixtureRequest) -> FasterRCNN:
+    torch.manual_seed(0)
+    return filled(MAKERS[request.param])
+
+
+def as_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The names that files of before 2022 have, which torchvision's detectors load too."""
+    old = {"rpn.head.conv.0.0": "rpn.head.conv"} if "rpn.head.conv.1.0.weight" not in state else {}
+    if "backbone.fpn.inner_blocks.0.1.weight" not in state:
+        for kind in ("inner", "layer"):
+            old |= {f"backbone.fpn.{kind}_blocks.{n}.0": f"backbone.fpn.{kind}_blocks.{n}" for n in range(4)}
+    return {
+        f"{old.get(layer, layer)}.{kind}": value
+        for (layer, _, kind), value in ((name.rpartition("."), value) for name, value in state.items())
+    }
+
+
+class Ours(nn.Module):
+    """What a detector of ours has, at its places: trunk, neck, RPN, head and last layers."""
+
+    def __init__(self, converted: coco.Converted) -> None:
+        super().__init__()
+        is_v2 = converted.preset.endswith("_v2")
+        scores, deltas = (converted.tensors[f"roi.{name}.bias"].numel() for name in ("scores", "deltas"))
+        backbone = ResNet("resnet50", converted.norm)
+        ends = pairwise((1, *backbone.strides))
+        stages = {f"conv{n}": backbone.stage(n, *each) for n, each in enumerate(ends, start=1)}
+        self.separation = nn.ModuleDict({"trunk": nn.ModuleDict(stages)})
+        self.separation["neck"] = FPN(backbone.channels[1:], 256, norm=is_v2)
+        self.rpn = RPN(RPNConfig(anchor_sizes=(32,)), 256, 4)
+        head: nn.Module = FCHead(256, 7, 1024)
+        if is_v2:
+            convs = [
+                nn.Sequential(nn.Conv2d(256, 256, 3, padding=1, bias=False), nn.BatchNorm2d(256), nn.ReLU())
+                for _ in range(4)
+            ]
+            head = nn.ModuleDict({"convs": nn.ModuleList(convs), "fc6": nn.Conv2d(256, 1024, 7)})
+            self.rpn.conv2 = nn.Conv2d(256, 256, 3, padding=1)
+        heads = nn.ModuleDict({"shared": head})
+        self.roi = nn.ModuleDict({"heads": heads, "scores": nn.Linear(1024, scores), "deltas": nn.Linear(1024, deltas)})
+        for norm in self.modules():
+            if isinstance(norm, FrozenNorm) and converted.norm_eps is not None:
+                norm.eps = converted.norm_eps
+        self.load_state_dict(converted.tensors)
+
+    def pyramid(self, image: Tensor) -> list[Tensor]:
+        maps, x = [], image
+        for stage in self.separation["trunk"].values():
+            x = stage(x)
+            maps.append(x)
+        found: list[Tensor] = self.separation["neck"](maps[1:])
+        return found
+
+    def objectness(self, features: Tensor) -> Tensor:
+        hidden = self.rpn.conv(features).relu()
+        hidden = self.rpn.conv2(hidden).relu() if hasattr(self.rpn, "conv2") else hidden
+        return self.rpn.objectness(hidden)
+
+    def vectors(self, rois: Tensor) -> Tensor:
+        head = self.roi["heads"]["shared"]
+        if isinstance(head, FCHead):
+            return head(rois)
+        for conv in head["convs"]:
+            rois = conv(rois)
+        return head["fc6"](rois).flatten(1).relu()
+
+
+@pytest.mark.parametrize("naming", [dict, as_published])
+def test_both_namings_are_the_same_detector(theirs: FasterRCNN, naming: Callable[..., dict[str, Tensor]]) -> None:
+    """Held to torchvision's pyramid, vectors of RoIs and answers."""
+    state = naming(theirs.state_dict())
+    theirs.load_state_dict(state)  # torchvision takes it as well
+    assert is_torchvision(state)
+    converted = convert(state, "file")
+    is_v2, classes = (
+        hasattr(theirs.rpn.head.conv, "1"),
+        80 if theirs.roi_heads.box_predictor.cls_score.out_features == 91 else 3,
+    )
+    assert converted.preset == "faster_rcnn_r50_fpn" + "_v2" * is_v2
+    is_frozen = "backbone.body.bn1.num_batches_tracked" not in state
+    assert (converted.norm, converted.norm_eps) == (("frozen_bn", 0.0) if is_frozen else ("bn", None))
+    assert converted.unnamed == (10 if classes == 80 else 0)
+    assert converted.class_names == (CLASS_NAMES if classes == 80 else None)
+    ours = Ours(converted).eval()
+    named = torch.tensor(CATEGORY_IDS if classes == 80 else (1, 2, 3))
+    with torch.no_grad():
+        expected = list(theirs.backbone(image := torch.rand(1, 3, 64, 96)).values())
+        pyramid, logits = ours.pyramid(image), theirs.rpn.head(expected)[0]
+        assert_same(pyramid, expected)
+        assert_same([ours.objectness(each) for each in pyramid], logits)
+        rois = torch.rand(20, 256, 7, 7)
+        vectors, wanted = ours.vectors(rois), theirs.roi_heads.box_head(rois)
+        assert_same([vectors], [wanted])
+        scores, deltas = theirs.roi_heads.box_predictor(wanted)
+        assert_same([ours.roi["scores"](vectors).softmax(1)[:, 1 : 1 + classes]], [scores.softmax(1)[:, named]])
+        assert_same([ours.roi["deltas"](vectors).reshape(20, -1, 4)], [deltas.reshape(20, -1, 4)[:, named]])
+
+
+def assert_same(found: list[Tensor], expected: list[Tensor]) -> None:
+    for ours, theirs in zip(found, expected, strict=True):
+        largest = theirs.abs().max().item()
+        assert largest > 1e-3
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5 * largest)
+
+
+def test_every_number_of_theirs_has_its_place(theirs: FasterRCNN) -> None:
+    """But for the boxes of the background and of what has no name."""
+    state = theirs.state_dict()
+    tensors = convert(state, "file").tensors
+    for (name, value), (own, found) in zip(state.items(), tensors.items(), strict=True):
+        if "box_predictor" not in name:
+            assert torch.equal(found.flatten(), value.flatten()), (name, own)
+
+
+def test_a_detector_on_another_resnet_is_taken_too() -> None:
+    state = filled(lambda: frozen_v1(18)).state_dict()
+    converted = convert(state, "file")
+    backbone = ResNet("resnet18", "frozen_bn")
+    for n, each in enumerate(pairwise((1, *backbone.strides)), start=1):
+        prefix = f"separation.trunk.conv{n}."
+        own = {k.removeprefix(prefix): v for k, v in converted.tensors.items() if k.startswith(prefix)}
+        backbone.stage(n, *each).load_state_dict(own)
+
+
+# What is no such file
+
+
+@pytest.fixture(scope="module")
+def small_state() -> dict[str, Tensor]:
+    """Names and ranks of v1's file, few numbers."""
+    with torch.device("meta"):
+        names = frozen_v1().state_dict()
+    state = {
+        name: torch.ones(value.shape[:1] if value.ndim == 1 else (2,) * value.ndim) for name, value in names.items()
+    }
+    state["roi_heads.box_head.fc6.weight"] = torch.ones(2, 98)
+    state |= {
+        f"roi_heads.box_predictor.cls_score.{k}": torch.ones(*s) for k, s in (("weight", (91, 2)), ("bias", (91,)))
+    }
+    state |= {
+        f"roi_heads.box_predictor.bbox_pred.{k}": torch.ones(*s) for k, s in (("weight", (364, 2)), ("bias", (364,)))
+    }
+    return state
+
+
+SCORES, DELTAS = "roi_heads.box_predictor.cls_score.weight", "roi_heads.box_predictor.bbox_pred.weight"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"rpn.head.cls_logits.weight": None}, "no Faster R-CNN .* lacks rpn.head.cls_logits.weight"),
+        ({"roi_heads.mask_head.mask_fcn1.weight": torch.ones(1)}, "'roi_heads.mask_head.* is no part of"),
+        ({"two\nlines": torch.ones(1)}, r"'two\\nlines' is no part of"),
+        ({"backbone.body.layer1." + "9" * 5000 + ".w": torch.ones(1)}, "is no part of"),
+        ({"backbone.body.layer5.0.conv1.weight": torch.ones(1)}, "is no part of"),
+        ({SCORES: torch.ones(91)}, r"scores of shape \(91,\)"),
+        ({SCORES: torch.tensor(1.0)}, r"scores of shape \(\)"),
+        ({SCORES: torch.ones(1, 2)}, r"scores of shape \(1, 2\); needs a row of the background, and more"),
+        ({DELTAS: torch.ones(363, 2)}, r"bbox_pred.weight\' of shape \(363, 2\), with 91 logits"),
+        ({SCORES.replace("weight", "bias"): torch.ones(5)}, r"cls_score.bias\' of shape \(5,\), with 91 logits"),
+        ({"roi_heads.box_head.fc6.weight": torch.ones(2, 90)}, r"fc6.weight\' of shape \(2, 90\)"),
+        ({"roi_heads.box_head.fc6.weight": torch.ones(2)}, r"fc6.weight\' of shape \(2,\)"),
+        ({"backbone.body.conv1.weight": torch.eye(3).to_sparse()}, "conv1.weight' is no plain tensor"),
+        ({"backbone.body.conv1.weight": torch.ones(1, device="meta")}, "conv1.weight' is no plain tensor"),
+    ],
+)
+def test_what_is_no_such_detector_is_refused_in_one_line(
+    small_state: dict[str, Tensor], change: dict[str, Any], said: str
+) -> None:
+    state = {name: value for name, value in (small_state | change).items() if value is not None}
+    with pytest.raises(CheckpointError, match=rf"^file\.pth: .*{said}") as caught:
+        convert(state, "file.pth")
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 300
+
+
+def test_what_is_no_detector_of_torchvisions(small_state: dict[str, Tensor]) -> None:
+    assert is_torchvision(small_state)
+    assert not is_torchvision({"backbone.body.conv1.weight": torch.ones(1)})
+    assert not is_torchvision(convert(small_state, "file").tensors)
+
+
+# Published
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_: Any) -> None:
+        """Tests are silent."""
+
+
+@pytest.fixture
+def publish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[dict[str, Tensor]], str]]:
+    """Publishes v1's weights at an address of this machine that ends with their hash; torch's cache is fresh."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
+    folder = tmp_path / "served"
+    folder.mkdir()
+
+    def put(state: dict[str, Tensor]) -> str:
+        torch.save(state, folder / "w.pth")
+        digest = hashlib.sha256((folder / "w.pth").read_bytes()).hexdigest()
+        name = (folder / "w.pth").rename(folder / f"fasterrcnn-{digest[:8]}.pth").name
+        monkeypatch.setitem(PUBLISHED, "faster_rcnn_r50_fpn", f"http://127.0.0.1:{http.server_port}/{name}")
+        return str(folder / name)
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder))) as http:
+        thread = threading.Thread(target=http.serve_forever, daemon=True)
+        thread.start()
+        yield put
+        http.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize("naming", [dict, as_published])
+def test_published_weights_are_fetched_and_checked(
+    publish: Callable[[dict[str, Tensor]], str],
+    small_state: dict[str, Tensor],
+    naming: Callable[..., dict[str, Tensor]],
+) -> None:
+    state = naming(small_state)
+    file = Path(publish(state))
+    found = fetch("faster_rcnn_r50_fpn")
+    assert (found.preset, found.norm, found.norm_eps) == ("faster_rcnn_r50_fpn", "frozen_bn", 0.0)
+    assert torch.equal(found.tensors["separation.neck.inner_blocks.0.0.weight"], torch.ones(2, 2, 2, 2))
+    assert found.tensors["rpn.conv.weight"].shape == (2, 2, 2, 2)
+    file.unlink()
+    assert fetch("faster_rcnn_r50_fpn").tensors.keys() == found.tensors.keys()  # from the cache
+
+
+def test_published_weights_that_are_not_what_they_should_be_are_refused(
+    publish: Callable[[dict[str, Tensor]], str], small_state: dict[str, Tensor]
+) -> None:
+    file = Path(publish(small_state))
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    with pytest.raises(CheckpointError, match=r"invalid hash.*fetch it by hand"):
+        fetch("faster_rcnn_r50_fpn")
+    publish({"backbone.body.conv1.weight": torch.ones(1)})
+    address = re.escape(PUBLISHED["faster_rcnn_r50_fpn"])
+    with pytest.raises(CheckpointError, match=f"^{address}: no Faster R-CNN of torchvision's with a pyramid: lacks"):
+        fetch("faster_rcnn_r50_fpn")
+    with pytest.raises(
+        ConfigError, match=r"'coco' with preset 'grcn_r18': published for faster_rcnn_r50_fpn and .*_v2"
+    ):
+        fetch("grcn_r18")
