@@ -215,7 +215,8 @@ def whole_rois(features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     if torch.compiler.is_exporting():
         return F.linear(by_cell(features), weight, bias)
     if (
-        features.device.type != "cpu"
+        torch.compiler.is_compiling()
+        or features.device.type != "cpu"
         or features.dtype != torch.float32
         or len(features) < _FEW
         or not convolves_whole_rois()

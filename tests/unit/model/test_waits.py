@@ -6,11 +6,15 @@ from collections import Counter
 
 import pytest
 import torch
+from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
+from grcn.geometry import boxes as box_ops
 from grcn.geometry import nms
 from grcn.geometry.nms import at_once
-from grcn.model.detector import RCNN
+from grcn.model.detector import RCNN, _objects
+from grcn.model.losses import roi_losses
+from grcn.model.rpn import Objects
 
 from .building import build, enlivened, objects, random_images, small
 
@@ -52,3 +56,26 @@ def test_waits_do_not_grow_with_the_batch(name: str, as_on_a_gpu: None, monkeypa
     monkeypatch.setattr(nms, "FEW", 0)
     assert waits(model, 8, training=True).total() <= 3
     assert waits(model, 8, training=False).total() <= 4
+
+
+@pytest.mark.parametrize("name", ["grcn_r18", "faster_rcnn_r18_c4"])
+def test_a_training_forward_is_one_graph(name: str) -> None:
+    """From the batch to the losses: nothing in it depends on what is found, so a compiler sees it whole."""
+    torch.manual_seed(0)
+    model = build(small(name)).train()
+    batch, sizes = model.batch(random_images((64, 96), (96, 64)))
+    whole, targets = box_ops.whole(sizes, batch), _objects([objects(3), objects(0)], batch)
+
+    def losses(batch: Tensor, whole: Tensor, targets: Objects) -> dict[str, Tensor]:
+        maps = model.separation(batch)
+        proposals, own = model.rpn(maps.rpn, whole, targets)
+        boxes, labels, wanted = model.roi.assign(proposals, targets)
+        answers = model.roi(maps, boxes, whole)
+        return own | roi_losses(*answers, labels.flatten(), wanted.flatten(0, 1))
+
+    found = []
+    for run in (losses, torch.compile(losses, backend="eager", fullgraph=True)):
+        torch.manual_seed(1)
+        found.append(run(batch, whole, targets))
+    for key, loss in found[0].items():
+        torch.testing.assert_close(found[1][key], loss)
