@@ -37,7 +37,7 @@ def roi_align(features: Tensor, rois: Tensor, size: int, scale: float, sampling_
     Returns:
         [R, C, S, S] of the map's type, summed in float32 at least; channels-last on the CPU.
     """
-    levels = torch.zeros(len(rois), dtype=torch.int64, device=rois.device)
+    levels = rois.new_zeros(rois.shape[0], dtype=torch.int64)  # an exported graph leaves the number open
     return pyramid_roi_align([features], rois, levels, size, [scale], sampling_ratio, aligned=aligned)
 
 
