@@ -144,6 +144,7 @@ class Study:
         sources: data sets by name.
         seeds: of each cell.
         trials: all of them, seed by seed, so that a study that is cut short has every cell.
+        begins: data set and digest of the trials that others start from.
         digest: of all that the file says, with what it extends.
         decision: how it is judged; None: it is not.
     """
@@ -154,6 +155,7 @@ class Study:
     sources: dict[str, DataSource]
     seeds: tuple[int, ...]
     trials: tuple[Trial, ...]
+    begins: frozenset[tuple[str, str]]
     digest: str
     decision: Decision | None = None
 
@@ -163,7 +165,7 @@ class Study:
         cells: Sequence[str] | None = None,
         seeds: Sequence[int] | None = None,
     ) -> Study:
-        """The study of some data sets, cells and seeds; None: all.
+        """The study of some data sets, cells and seeds, with the trials that these start from; None: all.
 
         Raises:
             ConfigError: on a name or a seed that it does not have.
@@ -179,13 +181,15 @@ class Study:
                     f"{self.name}: {what} '{unknown[0]}' is none of {', '.join(map(str, known))}"
                     + (f": the file plans {len(known)} seeds, and is judged by no others" if planned else "")
                 )
-        kept = tuple(
+        chosen = [
             trial
             for trial in self.trials
             if trial.data in (data or self.sources)
             and trial.cell in (cells or self.baselines)
             and trial.seed in (seeds or self.seeds)
-        )
+        ]
+        begun = [trial.start for trial in chosen]
+        kept = tuple(trial for trial in self.trials if trial in chosen or trial in begun)
         return replace(
             self, sources={k: v for k, v in self.sources.items() if k in (data or self.sources)}, trials=kept
         )
@@ -249,9 +253,10 @@ def read_study(file: str | Path) -> Study:
                 start = made.get((seed, name, starts[cell] or ""))
                 made[seed, name, cell] = _trial(f"{where}{name}, {cell}: ", name, cell, seed, source, layers, start)
     trials = tuple(made[seed, name, cell] for seed in seeds for name in kept for cell in cells)
+    begins = frozenset((trial.data, trial.start.digest) for trial in trials if trial.start)
     question = str(content.get("question", ""))
     state = digest({**content, "question": question, "seeds": seeds})
-    return Study(path.stem, question, baselines, kept, tuple(seeds), trials, state, decision)
+    return Study(path.stem, question, baselines, kept, tuple(seeds), trials, begins, state, decision)
 
 
 def _decision(

@@ -137,7 +137,6 @@ def run_study(
     lost = [key for key, path in wanted.items() if not path.is_file()]
     todo += [trial for trial in distinct if trial not in todo and (trial.data, trial.digest) in lost]
     todo.sort(key=lambda trial: trial.start is not None)
-    begins = {(trial.data, trial.start.digest) for trial in study.trials if trial.start}
     say(f"{study.name}: {len(distinct) - len(todo)} of {len(distinct)} trials are done")
     if unknown := [trial for trial, result in results.items() if result is not None and trial not in former]:
         say(f"{len(unknown)} of them by results that do not say of which photos and labels they are")
@@ -154,7 +153,7 @@ def run_study(
             of[trial],
             {"name": study.name, "digest": study.digest},
             start=str(_start_path(out, trial.start, of[trial])) if trial.start else "",
-            keep=str(_start_path(out, trial, of[trial])) if (trial.data, trial.digest) in begins else "",
+            keep=str(_start_path(out, trial, of[trial])) if (trial.data, trial.digest) in study.begins else "",
         )
         for trial in todo
     ]
