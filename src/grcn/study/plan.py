@@ -17,8 +17,8 @@ cells:                                    # detectors by name: the fields in whi
 
 Fields are those of `TrainConfig`; a cell's go before a data set's, and these before the base's. A cell may name another
 to be compared with, `baseline: NAME`, and one whose last weights it starts from, on the same data with the same seed,
-`start: NAME`. With `extends: FILE`, or several, of the same folder, a study starts from theirs
-and changes what it names.
+`start: NAME`. With `extends: FILE`, or several, of the same folder, a study starts from theirs and changes what it
+names.
 
 A study that is to settle something says beforehand how, and is run with the seeds that it plans and no more:
 
