@@ -143,7 +143,8 @@ class Study:
         baselines: for each cell, in order, the cell that it is compared with; a baseline's is itself.
         sources: data sets by name.
         seeds: of each cell.
-        trials: all of them, seed by seed, so that a study that is cut short has every cell.
+        trials: all of them, seed by seed, so that a study that is cut short has every cell; what others start from
+            before these.
         begins: data set and digest of the trials that others start from.
         digest: of all that the file says, with what it extends.
         decision: how it is judged; None: it is not.
@@ -245,14 +246,14 @@ def read_study(file: str | Path) -> Study:
     decision = _decision(where, content, cells, tuple(sources), tuple(seeds))
     kept = {name: _source(where, name, values) for name, values in sources.items()}
     made: dict[tuple[int, str, str], Trial] = {}
-    # Seed by seed, so that a study that is cut short has every cell; what others start from before these.
+    # What others start from before these.
     for seed in seeds:
         for name, source in kept.items():
             for cell in sorted(cells, key=lambda cell: starts[cell] is not None):
                 layers = [base, source.config or {}, cells[cell]]
                 start = made.get((seed, name, starts[cell] or ""))
                 made[seed, name, cell] = _trial(f"{where}{name}, {cell}: ", name, cell, seed, source, layers, start)
-    trials = tuple(made[seed, name, cell] for seed in seeds for name in kept for cell in cells)
+    trials = tuple(made.values())
     begins = frozenset((trial.data, trial.start.digest) for trial in trials if trial.start)
     question = str(content.get("question", ""))
     state = digest({**content, "question": question, "seeds": seeds})
