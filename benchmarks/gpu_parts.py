@@ -154,7 +154,8 @@ def parts(device: str) -> dict[str, dict[str, Part]]:
 
 def correctness(name: str, precision: str, device: torch.device, until: float) -> dict[str, Any]:
     """A step's losses and gradients, and detections, beside the CPU's in float32."""
-    torch.backends.cuda.matmul.fp32_precision = torch.backends.cudnn.conv.fp32_precision = "ieee"
+    if device.type == "cuda":
+        torch.backends.cuda.matmul.fp32_precision = torch.backends.cudnn.conv.fp32_precision = "ieee"
     images, targets = batch(2, 128, 96)
     model = lively(name, images)
     losses, gradient = step(model, images, targets, "fp32")

@@ -341,16 +341,31 @@ def test_cells_that_start_from_another(tmp_path: Path) -> None:
     assert before.keys() == after.keys()
     learned = [name for name in before if not name.endswith(("running_mean", "running_var", "num_batches_tracked"))]
     assert all(np.allclose(before[name], after[name], atol=1e-5) for name in learned)
+    path = result_path(out, next(trial for trial in study.trials if trial.cell == "parted"))
     other = study.only(cells=["parted"])
     assert run_study(other, out, progress=False, say=lines.append) == 0
-    path = result_path(out, other.trials[0])
-    path.unlink()
-    kept.unlink()
-    with pytest.raises(GrcnError, match="beach half seed 0, from which it starts, are not there"):
-        run_study(other, out, progress=False, say=lines.append)
-    assert run_study(study, out, progress=False, say=lines.append) == 2, "what it starts from is run again, too"
-    assert path.is_file()
-    assert kept.is_file()
+    for gone, again in (([path], 1), ([path, kept], 2), ([kept], 0)):
+        for file in gone:
+            file.unlink()
+        assert run_study(other, out, progress=False, say=lines.append) == again, (
+            "with what it starts from, where needed"
+        )
+        assert path.is_file()
+
+
+def test_a_cell_that_others_start_from_leaves_its_weights_when_it_runs_alone(tmp_path: Path) -> None:
+    study, out = read_study(write_forks(tmp_path)), tmp_path / "out"
+    for cell in ("half", "parted"):
+        assert run_study(study.only(cells=[cell]), out, progress=False, say=lambda line: None) == 1
+
+
+def test_a_cell_whose_start_fails_says_so(tmp_path: Path) -> None:
+    path = write_forks(tmp_path)
+    path.write_text(path.read_text().replace("half: {iterations: 2,", "half: {iterations: 2, optim: {lr: 1.0e+30},"))
+    lines: list[str] = []
+    with pytest.raises(GrcnError, match="3 of 3 trials failed, the first: beach half"):
+        run_study(read_study(path), tmp_path / "out", progress=False, say=lines.append)
+    assert "the weights of beach half seed 0, from which it starts, are not there" in lines[-1]
 
 
 def start(folder: Path, *words: str) -> subprocess.Popen[str]:

@@ -17,8 +17,8 @@ cells:                                    # detectors by name: the fields in whi
 
 Fields are those of `TrainConfig`; a cell's go before a data set's, and these before the base's. A cell may name another
 to be compared with, `baseline: NAME`, and one whose last weights it starts from, on the same data with the same seed,
-`start: NAME`. With `extends: FILE`, or several, of the same folder, a study starts from theirs
-and changes what it names.
+`start: NAME`. With `extends: FILE`, or several, of the same folder, a study starts from theirs and changes what it
+names.
 
 A study that is to settle something says beforehand how, and is run with the seeds that it plans and no more:
 
@@ -143,7 +143,9 @@ class Study:
         baselines: for each cell, in order, the cell that it is compared with; a baseline's is itself.
         sources: data sets by name.
         seeds: of each cell.
-        trials: all of them, seed by seed, so that a study that is cut short has every cell.
+        trials: all of them, seed by seed, so that a study that is cut short has every cell; what others start from
+            before these.
+        begins: data set and digest of the trials that others start from.
         digest: of all that the file says, with what it extends.
         decision: how it is judged; None: it is not.
     """
@@ -154,6 +156,7 @@ class Study:
     sources: dict[str, DataSource]
     seeds: tuple[int, ...]
     trials: tuple[Trial, ...]
+    begins: frozenset[tuple[str, str]]
     digest: str
     decision: Decision | None = None
 
@@ -163,7 +166,7 @@ class Study:
         cells: Sequence[str] | None = None,
         seeds: Sequence[int] | None = None,
     ) -> Study:
-        """The study of some data sets, cells and seeds; None: all.
+        """The study of some data sets, cells and seeds, with the trials that these start from; None: all.
 
         Raises:
             ConfigError: on a name or a seed that it does not have.
@@ -179,13 +182,15 @@ class Study:
                     f"{self.name}: {what} '{unknown[0]}' is none of {', '.join(map(str, known))}"
                     + (f": the file plans {len(known)} seeds, and is judged by no others" if planned else "")
                 )
-        kept = tuple(
+        chosen = [
             trial
             for trial in self.trials
             if trial.data in (data or self.sources)
             and trial.cell in (cells or self.baselines)
             and trial.seed in (seeds or self.seeds)
-        )
+        ]
+        begun = [trial.start for trial in chosen]
+        kept = tuple(trial for trial in self.trials if trial in chosen or trial in begun)
         return replace(
             self, sources={k: v for k, v in self.sources.items() if k in (data or self.sources)}, trials=kept
         )
@@ -241,17 +246,18 @@ def read_study(file: str | Path) -> Study:
     decision = _decision(where, content, cells, tuple(sources), tuple(seeds))
     kept = {name: _source(where, name, values) for name, values in sources.items()}
     made: dict[tuple[int, str, str], Trial] = {}
-    # Seed by seed, so that a study that is cut short has every cell; what others start from before these.
+    # What others start from before these.
     for seed in seeds:
         for name, source in kept.items():
             for cell in sorted(cells, key=lambda cell: starts[cell] is not None):
                 layers = [base, source.config or {}, cells[cell]]
                 start = made.get((seed, name, starts[cell] or ""))
                 made[seed, name, cell] = _trial(f"{where}{name}, {cell}: ", name, cell, seed, source, layers, start)
-    trials = tuple(made[seed, name, cell] for seed in seeds for name in kept for cell in cells)
+    trials = tuple(made.values())
+    begins = frozenset((trial.data, trial.start.digest) for trial in trials if trial.start)
     question = str(content.get("question", ""))
     state = digest({**content, "question": question, "seeds": seeds})
-    return Study(path.stem, question, baselines, kept, tuple(seeds), trials, state, decision)
+    return Study(path.stem, question, baselines, kept, tuple(seeds), trials, begins, state, decision)
 
 
 def _decision(

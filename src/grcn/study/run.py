@@ -18,7 +18,6 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -135,9 +134,7 @@ def run_study(
     # Weights that a trial starts from may be gone, though its result is there.
     wanted = {(t.data, t.start.digest): _start_path(out, t.start, of[t]) for t in todo if t.start}
     lost = [key for key, path in wanted.items() if not path.is_file()]
-    todo += [trial for trial in distinct if trial not in todo and (trial.data, trial.digest) in lost]
-    todo.sort(key=lambda trial: trial.start is not None)
-    begins = {(trial.data, trial.start.digest) for trial in study.trials if trial.start}
+    todo = [trial for trial in distinct if trial in todo or (trial.data, trial.digest) in lost]
     say(f"{study.name}: {len(distinct) - len(todo)} of {len(distinct)} trials are done")
     if unknown := [trial for trial, result in results.items() if result is not None and trial not in former]:
         say(f"{len(unknown)} of them by results that do not say of which photos and labels they are")
@@ -154,14 +151,15 @@ def run_study(
             of[trial],
             {"name": study.name, "digest": study.digest},
             start=str(_start_path(out, trial.start, of[trial])) if trial.start else "",
-            keep=str(_start_path(out, trial, of[trial])) if (trial.data, trial.digest) in begins else "",
+            keep=str(_start_path(out, trial, of[trial])) if (trial.data, trial.digest) in study.begins else "",
         )
         for trial in todo
     ]
-    waves = [[job for job in jobs if not job.start], [job for job in jobs if job.start]]
-    finished = chain.from_iterable(
-        _on_ray(wave, resources) if engine == "ray" else _one_by_one(wave, progress) for wave in waves if wave
-    )
+    if engine == "local":
+        finished = _one_by_one(jobs, progress)
+    else:  # in parallel: first what others start from
+        waves = [[job for job in jobs if not job.start], [job for job in jobs if job.start]]
+        finished = (done for wave in waves if wave for done in _on_ray(wave, resources))
     began, failed = time.monotonic(), []
     for done, (job, result) in enumerate(finished, start=1):
         spent = time.monotonic() - began
@@ -221,9 +219,7 @@ def run_trial(job: Job, progress: bool) -> dict[str, Any]:
     config = replace(job.trial.config, data=job.data, out=job.run)
     if job.trial.start:
         if not Path(job.start).is_file():
-            raise CheckpointError(
-                f"the weights of {job.trial.start.name}, from which it starts, are not there; run that"
-            )
+            raise CheckpointError(f"the weights of {job.trial.start.name}, from which it starts, are not there")
         config = replace(config, weights=job.start)
     train(config, progress=progress)
     detector = Detector.load(run / "last.safetensors")

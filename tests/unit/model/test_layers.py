@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from grcn.model.backbones.layers import Conv2d, ReLU6, quicken
+from grcn.model.backbones.norm import fold_norms, freeze_norms
 
 CASES = [
     # kernel, stride, padding, dilation, size of the map
@@ -128,3 +129,30 @@ def test_depthwise_under_autocast() -> None:
     assert y.dtype == torch.bfloat16
     y.float().sum().backward()
     assert conv.weight.grad is not None
+
+
+@pytest.mark.parametrize("kernel", [3, 5])
+def test_depthwise_on_nothing(kernel: int) -> None:
+    """Protocol C4 runs conv5 on RoIs, of which a batch may have none."""
+    conv = depthwise(kernel, 1, kernel // 2, 1)
+    x = torch.zeros(0, 3, 7, 7, dtype=torch.float64, requires_grad=True)
+    gradients = torch.autograd.grad(conv(x).sum(), [x, conv.weight, conv.bias])
+    assert [g.shape for g in gradients] == [x.shape, conv.weight.shape, conv.bias.shape]
+    assert not any(g.any() for g in gradients)
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+@pytest.mark.parametrize("mode", ["zeros", "reflect", "circular"])
+def test_norm_inside_a_convolution_keeps_its_padding(mode: str, groups: int) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1, groups=groups, padding_mode=mode), nn.BatchNorm2d(4)).double()
+    norm: Any = network[1]
+    norm.running_mean.normal_()
+    norm.running_var.uniform_(0.5, 2.0)
+    x = torch.randn(2, 4, 6, 7, dtype=torch.float64)
+    expected = network.eval()(x)
+    freeze_norms(network)
+    quicken(network)
+    torch.testing.assert_close(network.train()(x), expected)
+    fold_norms(network)
+    torch.testing.assert_close(network(x), expected)

@@ -1,4 +1,4 @@
-"""Layers whose usual computation takes a CPU several times longer than it need: the same numbers, another way.
+"""Layers that torch computes several times slower on a CPU than they need be: the same numbers, another way.
 
 What they do is what torch does (`torch.nn.functional.conv2d`, `relu6`); docs/performance.md has the times.
 """
@@ -30,6 +30,8 @@ class Conv2d(nn.Conv2d):
 
     def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Applies it to `x` [B, C, H, W] with other numbers than its own."""
+        if self.padding_mode != "zeros":
+            return self._conv_forward(x, weight, bias)  # type: ignore[no-any-return]
         padding = self.padding
         if any(self.pad):
             left, right, above, below = self.pad
@@ -102,9 +104,9 @@ class _Depthwise(torch.autograd.Function):
     """A depthwise convolution; its gradients as convolutions of torch's quickest kind, that of the forward pass.
 
     oneDNN has quick gradients for kernels of 3x3 without dilation alone. For others they take up to 20 times as long as
-    the forward pass. But both are convolutions themselves: that of the input is one of the output's gradient with
-    the kernel turned by 180 degrees; that of the kernel is one of the input with the output's
-    gradient as kernel, in which stride and dilation change places.
+    the forward pass. But both are convolutions themselves: that of the input is one of the output's gradient with the
+    kernel turned by 180 degrees; that of the kernel is one of the input with the output's gradient as kernel, in which
+    stride and dilation change places.
     """
 
     @staticmethod
@@ -126,7 +128,7 @@ class _Depthwise(torch.autograd.Function):
         grad_bias: Tensor | None = None
         channels, kernel = x.shape[1], weight.shape[2:]
         other_side = [d * (k - 1) - p for d, k, p in zip(dilation, kernel, padding, strict=True)]
-        plain = max(kernel) <= 3 and max(dilation) == 1
+        plain = len(x) == 0 or (max(kernel) <= 3 and max(dilation) == 1)
         # oneDNN's own is quicker for large strides, but in float32 alone.
         if wants_x and not plain and min(other_side) >= 0 and (stride == (1, 1) or x.dtype != torch.float32):
             # As large as the map would be at a stride of 1.
@@ -169,6 +171,8 @@ def _as_kernels(maps: Tensor) -> Tensor:
 
 
 class _ReLU6(torch.autograd.Function):
+    """In place; its gradient is told by the output, which the next convolution keeps in any case."""
+
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         ctx.mark_dirty(x)
