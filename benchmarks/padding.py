@@ -56,11 +56,11 @@ def compare(alone: dict[str, Tensor], together: dict[str, Tensor]) -> tuple[Tens
 def map_changes(model: RCNN, images: list[Tensor]) -> dict[str, float]:
     """Mean change of the loc map's cells, in its standard deviations, by their distance from a padded edge."""
     batch, _ = model.batch(images)
-    together, stride = model.separation(batch).loc, model.separation.strides[2]
+    (together,), (stride,) = model.separation(batch).loc, model.separation.strides[2]
     bands: dict[tuple[int, float], list[Tensor]] = {(0, 32): [], (32, 64): [], (64, 128): [], (128, torch.inf): []}
     for image, padded in zip(images, together, strict=True):
         own, (height, width) = model.batch([image])[0], image.shape[1:]
-        alone = model.separation(own).loc[0, :, : -(-height // stride), : -(-width // stride)]
+        alone = model.separation(own).loc[0][0, :, : -(-height // stride), : -(-width // stride)]
         change = (alone - padded[:, : alone.shape[1], : alone.shape[2]]).abs().mean(dim=0) / alone.std()
         y, x = ((torch.arange(n) + 0.5) * stride for n in change.shape)
         # An edge is padded where the batch goes on beyond what the image alone is padded to.

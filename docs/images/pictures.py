@@ -143,7 +143,7 @@ def maps(run: str, photo: str, out: Path) -> None:
     _show(axes[0, 0], np.asarray(drawn), "what it finds, score 0.5 and above")
     strides = detector.model.separation.strides
     names = ("shared trunk, conv4", "classification, conv5", "localization, conv5")
-    for axis, name, stride, tensor in zip(axes.flat[1:], names, strides, found, strict=True):
+    for axis, name, (stride,), (tensor,) in zip(axes.flat[1:], names, strides, found, strict=True):
         energy = tensor[0].float().square().mean(dim=0).sqrt().numpy()  # [H, W], over channels
         energy = energy[: -(-height // stride), : -(-width // stride)]  # without the padding
         inside = energy[: height // stride, : width // stride]  # cells that see no padding themselves

@@ -67,7 +67,7 @@ Separation = Literal["none", "roi", "neck", "conv5", "conv4", "conv3"]
 Stride = Literal[8, 16, 32]
 Cells = Annotated[float, Bounds(gt=0, le=1000)]
 Context = Literal["none", "global", "attention"]
-Head = Literal["conv5", "fc2", "light_fc2", "vgg_fc", "avgpool"]
+Head = Literal["conv5", "fc2", "light_fc2", "vgg_fc", "conv_fc", "avgpool"]
 Norm = Literal["auto", "frozen_bn", "bn", "group", "none"]
 Optimization = Literal["none", "fold", "bf16"]
 
@@ -99,7 +99,8 @@ class RPNConfig:
 
     Args:
         source: the map it looks at: the trunk's, that of a task, or that of a stage in the trunk.
-        channels: width of its 3x3 convolution; None: the source map's.
+        convs: its 3x3 convolutions, one after the other.
+        channels: width of them; None: the source map's.
         anchor_sizes: square roots of the anchors' areas, in input pixels.
         anchor_ratios: height / width of the anchors.
         foreground_iou: an anchor that overlaps an object at least so much is positive.
@@ -115,6 +116,7 @@ class RPNConfig:
     """
 
     source: Literal["trunk", "cls", "loc", "conv3", "conv4", "conv5"] = "trunk"
+    convs: Literal[1, 2] = 1
     channels: Count | None = None
     anchor_sizes: Annotated[tuple[Positive, ...], Bounds(ge=1, le=100)] = (32.0, 64.0, 128.0, 256.0, 512.0)
     anchor_ratios: Annotated[tuple[Positive, ...], Bounds(ge=1, le=100)] = (0.5, 1.0, 2.0)
@@ -148,7 +150,9 @@ class RoIConfig:
         sampling_ratio: RoIAlign's samples per cell and axis; 0: as many as the cell has pixels.
         aligned: RoIAlign with the half-pixel correction.
         reduce_channels: width of light_fc2's 1x1 convolution on the map.
-        fc_channels: width of the two fully connected layers; None: 1024, or 4096 for vgg_fc.
+        fc_channels: width of the fully connected layers; None: 1024, or 4096 for vgg_fc.
+        unnamed_logits: logits behind those of the classes, which count in the softmax and stand for no class:
+            torchvision's COCO detectors have ten.
         foreground_iou: proposals at or above it are positive, the others background.
         batch_per_image: proposals sampled for the loss.
         positive_fraction: the positives' share of them, at most.
@@ -164,6 +168,7 @@ class RoIConfig:
     aligned: bool = True
     reduce_channels: Count = 256
     fc_channels: Count | None = None
+    unnamed_logits: Annotated[int, Bounds(ge=0, le=1000)] = 0
     foreground_iou: Share = 0.5
     batch_per_image: Count = 512
     positive_fraction: Share = 0.25
@@ -195,6 +200,7 @@ class DetectorConfig:
         neck: what comes between stages and RoIs. `fpn`: a feature pyramid (Lin et al. 2017) over conv2..conv5, each at
             its own stride: maps of strides 4 to 32, and one of 64 for the RPN alone, which has one anchor size a map.
         neck_channels: width of the pyramid's maps.
+        neck_norm: batch norm after each convolution of the neck.
         neck_stride: input pixels per cell of the finest of them; 8: conv2 is left out.
         cls_cells: on a pyramid, classification's features of a RoI are pooled from the coarsest map on which its side
             (the square root of its area) spans at least so many cells; 14: as usual.
@@ -205,7 +211,8 @@ class DetectorConfig:
         loc_context: the same for localization.
         head: what turns a RoI's features into a vector. `conv5`: the stage conv5 per RoI, then average pooling
             (protocol C4). `fc2`: two fully connected layers. `light_fc2`: a 1x1 convolution on the map first.
-            `vgg_fc`: VGG16's fc6 and fc7. `avgpool`: average pooling alone.
+            `vgg_fc`: VGG16's fc6 and fc7. `conv_fc`: four 3x3 convolutions with batch norm, then one fully connected
+            layer (torchvision's v2). `avgpool`: average pooling alone.
 
     Raises:
         ConfigError: on a combination that cannot exist, with the reason. What depends on the backbone is checked when
@@ -221,6 +228,7 @@ class DetectorConfig:
     loc_stride: Stride = 16
     neck: Literal["none", "fpn"] = "none"
     neck_channels: Count = 256
+    neck_norm: bool = False
     neck_stride: Literal[4, 8] = 4
     cls_cells: Cells = 14.0
     loc_cells: Cells = 14.0
@@ -333,7 +341,7 @@ def check_detector(config: DetectorConfig) -> None:
 def _check_pyramid(config: DetectorConfig) -> None:
     """`check_detector` of a detector with a neck."""
     neck = f"with neck '{config.neck}'"
-    if config.head not in ("fc2", "avgpool"):
+    if config.head not in ("fc2", "conv_fc", "avgpool"):
         raise ConfigError(f"head '{config.head}' {neck}: the maps are narrow, and conv5 is in them; use head 'fc2'")
     if config.separation in ("conv5", "conv3"):
         raise ConfigError(f"separation '{config.separation}' {neck}: use separation 'none', 'roi', 'neck' or 'conv4'")
@@ -453,8 +461,9 @@ class TrainConfig:
         format: how `data` is annotated.
         train_split: name of the split to train on; `auto`: by its usual name.
         val_split: name of the split to validate on; `auto`: by its usual name; `none`: no validation.
-        weights: `imagenet`, `random`, a backbone state-dict file, or a detector to fine-tune from: its run folder,
-            its file or `hf://user/name` on the Hugging Face Hub.
+        weights: `imagenet`, `coco` (torchvision's published detectors, for presets with a pyramid on ResNet-50),
+            `random`, a backbone state-dict file, or a detector to fine-tune from: its run folder, its file, a state
+            dict of torchvision's, or `hf://user/name` on the Hugging Face Hub.
         fit: `data`: take input size, anchors and strides from the data set (`grcn check` shows them).
         iterations: length of the run in optimizer steps; this, `epochs` or `minutes`.
         epochs: length of the run in passes over the data; 24 where no length is given.

@@ -4,9 +4,19 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
-from grcn.config import DetectorConfig, RoIConfig, RPNConfig, TrainConfig, from_dict, merged, to_dict
+from grcn.config import (
+    DetectorConfig,
+    InputConfig,
+    RoIConfig,
+    RPNConfig,
+    TrainConfig,
+    from_dict,
+    merged,
+    to_dict,
+)
 from grcn.errors import ConfigError
 
 _RESNETS = {"r18": "resnet18", "r34": "resnet34", "r50": "resnet50", "r101": "resnet101"}
@@ -72,6 +82,41 @@ def grcn_lite0() -> DetectorConfig:
     return DetectorConfig(backbone=LITE0, separation="conv4", rpn=_LITE0_RPN, roi=_LITE0_ROI)
 
 
+def faster_rcnn_r50_fpn() -> DetectorConfig:
+    """torchvision's `fasterrcnn_resnet50_fpn`, number for number: Faster R-CNN on a pyramid (Lin et al. 2017)."""
+    return DetectorConfig(
+        backbone="resnet50",
+        neck="fpn",
+        head="fc2",
+        rpn=RPNConfig(post_nms_test=1000),
+        roi=RoIConfig(aligned=False),
+        input=InputConfig(800, 1333),
+    )
+
+
+def faster_rcnn_r50_fpn_v2() -> DetectorConfig:
+    """torchvision's `fasterrcnn_resnet50_fpn_v2`: batch norm that is trained, and more convolutions behind the pyramid."""
+    v1 = faster_rcnn_r50_fpn()
+    return replace(v1, norm="bn", neck_norm=True, head="conv_fc", rpn=replace(v1.rpn, convs=2))
+
+
+def faster_rcnn_r18_fpn() -> DetectorConfig:
+    """Faster R-CNN on a pyramid, small."""
+    return DetectorConfig(backbone="resnet18", neck="fpn", head="fc2")
+
+
+def faster_rcnn_lite0_fpn() -> DetectorConfig:
+    """Faster R-CNN on a pyramid over EfficientNet-Lite0, as narrow as the backbone."""
+    return DetectorConfig(
+        backbone=LITE0, neck="fpn", neck_channels=96, head="fc2", roi=RoIConfig(fc_channels=512)
+    )
+
+
+def grcn_fpn(shared: DetectorConfig) -> DetectorConfig:
+    """G-RCN on a pyramid: each task has its own head, and chooses the map of each RoI by itself."""
+    return replace(shared, separation="roi", rpn=replace(shared.rpn, post_nms_test=300))
+
+
 def _rpn_channels(backbone: str) -> int:
     # conv5 of ResNet-50 is 2048 wide; an RPN as wide as its source would cost more than the rest of the detector.
     return 256 if backbone in ("resnet18", "resnet34") else 512
@@ -96,6 +141,13 @@ def _presets() -> dict[str, DetectorConfig]:
         "faster_rcnn_lite0_c4": faster_rcnn_lite0_c4(),
         "faster_rcnn_lite0_c5": faster_rcnn_lite0_c5(),
         "grcn_lite0": grcn_lite0(),
+        "faster_rcnn_lite0_fpn": faster_rcnn_lite0_fpn(),
+        "faster_rcnn_r18_fpn": faster_rcnn_r18_fpn(),
+        "faster_rcnn_r50_fpn": faster_rcnn_r50_fpn(),
+        "faster_rcnn_r50_fpn_v2": faster_rcnn_r50_fpn_v2(),
+        "grcn_lite0_fpn": grcn_fpn(faster_rcnn_lite0_fpn()),
+        "grcn_r18_fpn": grcn_fpn(faster_rcnn_r18_fpn()),
+        "grcn_r50_fpn": grcn_fpn(faster_rcnn_r50_fpn()),
         "faster_rcnn_vgg16": faster_rcnn_vgg16(),
         "grcn_vgg16": grcn_vgg16(),
     }

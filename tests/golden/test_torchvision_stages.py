@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -33,13 +34,13 @@ ANCHORS = {"anchor_sizes": (16.0, 32.0, 64.0), "anchor_ratios": (0.5, 1.0, 2.0)}
 def rpn_pair(**options: Any) -> tuple[RPN, RegionProposalNetwork]:
     """The same RPN twice, with answers that spread."""
     config = RPNConfig(**ANCHORS, pre_nms_train=90, pre_nms_test=70, post_nms_train=30, post_nms_test=20, **options)
-    ours = RPN(config, CHANNELS, STRIDE)
+    ours = RPN(config, CHANNELS, (STRIDE,))
     for layer, std in ((ours.conv, 0.2), (ours.objectness, 0.5), (ours.deltas, 0.1)):
         nn.init.normal_(layer.weight, std=std)
         nn.init.normal_(layer.bias, std=std)
     theirs = RegionProposalNetwork(
         AnchorGenerator((config.anchor_sizes,), (config.anchor_ratios,)),
-        RPNHead(CHANNELS, len(ours.cells)),
+        RPNHead(CHANNELS, ours.cells.shape[1]),
         fg_iou_thresh=config.foreground_iou,
         bg_iou_thresh=config.background_iou,
         batch_size_per_image=config.batch_per_image,
@@ -74,7 +75,7 @@ def test_proposals(seed: int, training: bool, min_size: float) -> None:
     theirs.train(training)
     features = torch.randn(2, CHANNELS, 6, 8)
     with torch.no_grad():
-        padded, _ = ours(features, box_ops.whole(SIZES, features))
+        padded, _ = ours([features], box_ops.whole(SIZES, features))
         found = [boxes[valid] for boxes, valid in zip(*padded, strict=True)]
         logits, deltas = theirs.head([features])
         anchors = theirs.anchor_generator(ImageList(torch.zeros(2, 3, 96, 128), SIZES), [features])
@@ -95,7 +96,7 @@ def test_rpn_losses(seed: int, count: int, positive_fraction: float) -> None:
     targets = random_targets(count)
     padded = torch.stack((targets[0]["boxes"], torch.zeros(count, 4)))
     real = torch.tensor([[True] * count, [False] * count])
-    _, found = ours(features, box_ops.whole(SIZES, features), Objects(padded, real, torch.zeros_like(real).long()))
+    _, found = ours([features], box_ops.whole(SIZES, features), Objects(padded, real, torch.zeros_like(real).long()))
     _, expected = theirs(ImageList(torch.zeros(2, 3, 96, 128), SIZES), {"0": features}, targets)
     assert found.keys() == expected.keys()
     assert found["loss_rpn_box_reg"] > 0
@@ -121,7 +122,7 @@ class Constant(nn.Module):
 def roi_pair(**options: Any) -> tuple[RoIStage, RoIHeads]:
     roi = RoIConfig(**options)
     config = DetectorConfig(backbone="resnet18", head="avgpool", roi=roi)
-    ours = RoIStage(config, CLASSES, (CHANNELS, CHANNELS), (STRIDE, STRIDE), {"shared": AverageHead(CHANNELS)})
+    ours = RoIStage(config, CLASSES, (CHANNELS, CHANNELS), ((STRIDE,), (STRIDE,)), {"shared": AverageHead(CHANNELS)})
     theirs = RoIHeads(
         MultiScaleRoIAlign(["0"], config.roi_size, roi.sampling_ratio),
         nn.Identity(),
@@ -160,7 +161,8 @@ def test_roi_features(sampling_ratio: int, stride: int) -> None:
     features = torch.randn(2, CHANNELS, 96 // stride, 128 // stride)
     proposals = random_proposals(9, 4)
     index = torch.tensor([0.0] * 9 + [1.0] * 4)[:, None]
-    found = ours._pool(features, torch.cat((index, torch.cat(proposals)), dim=1), stride)
+    path = replace(ours.paths["cls"], strides=(stride,))
+    found = ours._pool([features], torch.cat((index, torch.cat(proposals)), dim=1), path)
     pool = MultiScaleRoIAlign(["0"], 7, sampling_ratio)
     expected = pool({"0": features}, proposals, [(96, 128), (96, 128)])
     assert pool.scales == [1 / stride]

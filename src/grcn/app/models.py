@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 from rich.table import Table
@@ -23,7 +23,7 @@ def print_models(summaries: Mapping[str, DetectorSummary]) -> None:
             {"none": "end", "roi": "RoIs"}.get(config.separation, config.separation),
             config.head,
             ", ".join(f"{task} {context}" for task, context in contexts.items() if context != "none") or "-",
-            *(str(stride) for stride in summary.strides),
+            *(_range(strides) for strides in summary.strides),
             f"{summary.parameters / 1e6:.1f}",
             f"{summary.macs / 1e9:.0f}",
         )
@@ -58,13 +58,19 @@ def print_model(name: str, summary: DetectorSummary) -> None:
     console = Console()
     console.print(table)
     config = summary.config
-    for task, stride, context in (
-        ("classification", config.cls_stride, config.cls_context),
-        ("localization", config.loc_stride, config.loc_context),
+    for task, strides, cells, context in (
+        ("classification", summary.strides[1], config.cls_cells, config.cls_context),
+        ("localization", summary.strides[2], config.loc_cells, config.loc_context),
     ):
         beside = "" if context == "none" else f", beside {context} context"
-        console.print(f"{task} sees a map of stride {stride}{beside}")
+        rule = "" if len(strides) == 1 else f": of each RoI the coarsest on which it spans {cells:g} cells"
+        which = "a map" if len(strides) == 1 else "maps"
+        console.print(f"{task} sees {which} of stride {_range(strides)}{rule}{beside}")
     console.print(_conditions(summary), style="dim")
+
+
+def _range(strides: Sequence[int]) -> str:
+    return str(strides[0]) if len(strides) == 1 else f"{strides[0]}-{strides[-1]}"
 
 
 def _table(*headings: str, title: str | None = None) -> Table:

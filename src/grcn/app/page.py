@@ -224,7 +224,8 @@ def energy(feature_map: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _energies(detector: Detector, maps: Maps, size: tuple[int, int], shown: tuple[int, int]) -> list[dict[str, Any]]:
-    """Pictures, (width, height) `shown`, of the energy of each task's map; one where the tasks share it.
+    """Pictures, (width, height) `shown`, of the energy of each task's map; one where the tasks share it. Of a
+    pyramid it is the mean over its maps.
 
     Args:
         size: height and width of the photo.
@@ -233,16 +234,20 @@ def _energies(detector: Detector, maps: Maps, size: tuple[int, int], shown: tupl
 
     seen = detector.config.input
     height, width = output_size(*size, seen.short_side, seen.long_side)
-    _, cls_stride, loc_stride = detector.model.separation.strides
-    parts = [(["cls"], maps.cls, cls_stride), (["loc"], maps.loc, loc_stride)]
-    if maps.cls is maps.loc:
-        parts = [(["cls", "loc"], maps.cls, cls_stride)]
+    _, cls_strides, loc_strides = detector.model.separation.strides
+    parts = [(["cls"], maps.cls, cls_strides), (["loc"], maps.loc, loc_strides)]
+    if maps.cls[0] is maps.loc[0]:
+        parts = [(["cls", "loc"], maps.cls, cls_strides)]
     pictures = []
-    for tasks, map_, stride in parts:
-        # The map covers the padded input; the photo is its top left part.
-        box = (0.0, 0.0, width / stride, height / stride)
-        cells = Image.fromarray(energy(map_[0].float().cpu().numpy()))
-        smooth = np.asarray(cells.resize(shown, Image.Resampling.BICUBIC, box=box))
+    for tasks, pyramid, strides in parts:
+        levels = []
+        for map_, stride in zip(pyramid, strides, strict=True):
+            # The map covers the padded input; the photo is its top left part.
+            box = (0.0, 0.0, width / stride, height / stride)
+            cells = Image.fromarray(energy(map_[0].float().cpu().numpy()))
+            levels.append(np.asarray(cells.resize(shown, Image.Resampling.BICUBIC, box=box)))
+        stride = str(strides[0]) if len(strides) == 1 else f"{strides[0]} to {strides[-1]}"
+        smooth = np.mean(levels, axis=0)
         pictures.append({"tasks": tasks, "stride": stride, "energy": _data_url(_coloured(smooth))})
     return pictures
 

@@ -23,7 +23,7 @@ from grcn.errors import CheckpointError, ConfigError
 from grcn.files import atomic_file
 from grcn.header import KEY, Header
 from grcn.model.detector import RCNN
-from grcn.model.heads import FCHead
+from grcn.model.heads import ConvFCHead, FCHead
 from grcn.model.optimize import optimized
 from grcn.model.weights import LoadedDetector
 
@@ -80,7 +80,7 @@ def export(
         )
     model = optimized(detector.model.cpu(), "fold")
     for head in model.modules():
-        if isinstance(head, FCHead):
+        if isinstance(head, FCHead | ConvFCHead):
             head.as_matrix()
     normalisation = {"mean": model.mean.flatten().tolist(), "std": model.std.flatten().tolist()}
     precision = "int8" if calibration else "f16 weights" if half else "f32"

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from grcn.config import Norm
+from grcn.config import DetectorConfig, Norm
 from grcn.errors import CheckpointError, ConfigError
-from grcn.model.backbones.pretrained import download_state_dict
+from grcn.model.backbones.pretrained import download_state_dict, read_state_dict
+from grcn.model.weights import LoadedDetector, filled
+from grcn.presets import preset as named
 
 PUBLISHED = {
     "faster_rcnn_r50_fpn": "https://download.pytorch.org/models/fasterrcnn_resnet50_fpn_coco-258fb6c6.pth",
@@ -47,7 +51,8 @@ class Converted(NamedTuple):
     """A detector of torchvision's, as ours.
 
     Attributes:
-        preset: ours that computes the same.
+        preset: ours that computes the same, but for the backbone.
+        backbone: torchvision's name of it.
         norm: of its backbone: `frozen_bn`, or `bn` where the file counts batches.
         norm_eps: what the norms add to the variance: nothing in v1 as published, whose state dict does not say so;
             None: what torch's do.
@@ -57,6 +62,7 @@ class Converted(NamedTuple):
     """
 
     preset: str
+    backbone: str
     norm: Norm
     norm_eps: float | None
     class_names: tuple[str, ...] | None
@@ -154,12 +160,82 @@ def convert(state: Mapping[str, Tensor], source: str) -> Converted:
         tensors[_our_name(name, source)] = value
     return Converted(
         "faster_rcnn_r50_fpn_v2" if is_v2 else "faster_rcnn_r50_fpn",
+        _backbone_of(state, source),
         "frozen_bn" if is_frozen else "bn",
         0.0 if is_frozen else None,
         CLASS_NAMES if is_coco else None,
         len(unnamed),
         tensors,
     )
+
+
+def load_published(config: DetectorConfig) -> LoadedDetector:
+    """COCO's detector that has the backbone, neck and head of `config`.
+
+    Raises:
+        ConfigError: where none is published.
+        CheckpointError: as `fetch`.
+    """
+    for name, url in PUBLISHED.items():
+        theirs = named(name)
+        if (theirs.backbone, theirs.neck, theirs.head) == (config.backbone, config.neck, config.head):
+            return as_detector(fetch(name), url)
+    raise ConfigError(
+        f"weights 'coco' with backbone '{config.backbone}', neck '{config.neck}' and head '{config.head}': published for "
+        f"{' and '.join(PUBLISHED)} alone"
+    )
+
+
+def read_torchvision(path: Path) -> LoadedDetector | None:
+    """The detector in a file of torchvision's; None where it holds another state dict, such as a backbone's.
+
+    Classes that are not COCO's are called by their number, from 1.
+
+    Raises:
+        CheckpointError: where the file is missing, broken or holds anything but tensors.
+    """
+    state = read_state_dict(path)
+    return replace(as_detector(convert(state, str(path)), str(path)), file=path) if is_torchvision(state) else None
+
+
+def as_detector(converted: Converted, source: str) -> LoadedDetector:
+    """The detector, ready; `source` is what errors call it.
+
+    Raises:
+        CheckpointError: where a tensor is missing, or has another shape than torchvision's detectors have it.
+    """
+    theirs = named(converted.preset)
+    rows = len(converted.tensors["roi.scores.weight"]) - 1 - converted.unnamed
+    class_names = converted.class_names or tuple(str(number) for number in range(1, rows + 1))
+    config = replace(
+        theirs,
+        backbone=converted.backbone,
+        norm=converted.norm,
+        norm_eps=converted.norm_eps,
+        frozen_stages=2,  # what trains on from them starts with, as torchvision does
+        roi=replace(theirs.roi, unnamed_logits=converted.unnamed),
+    )
+    model = filled(config, class_names, converted.tensors, source)
+    return LoadedDetector(model, class_names, converted.preset, {})
+
+
+# By blocks in layer3, and whether one has a third convolution.
+_BACKBONES = {
+    (2, False): "resnet18",
+    (6, False): "resnet34",
+    (6, True): "resnet50",
+    (23, True): "resnet101",
+    (36, True): "resnet152",
+}
+
+
+def _backbone_of(state: Mapping[str, Tensor], source: str) -> str:
+    prefix = "backbone.body.layer3."
+    blocks = {name.removeprefix(prefix).partition(".")[0] for name in state if name.startswith(prefix)}
+    shape = len(blocks), f"{prefix}0.conv3.weight" in state
+    if shape not in _BACKBONES:
+        raise CheckpointError(f"{source}: {len(blocks)} blocks in layer3; no ResNet of torchvision's has so many")
+    return _BACKBONES[shape]
 
 
 def _short(name: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -53,6 +55,39 @@ class FCHead(nn.Module):
         self.fc6.weight.data = by_cell(self.fc6.weight.data).contiguous()
 
 
+class ConvFCHead(nn.Module):
+    """Four 3x3 convolutions with batch norm, then a fully connected layer: torchvision's v2 (after Wu and He 2018).
+
+    Args:
+        inputs: channels of the RoI features; size: their cells per side; channels: of the last layer.
+    """
+
+    def __init__(self, inputs: int, size: int, channels: int) -> None:
+        super().__init__()
+        widths = [inputs, *[_CONV_WIDTH] * 4]
+        self.convs = nn.Sequential(*(_conv(*each) for each in pairwise(widths)))
+        self.fc6, self.channels = nn.Conv2d(_CONV_WIDTH, channels, size), channels
+        nn.init.kaiming_uniform_(self.fc6.weight, a=1)
+        nn.init.zeros_(self.fc6.bias)  # type: ignore[arg-type]
+
+    def forward(self, features: Tensor) -> Tensor:
+        assert self.fc6.bias is not None
+        return torch.relu(whole_rois(self.convs(features), self.fc6.weight, self.fc6.bias))
+
+    def as_matrix(self) -> None:
+        """As `FCHead.as_matrix`."""
+        self.fc6.weight.data = by_cell(self.fc6.weight.data).contiguous()
+
+
+_CONV_WIDTH = 256
+
+
+def _conv(inputs: int, outputs: int) -> nn.Sequential:
+    conv = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+    return nn.Sequential(conv, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
+
+
 class AverageHead(nn.Module):
     """The average over a RoI's cells, which forgets where in the RoI anything was; kept for the study."""
 
@@ -78,6 +113,8 @@ def make_head(config: DetectorConfig, backbone: Backbone, channels: int) -> nn.M
         return ConvHead(backbone.stage(5, before, after, dilation=config.dilation), backbone.channels[4])
     if config.head == "avgpool":
         return AverageHead(channels)
+    if config.head == "conv_fc":
+        return ConvFCHead(channels, config.roi_size, config.fc_channels)
     width = config.roi.reduce_channels if config.head == "light_fc2" else channels
     head = FCHead(width, config.roi_size, config.fc_channels, dropout=0.5 if config.head == "vgg_fc" else 0.0)
     if config.head == "vgg_fc":

@@ -65,7 +65,8 @@ def pyramid_roi_align(
     maps = [_as_precise(features, rois) for features in pyramid]
     kind = pyramid[0].dtype
     if torch.compiler.is_compiling() or maps[0].device.type != "cpu" or sampling_ratio == 0 or not len(rois):
-        picks = torch.compiler.is_exporting() or not (torch.compiler.is_compiling() or maps[0].is_cuda)
+        is_eager_cpu = maps[0].device.type == "cpu" and not torch.compiler.is_compiling()
+        picks = torch.compiler.is_exporting() or is_eager_cpu
         split = [rois] if len(maps) == 1 else (_picked if picks else _elsewhere)(rois, levels, len(maps))
         parts: list[Tensor] = [
             torchvision.ops.roi_align(each, own.to(each.dtype), size, scale, sampling_ratio, aligned)

@@ -25,6 +25,6 @@ def optimized(model: RCNN, how: Optimization) -> RCNN:
     model = deepcopy(model).eval().requires_grad_(False)
     fold_norms(model)
     if how == "bf16":
-        for part in (model.separation, model.rpn.conv, model.rpn.objectness, model.rpn.deltas, model.roi):
+        for part in (model.separation, *model.rpn.children(), model.roi):
             part.to(torch.bfloat16)  # not the whole: anchors and image statistics keep their precision
     return model.to(memory_format=torch.channels_last)

@@ -9,7 +9,7 @@ many of each image, C classes, F features, D detections of an image.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -19,11 +19,13 @@ from torch.nn import functional as F
 
 from grcn.config import DetectorConfig
 from grcn.geometry import boxes as box_ops
+from grcn.geometry.levels import roi_levels
 from grcn.geometry.matching import BACKGROUND, match
 from grcn.geometry.nms import keep_best
 from grcn.geometry.sampling import sample
 from grcn.model.losses import FILLING
-from grcn.model.ops import roi_align, roi_pool
+from grcn.model.neck import Pyramid
+from grcn.model.ops import pyramid_roi_align, roi_align, roi_pool
 from grcn.model.rpn import Generators, Objects, Proposals
 from grcn.model.separation import Maps
 
@@ -59,12 +61,14 @@ class TaskPath:
     """The way from maps to a task's vector for each RoI. Both tasks may go the same, or share its first layer.
 
     Args:
-        task: whose map it begins at; stride: that map's.
-        reduce: on the map, before RoIs are cut from it; head: on each RoI.
+        task: whose maps it begins at; strides: of those.
+        cells: on a pyramid, a RoI reads the coarsest map on which its side spans at least so many.
+        reduce: on the maps, before RoIs are cut from them; head: on each RoI.
     """
 
     task: Task
-    stride: int
+    strides: Sequence[int]
+    cells: float
     reduce: nn.Module
     head: nn.Module
 
@@ -89,7 +93,7 @@ class Found(NamedTuple):
 
 
 class Predictions(NamedTuple):
-    """logits [R, 1 + C], background first; deltas [R, C, 4]."""
+    """logits [R, 1 + C], background first (and behind them those without a name); deltas [R, C, 4]."""
 
     logits: Tensor
     deltas: Tensor
@@ -99,7 +103,7 @@ class RoIStage(nn.Module):
     """From maps and proposals to class scores and boxes.
 
     Args:
-        channels, strides: of the cls and loc maps.
+        channels, strides: of the maps of classification and localization.
         heads: from RoI features to a vector of `channels` each; one called `shared`, or `cls` and `loc`.
     """
 
@@ -108,7 +112,7 @@ class RoIStage(nn.Module):
         config: DetectorConfig,
         num_classes: int,
         channels: tuple[int, int],
-        strides: tuple[int, int],
+        strides: tuple[Sequence[int], Sequence[int]],
         heads: dict[str, nn.Module],
     ) -> None:
         super().__init__()
@@ -138,7 +142,7 @@ class RoIStage(nn.Module):
             }
         )
         inputs = {task: features * (1 if self.contexts[task] == "none" else 2) for task in TASKS}
-        self.scores = nn.Linear(inputs["cls"], num_classes + 1)
+        self.scores = nn.Linear(inputs["cls"], 1 + num_classes + config.roi.unnamed_logits)
         self.deltas = nn.Linear(inputs["loc"], 4 * num_classes)
         for layer, std in ((self.scores, 0.01), (self.deltas, 0.001)):
             nn.init.normal_(layer.weight, std=std)
@@ -148,7 +152,8 @@ class RoIStage(nn.Module):
         own = task in self.reduce  # what is shared reads either map, which are one
         source: Task = task if own else "cls"
         head = self.heads[task if task in self.heads else "shared"]
-        return TaskPath(source, self.strides[source], self.reduce[task if own else "shared"], head)
+        cells = self.config.cls_cells if task == "cls" else self.config.loc_cells
+        return TaskPath(source, self.strides[source], cells, self.reduce[task if own else "shared"], head)
 
     def forward(self, maps: Maps, boxes: Tensor, images: Tensor) -> Predictions:
         """Class logits and box deltas of every RoI, image by image.
@@ -158,10 +163,10 @@ class RoIStage(nn.Module):
             images: [B, 4], each image, without padding, as a box.
         """
         rois, whole = _rois(boxes), _rois(images[:, None])
-        reduced: dict[nn.Module, Tensor] = {}
+        reduced: dict[nn.Module, Pyramid] = {}
         for path in self.paths.values():
             if path.reduce not in reduced:
-                reduced[path.reduce] = path.reduce(getattr(maps, path.task))
+                reduced[path.reduce] = [path.reduce(features) for features in getattr(maps, path.task)]
         vectors = self._vectors(reduced, rois, self.paths.values())  # [R, F] each
         readers = [self.paths[task] for task in TASKS if self.contexts[task] == "global"]
         # By themselves: in one batch with the RoIs, whose number is round, they cost as much again as all of those.
@@ -173,30 +178,34 @@ class RoIStage(nn.Module):
                 if self.contexts[task] == "global":
                     context = contexts[self.paths[task]]
                 else:
-                    context = self.attention[task](getattr(maps, task), whole, self.strides[task])
+                    context = self.attention[task](getattr(maps, task)[0], whole, self.strides[task][0])
                 context = context.index_select(0, rois[:, 0].long())
                 features = torch.cat((features, context.to(features.dtype)), dim=1)
             answers[task] = layer(features)
         return Predictions(answers["cls"], answers["loc"].reshape(-1, self.num_classes, 4))
 
     def _vectors(
-        self, reduced: dict[nn.Module, Tensor], rois: Tensor, paths: Iterable[TaskPath]
+        self, reduced: dict[nn.Module, Pyramid], rois: Tensor, paths: Iterable[TaskPath]
     ) -> dict[TaskPath, Tensor]:
         """The vector of each RoI, [R, F], by each path; `reduced` holds the maps behind their first layers."""
-        pooled: dict[nn.Module, Tensor] = {}
+        pooled: dict[tuple[nn.Module, float], Tensor] = {}
         vectors: dict[TaskPath, Tensor] = {}
         for path in paths:
-            if path.reduce not in pooled:
-                pooled[path.reduce] = self._pool(reduced[path.reduce], rois, path.stride)
+            where = path.reduce, path.cells
+            if where not in pooled:
+                pooled[where] = self._pool(reduced[path.reduce], rois, path)
             if path not in vectors:
-                vectors[path] = path.head(pooled[path.reduce])
+                vectors[path] = path.head(pooled[where])
         return vectors
 
-    def _pool(self, features: Tensor, rois: Tensor, stride: int) -> Tensor:
-        size, roi = self.config.roi_size, self.config.roi
+    def _pool(self, maps: Pyramid, rois: Tensor, path: TaskPath) -> Tensor:
+        size, roi, scales = self.config.roi_size, self.config.roi, [1 / stride for stride in path.strides]
         if roi.pooling == "pool":
-            return roi_pool(features, rois, size, 1 / stride)
-        return roi_align(features, rois, size, 1 / stride, roi.sampling_ratio, aligned=roi.aligned)
+            return roi_pool(maps[0], rois, size, scales[0])
+        if len(maps) == 1:
+            return roi_align(maps[0], rois, size, scales[0], roi.sampling_ratio, aligned=roi.aligned)
+        levels = roi_levels(rois[:, 1:], path.cells, path.strides[0], len(maps))
+        return pyramid_roi_align(maps, rois, levels, size, scales, roi.sampling_ratio, aligned=roi.aligned)
 
     @torch.no_grad()
     def assign(self, proposals: Proposals, objects: Objects, generators: Generators = None) -> Assigned:
@@ -243,7 +252,8 @@ class RoIStage(nn.Module):
         """
         c, (count, most) = self.config.roi, proposals.valid.shape
         threshold = c.score_threshold if score is None else score
-        scores = box_ops.precise(predictions.logits).softmax(dim=1)[:, 1:].reshape(count, most, -1).transpose(1, 2)
+        scores = box_ops.precise(predictions.logits).softmax(dim=1)[:, 1 : 1 + self.num_classes]
+        scores = scores.reshape(count, most, -1).transpose(1, 2)
         boxes = box_ops.decode(box_ops.precise(predictions.deltas), proposals.boxes.reshape(-1, 1, 4), c.box_weights)
         boxes = boxes.reshape(count, most, -1, 4).transpose(1, 2)  # [B, C, P, 4]
         boxes = box_ops.clip(boxes, images[:, None, None])

@@ -1,7 +1,8 @@
-"""The region proposal network: where an object may be (Ren et al. 2015, section 3.1).
+"""The region proposal network: where an object may be (Ren et al. 2015, section 3.1; on a pyramid Lin et al. 2017,
+section 4.1).
 
-Shape letters: B images, C channels, A anchors of an image, P proposals of an image, K samples of an image, G objects
-of an image.
+Shape letters: B images, L maps, C channels, A anchors of an image, P proposals of an image, K samples of an image, G
+objects of an image.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from grcn.config import RPNConfig
 from grcn.geometry import boxes as box_ops
-from grcn.geometry.anchors import cell_anchors, grid_anchors
+from grcn.geometry.anchors import cell_anchors, pyramid_anchors
 from grcn.geometry.matching import BACKGROUND, match
 from grcn.geometry.nms import keep_best
 from grcn.geometry.sampling import sample
@@ -38,31 +39,43 @@ class Proposals(NamedTuple):
     valid: Tensor
 
 
+class Answer(NamedTuple):
+    """What the RPN says of a map: logits [B, A] and deltas [B, A, 4] of its anchors [A, 4]."""
+
+    logits: Tensor
+    deltas: Tensor
+    anchors: Tensor
+
+
 class RPN(nn.Module):
-    """A 3x3 convolution, then objectness and box deltas of each anchor.
+    """3x3 convolutions, then objectness and box deltas of each anchor; the same layers on every map.
 
     Args:
-        channels: width of the map it looks at; stride: that map's.
+        channels: width of the maps it looks at; strides: of those. One map has anchors of all sizes; of several, each
+            has its own size.
     """
 
-    cells: Tensor
+    cells: Tensor  # [L, anchors of a cell, 4]
 
-    def __init__(self, config: RPNConfig, channels: int, stride: int) -> None:
+    def __init__(self, config: RPNConfig, channels: int, strides: Sequence[int]) -> None:
         super().__init__()
-        self.config, self.stride = config, stride
-        width = config.channels or channels
-        count = len(config.anchor_sizes) * len(config.anchor_ratios)
+        self.config, self.stride = config, strides[0]
+        sizes = [config.anchor_sizes] if len(strides) == 1 else [[size] for size in config.anchor_sizes]
+        cells = torch.stack([cell_anchors(own, config.anchor_ratios) for own in sizes])
+        width, count = config.channels or channels, cells.shape[1]
         self.conv = nn.Conv2d(channels, width, 3, padding=1)
+        if config.convs == 2:
+            self.conv2 = nn.Conv2d(width, width, 3, padding=1)
         self.objectness = nn.Conv2d(width, count, 1)
         self.deltas = nn.Conv2d(width, 4 * count, 1)
-        for layer in (self.conv, self.objectness, self.deltas):
-            nn.init.normal_(layer.weight, std=0.01)
+        for layer in self.children():
+            nn.init.normal_(layer.weight, std=0.01)  # type: ignore[arg-type]
             nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
-        self.register_buffer("cells", cell_anchors(config.anchor_sizes, config.anchor_ratios), persistent=False)
+        self.register_buffer("cells", cells, persistent=False)
 
     def forward(
         self,
-        features: Tensor,
+        maps: Sequence[Tensor],
         images: Tensor,
         objects: Objects | None = None,
         generators: Generators = None,
@@ -70,49 +83,60 @@ class RPN(nn.Module):
         """Proposals, detached, and the losses where there are objects to learn from, else none.
 
         Args:
-            features: [B, C, H, W].
+            maps: [B, C, H, W] each, finest first.
             images: [B, 4], each image, without padding, as a box.
             objects: None outside training.
             generators: of what is sampled in each image (`geometry.sampling.sample`).
         """
-        logits, deltas, anchors = self.answer(features)
-        proposals = self._propose(box_ops.precise(logits.detach()), box_ops.precise(deltas.detach()), anchors, images)
-        losses = {} if objects is None else self._losses(logits, deltas, anchors, objects, generators)
+        answers = self.answer(maps)
+        proposals = self._propose(answers, images)
+        losses = {} if objects is None else self._losses(answers, objects, generators)
         return proposals, losses
 
-    def answer(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Objectness logits [B, A] and deltas [B, A, 4] of each anchor of a map [B, C, H, W], and anchors [A, 4]."""
+    def answer(self, maps: Sequence[Tensor]) -> list[Answer]:
+        """What it says of each anchor, map by map."""
+        height, width = maps[0].shape[2:]
+        shapes = [(features.shape[2], features.shape[3]) for features in maps]
+        anchors = pyramid_anchors(self.cells, shapes, (height * self.stride, width * self.stride))
+        return [self._answer(features, own) for features, own in zip(maps, anchors, strict=True)]
+
+    def _answer(self, features: Tensor, anchors: Tensor) -> Answer:
         hidden = torch.relu(self.conv(features))
+        if self.config.convs == 2:
+            hidden = torch.relu(self.conv2(hidden))
         logits = self.objectness(hidden).permute(0, 2, 3, 1).flatten(1)
         deltas = self.deltas(hidden).permute(0, 2, 3, 1).reshape(logits.shape[0], -1, 4)
-        return logits, deltas, grid_anchors(self.cells, (features.shape[2], features.shape[3]), self.stride)
+        return Answer(logits, deltas, anchors)
 
-    def _propose(self, logits: Tensor, deltas: Tensor, anchors: Tensor, images: Tensor) -> Proposals:
-        c = self.config
+    @torch.no_grad()
+    def _propose(self, answers: Sequence[Answer], images: Tensor) -> Proposals:
+        c, levels = self.config, len(answers)
         before, after = (c.pre_nms_train, c.post_nms_train) if self.training else (c.pre_nms_test, c.post_nms_test)
+        candidates = [self._candidates(answer, images, before) for answer in answers]
+        boxes, scores = (torch.stack(each, dim=1) for each in zip(*candidates, strict=True))  # [B, L, P, 4], [B, L, P]
+        # Boxes of different maps do not compete, but for their places in the end.
+        kept = keep_best(boxes.flatten(0, 1), scores.flatten(0, 1), c.nms, LOWEST, after)
+        boxes, scores, kept = boxes.flatten(1, 2), scores.flatten(1, 2), kept.view(-1, levels * before)
+        best, index = scores.masked_fill(~kept, -torch.inf).topk(min(levels * before, after), dim=1)
+        valid = best > LOWEST
+        return Proposals(boxes.gather(1, index[..., None].expand(-1, -1, 4)) * valid[..., None], valid)
+
+    def _candidates(self, answer: Answer, images: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """The `count` best boxes of a map, [B, P, 4], and their logits, [B, P]: minus infinity for what is none."""
+        logits, deltas, anchors = box_ops.precise(answer.logits), box_ops.precise(answer.deltas), answer.anchors
         # So many that the map of a small image has enough, too; what is added comes last and counts for nothing.
-        logits = torch.cat((logits, logits.new_full((logits.shape[0], before), -torch.inf)), dim=1)
-        scores, index = logits.topk(before, dim=1)
+        logits = torch.cat((logits, logits.new_full((logits.shape[0], count), -torch.inf)), dim=1)
+        scores, index = logits.topk(count, dim=1)
         index = index.clamp(max=anchors.shape[0] - 1)
         boxes = box_ops.decode(deltas.gather(1, index[..., None].expand(-1, -1, 4)), anchors[index])
         boxes = box_ops.clip(boxes, images[:, None])
-        scores = scores.masked_fill(~box_ops.has_area(boxes, c.min_size), -torch.inf)
-        kept = keep_best(boxes, scores, c.nms, LOWEST, after)
-        # Those kept, in their order.
-        place = torch.arange(before, 0, -1, device=kept.device, dtype=boxes.dtype)
-        rank, index = (kept * place).topk(min(before, after), dim=1)
-        valid = rank > 0
-        return Proposals(boxes.gather(1, index[..., None].expand(-1, -1, 4)) * valid[..., None], valid)
+        return boxes, scores.masked_fill(~box_ops.has_area(boxes, self.config.min_size), -torch.inf)
 
-    def _losses(
-        self,
-        logits: Tensor,
-        deltas: Tensor,
-        anchors: Tensor,
-        objects: Objects,
-        generators: Generators,
-    ) -> dict[str, Tensor]:
+    def _losses(self, answers: Sequence[Answer], objects: Objects, generators: Generators) -> dict[str, Tensor]:
         c = self.config
+        logits, deltas, anchors = (
+            torch.cat(each, dim=dim) for each, dim in zip(zip(*answers, strict=True), (1, 1, 0), strict=True)
+        )
         with torch.no_grad():
             real, thresholds = objects.real, {"foreground": c.foreground_iou, "background": c.background_iou}
             matched = match(objects.boxes, real, anchors, **thresholds, keep_best=True)  # [B, A]

@@ -3,6 +3,8 @@
     image -> conv1 .. conv4 -+-> conv5, large stride   -> cls map -> + global context -> class scores
              (trunk)         +-> conv5, small stride   -> loc map ->                     box deltas
 
+With a neck, the maps of conv2 to conv5 go through it, and each task has a pyramid in place of a map (`model.neck`).
+
 A large stride helps to tell what an object is and harms telling where it ends; so each task's branch, a copy of the
 same pretrained stages, takes the stride that suits it (Luo and Xiao 2020, abstract). Which stages are copied, the
 strides and the dilation are our reading and fields of the configuration. With no separation this module is the
@@ -25,14 +27,18 @@ from grcn.config import DetectorConfig, rpn_stride, trunk_stride
 from grcn.errors import ConfigError
 from grcn.model.backbones import Backbone
 from grcn.model.backbones.norm import FrozenNorm
+from grcn.model.neck import Neck, Pyramid
 
 
 class Maps(NamedTuple):
-    """Feature maps of a batch, [B, C, H, W] each, by who looks at them; one tensor where they share it."""
+    """Feature maps of a batch, [B, C, H, W] each, by who looks at them: of a pyramid all, finest first, else one.
 
-    rpn: Tensor
-    cls: Tensor
-    loc: Tensor
+    Who shares a map has the same tensor. A pyramid's last map is the RPN's alone.
+    """
+
+    rpn: Pyramid
+    cls: Pyramid
+    loc: Pyramid
 
 
 class Separation(nn.Module):
@@ -42,7 +48,7 @@ class Separation(nn.Module):
         backbone: each branch takes a copy of its stages, so both start equal.
 
     Attributes:
-        strides: input pixels per cell of each map; channels: width of each map; both in the order of `Maps`.
+        strides: input pixels per cell of the maps; channels: their width; both in the order of `Maps`.
         checkpoint: in training, keep only what enters each block and compute the rest again in the backward pass
             (activation checkpointing, Chen et al. 2016): less memory, a third more time, the same numbers.
 
@@ -50,19 +56,29 @@ class Separation(nn.Module):
         ConfigError: on strides that the backbone cannot have.
     """
 
+    strides: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
+    channels: tuple[int, int, int]
+
     def __init__(self, config: DetectorConfig, backbone: Backbone) -> None:
         super().__init__()
-        if config.neck != "none":
-            raise ConfigError(f"neck '{config.neck}': detectors are not built with it yet; use neck 'none'")
         check_strides(config, backbone)
         end, last, stride = config.trunk_end, config.last_stage, trunk_stride(config, backbone.strides)
+        has_neck, whole = config.neck != "none", backbone.strides[4]
         self.trunk = _chain(config, backbone, 1, end, 1, stride)
-        self.cls_branch = _chain(config, backbone, end + 1, last, stride, config.cls_stride)
-        self.loc_branch = _chain(config, backbone, end + 1, last, stride, config.loc_stride)
+        self.cls_branch = _chain(config, backbone, end + 1, last, stride, whole if has_neck else config.cls_stride)
+        self.loc_branch = _chain(config, backbone, end + 1, last, stride, whole if has_neck else config.loc_stride)
         self.source = config.rpn.source
-        at = {"trunk": end, "cls": last, "loc": last}.get(self.source) or int(self.source[-1])
-        self.strides = (rpn_stride(config, backbone.strides), config.cls_stride, config.loc_stride)
-        self.channels = tuple(backbone.channels[number - 1] for number in (at, last, last))
+        if has_neck:
+            levels, width = config.level_strides, config.neck_channels
+            inputs = backbone.channels[-len(levels) :]
+            self.neck = Neck(config.separation, inputs, width, norm=config.neck_norm)
+            self.inputs = [f"conv{number}" for number in range(6 - len(levels), end + 1)]
+            self.strides, self.channels = ((*levels, 2 * levels[-1]), levels, levels), (width, width, width)
+        else:
+            at = {"trunk": end, "cls": last, "loc": last}.get(self.source) or int(self.source[-1])
+            self.strides = ((rpn_stride(config, backbone.strides),), (config.cls_stride,), (config.loc_stride,))
+            at, last = backbone.channels[at - 1], backbone.channels[last - 1]
+            self.channels = (at, last, last)
         self.checkpoint = False
         for norm in self.modules():
             if isinstance(norm, FrozenNorm) and config.norm_eps is not None:
@@ -74,9 +90,15 @@ class Separation(nn.Module):
         for name, stage in self.trunk.named_children():
             trunk = maps[name] = run([stage], trunk, self.checkpoint)
         maps["trunk"] = trunk
-        maps["cls"] = run(self.cls_branch, trunk, self.checkpoint)
-        maps["loc"] = run(self.loc_branch, trunk, self.checkpoint)
-        return Maps(maps[self.source], maps["cls"], maps["loc"])
+        maps["cls"] = cls = run(self.cls_branch, trunk, self.checkpoint)
+        maps["loc"] = loc = run(self.loc_branch, trunk, self.checkpoint)
+        if not hasattr(self, "neck"):
+            return Maps([maps[self.source]], [cls], [loc])
+        shared = [maps[name] for name in self.inputs]
+        own = len(self.cls_branch) > 0  # conv5 is each task's own
+        pyramids = self.neck([*shared, cls], [*shared, loc]) if own else self.neck(shared, shared)
+        seen = pyramids[0 if self.source == "cls" else 1]
+        return Maps(seen, *(pyramid[:-1] for pyramid in pyramids))
 
 
 def run(stages: Iterable[nn.Module], x: Tensor, checkpointed: bool) -> Tensor:
@@ -119,6 +141,13 @@ def _statistics_as_they_are(part: nn.Module) -> Iterator[None]:
 
 def check_strides(config: DetectorConfig, backbone: Backbone) -> None:
     """Raises ConfigError where the stages of `backbone` cannot have the strides that `config` asks for."""
+    if config.neck != "none":
+        if backbone.strides[1:] != (4, 8, 16, 32):
+            raise ConfigError(
+                f"neck '{config.neck}' with backbone '{backbone.name}': its conv2 to conv5 have strides "
+                f"{', '.join(map(str, backbone.strides[1:]))}; a pyramid needs 4, 8, 16, 32"
+            )
+        return
     finest, end = trunk_stride(config, backbone.strides), config.trunk_end
     # pool5 is one more pooling layer than the stages of VGG16 need; it serves the largest stride only.
     pooled = 2 if backbone.pool5 and config.head != "conv5" else 1

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from grcn.config import DetectorConfig
 from grcn.model.backbones import make_backbone
 from grcn.model.detector import MULTIPLE, RCNN, resolve
-from grcn.model.heads import FCHead
+from grcn.model.heads import ConvFCHead, FCHead
 from grcn.presets import preset
 
 
@@ -29,7 +29,7 @@ class StageSummary:
         task: `both`, `cls` or `loc`: whose it is; `rpn` for the proposals'.
         name: the stage, such as `conv4` or `head light_fc2`.
         reads: what goes in.
-        stride: input pixels per cell of what comes out; None behind RoI pooling.
+        stride: input pixels per cell of what comes out, of a pyramid the finest map; None behind RoI pooling.
         channels: of what comes out.
         cells: height and width of what comes out; behind RoI pooling, of each RoI's; None for vectors.
         parameters: all, also those of frozen stages.
@@ -55,7 +55,7 @@ class DetectorSummary:
         num_classes: C.
         size: height and width of the image as the detector takes it; it is padded to a multiple of 32.
         proposals: RoIs per image.
-        strides: of the maps that the RPN, classification and localization see.
+        strides: of the maps that the RPN, classification and localization see, finest first.
         stages: from the image to the answers: what is shared, the RPN, then each task's own.
     """
 
@@ -63,7 +63,7 @@ class DetectorSummary:
     num_classes: int
     size: tuple[int, int]
     proposals: int
-    strides: tuple[int, int, int]
+    strides: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
     stages: tuple[StageSummary, ...]
 
     @property
@@ -104,14 +104,12 @@ def summarize(
         config = resolve(config, backbone, pretrained=True)
         model = RCNN(config, num_classes, backbone).eval()
         # Of each use: a head that reads global context sees the RoIs, then the whole image.
-        outputs: dict[nn.Module, list[Tensor]] = defaultdict(list)
+        outputs: dict[nn.Module, list[Any]] = defaultdict(list)
         for module in model.modules():
             module.register_forward_hook(lambda module, _, output: outputs[module].append(output))
         maps = model.separation(torch.empty(1, 3, *padded))
-        hidden = model.rpn.conv(maps.rpn)
-        outputs[model.rpn].append(hidden)
-        model.rpn.objectness(hidden)
-        model.rpn.deltas(hidden)
+        model.rpn.answer(maps.rpn)
+        outputs[model.rpn] = outputs[model.rpn.conv]
         model.roi(maps, torch.empty(1, proposals, 4), torch.empty(1, 4))
     stages = sorted(
         _stages(model, outputs, padded[0]), key=lambda stage: ("both", "rpn", "cls", "loc").index(stage.task)
@@ -119,12 +117,12 @@ def summarize(
     return DetectorSummary(config, num_classes, size, proposals, model.separation.strides, tuple(stages))
 
 
-def _stages(model: RCNN, outputs: dict[nn.Module, list[Tensor]], height: int) -> Iterator[StageSummary]:
+def _stages(model: RCNN, outputs: dict[nn.Module, list[Any]], height: int) -> Iterator[StageSummary]:
     """Each stage in the order of computation, by what its modules gave out for an image padded to `height`."""
     config = model.config
 
     def stage(task: str, name: str, reads: str, module: nn.Module, *, of_map: bool = False) -> StageSummary:
-        shape = outputs[module][0].shape
+        shape = _finest(outputs[module][0]).shape
         return StageSummary(
             task,
             name,
@@ -148,9 +146,32 @@ def _stages(model: RCNN, outputs: dict[nn.Module, list[Tensor]], height: int) ->
             reads = name if task == "both" else f"{task} {name}"
         ends[task] = reads
     source = config.rpn.source
+    if config.neck != "none":
+        first = f"conv{6 - len(config.level_strides)}"
+        for task, name, module in _neck_parts(model):
+            yield stage(task, name, f"{first} to {ends[task]}", module, of_map=True)
+        own = config.separation in ("neck", "conv4")
+        ends = {task: f"{task} pyramid" if own else "pyramid" for task in ("cls", "loc")}
+        source = "cls" if source == "cls" else "loc"
     read = source if source.startswith("conv") else ends["both" if source == "trunk" else source]
     yield stage("rpn", "rpn", read, model.rpn, of_map=True)
     yield from _roi_stages(model, ends, stage)
+
+
+def _neck_parts(model: RCNN) -> list[tuple[str, str, nn.Module]]:
+    """The neck in parts: whose each is, what it is called, and its module."""
+    neck, separation = model.separation.neck, model.config.separation
+    if separation == "conv4":
+        return [("cls", "fpn", neck.cls), ("loc", "fpn", neck.loc)]
+    if separation == "neck":
+        outputs = [(task, "fpn outputs", getattr(neck, f"{task}_blocks")) for task in ("cls", "loc")]
+        return [("both", "fpn way down", neck.inner_blocks), *outputs]
+    return [("both", "fpn", neck)]
+
+
+def _finest(output: Any) -> Tensor:
+    """The first map of what a module gave out: a map, a pyramid, or one for each task."""
+    return output if isinstance(output, Tensor) else _finest(output[0])
 
 
 def _roi_stages(model: RCNN, ends: dict[str, str], stage: Any) -> Iterator[StageSummary]:
@@ -179,9 +200,9 @@ def _roi_stages(model: RCNN, ends: dict[str, str], stage: Any) -> Iterator[Stage
         yield stage(key, name, f"head{beside}", module)
 
 
-def _macs(layer: nn.Module, output: Tensor) -> int:
+def _macs(layer: nn.Module, output: Any) -> int:
     """Multiply-adds of one layer: each number of the output is one row of the weight times the input."""
-    if isinstance(layer, FCHead):  # its fc6 is called as a function where nothing is computed
+    if isinstance(layer, FCHead | ConvFCHead):  # its fc6 is called as a function where nothing is computed
         return len(output) * layer.fc6.weight.numel()
     if isinstance(layer, nn.Conv2d | nn.Linear):
         return output.numel() * layer.weight[0].numel()

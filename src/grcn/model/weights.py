@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +11,9 @@ from typing import Any
 import safetensors
 import safetensors.torch
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from grcn.config import DetectorConfig
 from grcn.errors import CheckpointError, first_line
 from grcn.files import atomic_file
 from grcn.header import KEY, Header, read_header
@@ -96,17 +98,37 @@ def load_detector(path: str | Path, *, backbone: Backbone | None = None) -> Load
     except Exception as error:  # safetensors raises its own kind, OSError and more
         raise CheckpointError(f"{path}: cannot be read as safetensors: {first_line(error)}") from None
     header = read_header(path, metadata)
-    config, class_names = header.config, header.class_names
+    model = filled(header.config, header.class_names, tensors, str(path), backbone)
+    return LoadedDetector(model, header.class_names, header.preset, header.extra, Path(path))
+
+
+def filled(
+    config: DetectorConfig,
+    class_names: Sequence[str],
+    tensors: Mapping[str, Tensor],
+    source: str,
+    backbone: Backbone | None = None,
+) -> RCNN:
+    """A detector of these tensors, in evaluation mode. They are held to what `config` needs before it is made.
+
+    Args:
+        config: settled (`grcn.model.detector.resolve`).
+        source: what errors call it.
+        backbone: as `load_detector`.
+
+    Raises:
+        CheckpointError: where they are not those of such a detector.
+    """
     try:
         with torch.device("meta"):
             model = outline(config, len(class_names), backbone and _with_numbers(backbone))
     except Exception as error:  # such as sizes beyond what torch can count
-        raise CheckpointError(f"{path}: its configuration cannot be built: {first_line(error)}") from None
+        raise CheckpointError(f"{source}: its configuration cannot be built: {first_line(error)}") from None
     wanted = model.state_dict()
     unlike = wanted.keys() ^ tensors.keys() | {k for k in wanted.keys() & tensors if not fits(tensors[k], wanted[k])}
     if unlike:
         listed = ", ".join(sorted(unlike)[:4])
-        raise CheckpointError(f"{path}: {len(unlike)} tensors do not fit its configuration: {listed}")
+        raise CheckpointError(f"{source}: {len(unlike)} tensors do not fit its configuration: {listed}")
     if any(buffer.is_meta for name, buffer in model.named_buffers() if name not in wanted):
         # What no file holds, such as the windows of a Swin, is computed when the network is made.
         model = outline(config, len(class_names), backbone)
@@ -114,4 +136,4 @@ def load_detector(path: str | Path, *, backbone: Backbone | None = None) -> Load
     # someone may write into while the detector is used.
     own = {name: torch.empty_like(like, device="cpu").copy_(tensors[name]) for name, like in wanted.items()}
     model.load_state_dict(own, assign=True)
-    return LoadedDetector(model.eval(), class_names, header.preset, header.extra, Path(path))
+    return model.eval()

@@ -282,7 +282,7 @@ def fingerprints_of(trials: list[Trial], folders: dict[str, Path]) -> dict[Trial
     weights = {
         name: {"weights": fingerprint(find_weights(path))}
         for name, path in files.items()
-        if name not in ("imagenet", "random") and path.exists()
+        if name not in ("imagenet", "coco", "random") and path.exists()
     }
     return {trial: known.get(trial.data, {}) | weights.get(trial.config.weights, {}) for trial in trials}
 

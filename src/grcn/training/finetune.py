@@ -15,6 +15,10 @@ from grcn.model.weights import LoadedDetector
 _SHARED = {
     "separation.cls_branch.": "separation.trunk.",
     "separation.loc_branch.": "separation.trunk.",
+    "separation.neck.cls.": "separation.neck.",
+    "separation.neck.loc.": "separation.neck.",
+    "separation.neck.cls_blocks.": "separation.neck.layer_blocks.",
+    "separation.neck.loc_blocks.": "separation.neck.layer_blocks.",
     "roi.reduce.cls.": "roi.reduce.shared.",
     "roi.reduce.loc.": "roi.reduce.shared.",
     "roi.heads.cls.": "roi.heads.shared.",

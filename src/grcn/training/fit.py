@@ -31,8 +31,9 @@ from grcn.errors import CheckpointError, ConfigError, DataError, ImageError, Int
 from grcn.files import atomic_file
 from grcn.hub import local
 from grcn.model.backbones import make_backbone
+from grcn.model.coco import load_published, read_torchvision
 from grcn.model.detector import RCNN, build_detector, outline, resolve
-from grcn.model.weights import load_detector
+from grcn.model.weights import LoadedDetector, load_detector
 from grcn.presets import detector_of
 from grcn.runtime import tune_cpu
 from grcn.training.callbacks import Journal, ProgressBar, Saving, Signals, Skipped, Validation, has_ap, versions
@@ -280,16 +281,22 @@ def _start(config: TrainConfig, data: Dataset, say: Say) -> RCNN:
     classes = len(data.class_names)
     if config.weights in ("imagenet", "random"):
         return build_detector(detector_of(config), classes, None if config.weights == "random" else "imagenet")
-    source = local(config.weights)
-    if source.is_dir():
-        source = next(
-            (source / name for name in ("best.safetensors", "last.safetensors") if (source / name).is_file()), source
-        )
-    elif source.suffix != ".safetensors" or not _is_detector(source):
-        return build_detector(detector_of(config), classes, source)
-    loaded = load_detector(source)
+    loaded: LoadedDetector | None
+    if config.weights == "coco":
+        loaded = load_published(detector_of(config))
+    else:
+        source = local(config.weights)
+        if source.is_dir():
+            source = next(
+                (source / name for name in ("best.safetensors", "last.safetensors") if (source / name).is_file()),
+                source,
+            )
+        is_ours = source.is_dir() or (source.suffix == ".safetensors" and _is_detector(source))
+        loaded = load_detector(source) if is_ours else read_torchvision(source)
+        if loaded is None:
+            return build_detector(detector_of(config), classes, source)
     model = outline(_like(detector_of(config), loaded.model.config), classes)
-    say(f"{source}: {transfer_weights(model, data.class_names, loaded)}")
+    say(f"{config.weights}: {transfer_weights(model, data.class_names, loaded)}")
     return model
 
 
@@ -307,7 +314,9 @@ def _like(config: DetectorConfig, former: DetectorConfig) -> DetectorConfig:
     if former.backbone != config.backbone:
         return resolve(config, make_backbone(config.backbone, config.norm), pretrained=False)
     frozen = former.frozen_stages if config.frozen_stages is None else config.frozen_stages
-    return replace(config, norm=former.norm if config.norm == "auto" else config.norm, frozen_stages=frozen)
+    norm = former.norm if config.norm == "auto" else config.norm
+    eps = former.norm_eps if config.norm_eps is None else config.norm_eps
+    return replace(config, norm=norm, norm_eps=eps, frozen_stages=frozen)
 
 
 def _length(

@@ -81,7 +81,7 @@ def test_look(grcn: Detector, c4: Detector, photo: Path) -> None:
         assert [name for name, _ in part["classes"]] == list(NAMES)
         assert [map_["tasks"] for map_ in part["maps"]] == tasks
         assert all(picture(map_["energy"]).shape == (50, 110, 3) for map_ in part["maps"])
-    assert [map_["stride"] for map_ in seen["detectors"][0]["maps"]] == [32, 16]
+    assert [map_["stride"] for map_ in seen["detectors"][0]["maps"]] == ["32", "16"]
 
 
 def test_the_maps_are_those_of_the_prediction(grcn: Detector) -> None:
@@ -117,7 +117,7 @@ def test_energy_lies_over_what_the_cells_saw(grcn: Detector) -> None:
     hot = torch.zeros(1, 8, 4, 6)
     hot[0, :, 2, 4] = 1  # its centre is at x = 72, y = 40 of the input: at 144, 80 of the photo
     hot[0, :, 3, 0] = 5  # padding and two rows of the photo's pixels
-    maps = Maps(hot, torch.ones(1, 8, 2, 3), hot)
+    maps = Maps([hot], [torch.ones(1, 8, 2, 3)], [hot])
     flat, loc = page._energies(grcn, maps, (100, 192), (192, 100))
     assert picture(flat["energy"]).max() < 8, "no contrast is no energy"
     bright = picture(loc["energy"]).astype(float).sum(axis=2)

@@ -18,11 +18,14 @@ from grcn.presets import PRESETS, preset
 # One of each family and kind of block runs with every test, the others in the slow lane.
 FAMILIES = (
     "faster_rcnn_lite0_c4",
+    "faster_rcnn_lite0_fpn",
     "faster_rcnn_r18_c5",
     "faster_rcnn_r50_c4",
+    "faster_rcnn_r50_fpn_v2",
     "faster_rcnn_vgg16",
     "grcn_lite0",
     "grcn_r18",
+    "grcn_r18_fpn",
     "grcn_vgg16",
 )
 EACH_PRESET = [pytest.param(name, marks=() if name in FAMILIES else pytest.mark.slow) for name in sorted(PRESETS)]
@@ -31,14 +34,17 @@ EACH_PRESET = [pytest.param(name, marks=() if name in FAMILIES else pytest.mark.
 def small(config: DetectorConfig | str, **changes: Any) -> DetectorConfig:
     """The same detector, narrow, with few cells per RoI, small anchors and few boxes; `changes` to its other fields."""
     config = preset(config) if isinstance(config, str) else config
+    pyramid: dict[str, Any] = {"neck_channels": 16, "cls_cells": 3.0, "loc_cells": 3.0}
+    has_neck = changes.get("neck", config.neck) != "none"
     return replace(
         config,
-        **{
+        **(pyramid if has_neck else {})
+        | {
             "rpn": replace(
                 config.rpn,
                 channels=16,
-                anchor_sizes=(16.0, 32.0, 64.0),
-                batch_per_image=64,
+                anchor_sizes=(16.0, 24.0, 32.0, 48.0, 64.0) if has_neck else (16.0, 32.0, 64.0),
+                batch_per_image=10_000 if has_neck else 64,  # so that each map is seen
                 pre_nms_train=100,
                 pre_nms_test=100,
                 post_nms_train=12,

@@ -8,26 +8,19 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.models import detection
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 
-from grcn.config import RPNConfig
 from grcn.errors import CheckpointError, ConfigError
 from grcn.model import coco
-from grcn.model.backbones import ResNet
-from grcn.model.backbones.norm import FrozenNorm
-from grcn.model.coco import CATEGORY_IDS, CLASS_NAMES, PUBLISHED, UNNAMED, convert, fetch, is_torchvision
-from grcn.model.heads import FCHead
-from grcn.model.neck import FPN
-from grcn.model.rpn import RPN
+from grcn.model.coco import CATEGORY_IDS, CLASS_NAMES, PUBLISHED, UNNAMED, as_detector, convert, fetch, is_torchvision
 
 WEIGHTS = {
     "faster_rcnn_r50_fpn": detection.FasterRCNN_ResNet50_FPN_Weights.COCO_V1,
@@ -99,56 +92,6 @@ def as_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-class Ours(nn.Module):
-    """What a detector of ours has, at its places: trunk, neck, RPN, head and last layers."""
-
-    def __init__(self, converted: coco.Converted) -> None:
-        super().__init__()
-        is_v2 = converted.preset.endswith("_v2")
-        scores, deltas = (converted.tensors[f"roi.{name}.bias"].numel() for name in ("scores", "deltas"))
-        backbone = ResNet("resnet50", converted.norm)
-        ends = pairwise((1, *backbone.strides))
-        stages = {f"conv{n}": backbone.stage(n, *each) for n, each in enumerate(ends, start=1)}
-        self.separation = nn.ModuleDict({"trunk": nn.ModuleDict(stages)})
-        self.separation["neck"] = FPN(backbone.channels[1:], 256, norm=is_v2)
-        self.rpn = RPN(RPNConfig(anchor_sizes=(32,)), 256, 4)
-        head: nn.Module = FCHead(256, 7, 1024)
-        if is_v2:
-            convs = [
-                nn.Sequential(nn.Conv2d(256, 256, 3, padding=1, bias=False), nn.BatchNorm2d(256), nn.ReLU())
-                for _ in range(4)
-            ]
-            head = nn.ModuleDict({"convs": nn.ModuleList(convs), "fc6": nn.Conv2d(256, 1024, 7)})
-            self.rpn.conv2 = nn.Conv2d(256, 256, 3, padding=1)
-        heads = nn.ModuleDict({"shared": head})
-        self.roi = nn.ModuleDict({"heads": heads, "scores": nn.Linear(1024, scores), "deltas": nn.Linear(1024, deltas)})
-        for norm in self.modules():
-            if isinstance(norm, FrozenNorm) and converted.norm_eps is not None:
-                norm.eps = converted.norm_eps
-        self.load_state_dict(converted.tensors)
-
-    def pyramid(self, image: Tensor) -> list[Tensor]:
-        maps, x = [], image
-        for stage in self.separation["trunk"].values():
-            x = stage(x)
-            maps.append(x)
-        found: list[Tensor] = self.separation["neck"](maps[1:])
-        return found
-
-    def objectness(self, features: Tensor) -> Tensor:
-        hidden = self.rpn.conv(features).relu()
-        hidden = self.rpn.conv2(hidden).relu() if hasattr(self.rpn, "conv2") else hidden
-        return self.rpn.objectness(hidden)
-
-    def vectors(self, rois: Tensor) -> Tensor:
-        head = self.roi["heads"]["shared"]
-        if isinstance(head, FCHead):
-            return head(rois)
-        for conv in head["convs"]:
-            rois = conv(rois)
-        return head["fc6"](rois).flatten(1).relu()
-
-
 @pytest.mark.parametrize("naming", [dict, as_published])
 def test_both_namings_are_the_same_detector(theirs: FasterRCNN, naming: Callable[..., dict[str, Tensor]]) -> None:
     """Held to torchvision's pyramid, vectors of RoIs and answers."""
@@ -165,19 +108,22 @@ def test_both_namings_are_the_same_detector(theirs: FasterRCNN, naming: Callable
     assert (converted.norm, converted.norm_eps) == (("frozen_bn", 0.0) if is_frozen else ("bn", None))
     assert converted.unnamed == (10 if classes == 80 else 0)
     assert converted.class_names == (CLASS_NAMES if classes == 80 else None)
-    ours = Ours(converted).eval()
+    loaded = as_detector(converted, "file")
+    assert loaded.class_names == (CLASS_NAMES if classes == 80 else ("1", "2", "3"))
+    ours = loaded.model
     named = torch.tensor(CATEGORY_IDS if classes == 80 else (1, 2, 3))
     with torch.no_grad():
         expected = list(theirs.backbone(image := torch.rand(1, 3, 64, 96)).values())
-        pyramid, logits = ours.pyramid(image), theirs.rpn.head(expected)[0]
-        assert_same(pyramid, expected)
-        assert_same([ours.objectness(each) for each in pyramid], logits)
+        maps, logits = ours.separation(image), theirs.rpn.head(expected)[0]
+        assert_same(maps.rpn, expected)
+        for answer, logit in zip(ours.rpn.answer(maps.rpn), logits, strict=True):
+            assert_same([answer.logits], [logit.permute(0, 2, 3, 1).flatten(1)])
         rois = torch.rand(20, 256, 7, 7)
-        vectors, wanted = ours.vectors(rois), theirs.roi_heads.box_head(rois)
+        vectors, wanted = ours.roi.heads["shared"](rois), theirs.roi_heads.box_head(rois)
         assert_same([vectors], [wanted])
         scores, deltas = theirs.roi_heads.box_predictor(wanted)
-        assert_same([ours.roi["scores"](vectors).softmax(1)[:, 1 : 1 + classes]], [scores.softmax(1)[:, named]])
-        assert_same([ours.roi["deltas"](vectors).reshape(20, -1, 4)], [deltas.reshape(20, -1, 4)[:, named]])
+        assert_same([ours.roi.scores(vectors).softmax(1)[:, 1 : 1 + classes]], [scores.softmax(1)[:, named]])
+        assert_same([ours.roi.deltas(vectors).reshape(20, -1, 4)], [deltas.reshape(20, -1, 4)[:, named]])
 
 
 def assert_same(found: list[Tensor], expected: list[Tensor]) -> None:
@@ -196,14 +142,18 @@ def test_every_number_of_theirs_has_its_place(theirs: FasterRCNN) -> None:
             assert torch.equal(found.flatten(), value.flatten()), (name, own)
 
 
-def test_a_detector_on_another_resnet_is_taken_too() -> None:
-    state = filled(lambda: frozen_v1(18)).state_dict()
-    converted = convert(state, "file")
-    backbone = ResNet("resnet18", "frozen_bn")
-    for n, each in enumerate(pairwise((1, *backbone.strides)), start=1):
-        prefix = f"separation.trunk.conv{n}."
-        own = {k.removeprefix(prefix): v for k, v in converted.tensors.items() if k.startswith(prefix)}
-        backbone.stage(n, *each).load_state_dict(own)
+@pytest.mark.parametrize("layers", [18, 34, 101, 152])
+def test_a_detector_on_another_resnet_is_taken_too(layers: int) -> None:
+    with torch.device("meta"):
+        names = frozen_v1(layers).state_dict()
+    state = {name: torch.zeros(value.shape) for name, value in names.items()}
+    assert as_detector(convert(state, "file"), "file").model.config.backbone == f"resnet{layers}"
+
+
+def test_tensors_of_another_shape_are_refused(small_state: dict[str, Tensor]) -> None:
+    with pytest.raises(CheckpointError, match=r"^file: \d+ tensors do not fit its configuration: roi\.") as caught:
+        as_detector(convert(small_state, "file"), "file")
+    assert len(str(caught.value)) < 300
 
 
 # What is no such file

@@ -54,7 +54,7 @@ def test_an_odd_size_in_training_and_detection(model: RCNN) -> None:
     total(losses).backward()
     assert total(losses).isfinite()
     maps = model.separation(model.batch([image])[0])
-    assert [tuple(m.shape[2:]) for m in maps] == [(22, 34), (11, 17), (22, 34)]
+    assert [tuple(m.shape[2:]) for (m,) in maps] == [(22, 34), (11, 17), (22, 34)]
     (found,) = detect(model, [image])
     assert len(found["scores"]) > 5
     assert found["boxes"][:, 0::2].max() <= 517

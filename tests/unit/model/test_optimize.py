@@ -51,7 +51,7 @@ def test_bfloat16_is_near_and_keeps_anchors_and_statistics() -> None:
     assert torch.equal(half.rpn.cells, model.rpn.cells)
     with torch.no_grad():
         batch, _ = model.batch(images)
-        exact, rounded = model.separation(batch).cls, half.separation(batch.bfloat16()).cls
+        (exact,), (rounded,) = model.separation(batch).cls, half.separation(batch.bfloat16()).cls
         assert (exact - rounded.float()).norm() / exact.norm() < 0.1
         found = half(images)[0]
     assert found["boxes"].dtype == found["scores"].dtype == torch.float32

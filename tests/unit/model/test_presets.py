@@ -57,7 +57,8 @@ def test_a_batch_equals_single_images(model: RCNN) -> None:
         alone = [model([image])[0] for image in images]
         batch = model.double().batch([image[:, :64, :64] for image in images])[0]
         for maps, *own in zip(model.separation(batch), *[model.separation(one[None]) for one in batch], strict=True):
-            torch.testing.assert_close(maps, torch.cat(own), rtol=1e-9, atol=1e-9)
+            for level, *each in zip(maps, *own, strict=True):
+                torch.testing.assert_close(level, torch.cat(each), rtol=1e-9, atol=1e-9)
         model.float()
     assert sum(len(found["scores"]) for found in alone) >= 16
     for one, other in zip(together, alone, strict=True):

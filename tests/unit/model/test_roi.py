@@ -38,8 +38,8 @@ def by_hand(model: RCNN, maps: Maps, proposals: list[Tensor], sizes: list[tuple[
                     whole = torch.tensor([0.0, 0.0, width, height])
                     vector = torch.cat((vector, one_vector(model, maps, image, whole, task)))
                 if context == "attention":
-                    stride = model.roi.strides[task]
-                    cells = getattr(maps, task)[image, :, : -(-height // stride), : -(-width // stride)]  # no padding
+                    (stride,) = model.roi.strides[task]
+                    cells = getattr(maps, task)[0][image, :, : -(-height // stride), : -(-width // stride)]  # no padding
                     attention = model.roi.attention[task]
                     weights = attention.attention(cells[None])[0, 0].flatten().softmax(dim=0)
                     pooled = cells.flatten(1) @ weights
@@ -54,8 +54,11 @@ def one_vector(model: RCNN, maps: Maps, image: int, box: Tensor, task: Task) -> 
     separation, roi = model.config.separation, model.config.roi
     reduce = model.roi.reduce["shared" if separation in ("none", "roi") else task]
     head = model.roi.heads["shared" if separation == "none" else task]
-    features = reduce(getattr(maps, task)[image : image + 1])
-    size, scale = model.config.roi_size, 1 / model.roi.strides[task]
+    strides, cells = model.roi.strides[task], getattr(model.config, f"{task}_cells")
+    side = float((box[2:] - box[:2]).prod().sqrt())
+    level = max([i for i, stride in enumerate(strides) if side >= cells * stride], default=0)
+    features = reduce(getattr(maps, task)[level][image : image + 1])
+    size, scale = model.config.roi_size, 1 / strides[level]
     if roi.pooling == "pool":
         pooled = roi_pool(features, [box[None]], size, scale)
     else:
@@ -143,13 +146,13 @@ def test_global_context_sees_the_whole_image_and_nothing_of_the_padding() -> Non
     torch.manual_seed(0)
     model = build(small("grcn_r18")).eval()
     whole = torch.tensor([[0.0, 0, 64, 64], [0, 0, 128, 96]])
-    maps = Maps(*[torch.randn(2, 512, -(-96 // s), 128 // s) for s in (16, 32, 16)])
+    maps = Maps(*[[torch.randn(2, 512, -(-96 // s), 128 // s)] for s in (16, 32, 16)])
     boxes = torch.tensor([[[2.0, 2, 10, 10]], [[0, 0, 0, 0]]])
     with torch.no_grad():
         before = model.roi(maps, boxes, whole).logits
-        maps.cls[0, :, :, 3:] += 100  # padding, beyond bilinear reach of the image's edge
+        maps.cls[0][0, :, :, 3:] += 100  # padding, beyond bilinear reach of the image's edge
         assert torch.equal(model.roi(maps, boxes, whole).logits, before)
-        maps.cls[0, :, 1, 1] += 1  # the image's far corner, which the RoI itself does not see
+        maps.cls[0][0, :, 1, 1] += 1  # the image's far corner, which the RoI itself does not see
         assert not torch.allclose(model.roi(maps, boxes, whole).logits, before)
 
 

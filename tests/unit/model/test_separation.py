@@ -55,14 +55,14 @@ def test_map_sizes_are_those_that_the_strides_say(name: str, head: Head, count: 
         for config in configs:
             module = SeparationModule(config, backbone)
             maps = module(torch.zeros(2, 3, 96, 160))
-            assert module.strides[1:] == (config.cls_stride, config.loc_stride)
-            for features, stride, channels in zip(maps, module.strides, module.channels, strict=True):
+            assert module.strides[1:] == ((config.cls_stride,), (config.loc_stride,))
+            for (features,), (stride,), channels in zip(maps, module.strides, module.channels, strict=True):
                 assert features.shape == (2, channels, 96 // stride, 160 // stride), config
             if config.separation in ("conv3", "conv4"):
                 own = backbone.strides[int(config.separation[-1]) - 1]
-                assert module.strides[0] == min(own, config.cls_stride, config.loc_stride)
+                assert module.strides[0] == (min(own, config.cls_stride, config.loc_stride),)
             else:
-                assert maps.rpn is maps.cls is maps.loc
+                assert maps.rpn[0] is maps.cls[0] is maps.loc[0]
 
 
 def test_dilation_is_a_choice() -> None:
@@ -188,8 +188,8 @@ def test_the_rpn_looks_at_the_map_it_is_told(separation: Separation, source: str
         x = model.batch(images)[0]
         for name, stage in stages.items():
             x = stages[name] = stage(x)
-    expected = {"trunk": x, "cls": maps.cls, "loc": maps.loc, **stages}[source]
-    assert torch.equal(seen[0], expected)
+    expected = {"trunk": x, "cls": maps.cls[0], "loc": maps.loc[0], **stages}[source]
+    assert torch.equal(seen[0][0], expected)
     assert expected.shape == (1, width, 96 // stride, 128 // stride)
 
 
@@ -202,12 +202,12 @@ def test_the_last_stage_is_the_trunk_and_an_earlier_one_is_not() -> None:
     state = found["trunk"].state_dict()
     found["conv5"].load_state_dict(state)
     assert found["conv4"].rpn.conv.in_channels == 256
-    assert found["conv4"].separation.strides == (16, 16, 16)
+    assert found["conv4"].separation.strides == ((16,), (16,), (16,))
     with torch.no_grad():
         one, other = (found[source](images)[0] for source in ("trunk", "conv5"))
     assert all(torch.equal(one[key], other[key]) for key in one)
     maps = found["conv4"].separation(found["conv4"].batch(images)[0])
-    assert torch.equal(found["conv4"].separation.trunk.conv5(maps.rpn), maps.cls)
+    assert torch.equal(found["conv4"].separation.trunk.conv5(maps.rpn[0]), maps.cls[0])
 
 
 @pytest.mark.parametrize("name", ["grcn_r18", "faster_rcnn_r50_c4", "grcn_lite0", "grcn_vgg16"])
@@ -258,9 +258,3 @@ def test_frozen_norms_add_to_the_variance_what_the_configuration_says() -> None:
         maps.append(module.trunk.conv1(torch.ones(1, 3, 32, 32)))
     assert torch.equal(maps[0], maps[1])
     torch.testing.assert_close(maps[2], maps[0] * 2**0.5, rtol=1e-4, atol=1e-4)
-
-
-def test_a_neck_is_refused_until_detectors_are_built_with_it() -> None:
-    config = DetectorConfig("resnet18", neck="fpn", head="fc2")
-    with pytest.raises(ConfigError, match="neck 'fpn': detectors are not built with it yet"), torch.device("meta"):
-        build(config)

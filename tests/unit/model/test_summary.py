@@ -43,7 +43,10 @@ def test_every_preset_says_which_map_each_task_sees(name: str) -> None:
     stages = {(stage.task, stage.name): stage for stage in summary.stages}
     assert stages["cls", "class scores"].channels == 21
     assert stages["loc", "box deltas"].channels == 80
-    assert summary.strides[1:] == (config.cls_stride, config.loc_stride)
+    if config.neck == "none":
+        assert summary.strides[1:] == ((config.cls_stride,), (config.loc_stride,))
+    else:
+        assert summary.strides == ((4, 8, 16, 32, 64), (4, 8, 16, 32), (4, 8, 16, 32))
     for stage in summary.stages:
         if stage.stride:
             assert stage.cells == (608 // stage.stride, 800 // stage.stride)

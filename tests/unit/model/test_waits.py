@@ -58,7 +58,7 @@ def test_waits_do_not_grow_with_the_batch(name: str, as_on_a_gpu: None, monkeypa
     assert waits(model, 8, training=False).total() <= 4
 
 
-@pytest.mark.parametrize("name", ["grcn_r18", "faster_rcnn_r18_c4"])
+@pytest.mark.parametrize("name", ["grcn_r18", "faster_rcnn_r18_c4", "grcn_r18_fpn"])
 def test_a_training_forward_is_one_graph(name: str) -> None:
     """From the batch to the losses: nothing in it depends on what is found, so a compiler sees it whole."""
     torch.manual_seed(0)

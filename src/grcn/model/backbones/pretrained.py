@@ -26,6 +26,10 @@ def load_backbone(backbone: Backbone, weights: str | Path, *, fc: bool = False) 
     network = backbone.network
     if network is None:
         raise ConfigError(f"backbone '{backbone.name}' takes no file of weights; start from weights random")
+    if str(weights) == "coco":
+        raise ConfigError(
+            "weights 'coco' are those of a whole detector: load it by its preset's name, or start a training from it"
+        )
     if str(weights) == "imagenet":
         if backbone.norm == "group":
             raise ConfigError("norm 'group' with weights 'imagenet': those were trained with batch norm; use 'bn'")
