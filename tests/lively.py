@@ -22,11 +22,14 @@ def scene(height: int, width: int, seed: int = 0) -> np.ndarray:
 def small(name: str) -> DetectorConfig:
     """The preset at a small input, with a small head."""
     config = preset(name)
+    sizes = (12.0, 24.0, 48.0) if config.neck == "none" else (12.0, 18.0, 24.0, 36.0, 48.0)
+    cells = {} if config.neck == "none" else {"neck_channels": 32, "cls_cells": 3.0, "loc_cells": 3.0}
     return replace(
         config,
         input=InputConfig(96, 160),
-        rpn=replace(config.rpn, anchor_sizes=(12.0, 24.0, 48.0), channels=32, pre_nms_test=200, post_nms_test=40),
+        rpn=replace(config.rpn, anchor_sizes=sizes, channels=32, pre_nms_test=200, post_nms_test=40),
         roi=replace(config.roi, fc_channels=32, reduce_channels=16),
+        **cells,
     )
 
 

@@ -95,7 +95,7 @@ def faster_rcnn_r50_fpn() -> DetectorConfig:
 
 
 def faster_rcnn_r50_fpn_v2() -> DetectorConfig:
-    """torchvision's `fasterrcnn_resnet50_fpn_v2`: batch norm that is trained, and more convolutions behind the pyramid."""
+    """torchvision's `fasterrcnn_resnet50_fpn_v2`: trained batch norm, and more convolutions behind the pyramid."""
     v1 = faster_rcnn_r50_fpn()
     return replace(v1, norm="bn", neck_norm=True, head="conv_fc", rpn=replace(v1.rpn, convs=2))
 
@@ -107,9 +107,7 @@ def faster_rcnn_r18_fpn() -> DetectorConfig:
 
 def faster_rcnn_lite0_fpn() -> DetectorConfig:
     """Faster R-CNN on a pyramid over EfficientNet-Lite0, as narrow as the backbone."""
-    return DetectorConfig(
-        backbone=LITE0, neck="fpn", neck_channels=96, head="fc2", roi=RoIConfig(fc_channels=512)
-    )
+    return DetectorConfig(backbone=LITE0, neck="fpn", neck_channels=96, head="fc2", roi=RoIConfig(fc_channels=512))
 
 
 def grcn_fpn(shared: DetectorConfig) -> DetectorConfig:

@@ -106,7 +106,7 @@ def test_losses_and_gradients(theirs: FasterRCNN, shared_data: Path) -> None:
     for name, loss in losses.items():
         assert loss > 1e-4
         torch.testing.assert_close(loss, expected[name], rtol=1e-6, atol=1e-7, check_dtype=False)
-    named = {name: p for name, p in model.named_parameters()}
+    named = dict(model.named_parameters())
     own = dict(zip(named, torch.autograd.grad(sum(losses.values()), list(named.values())), strict=True))
     keys, tensors = zip(*theirs.named_parameters(), strict=True)
     gradients = dict(zip(keys, torch.autograd.grad(sum(expected.values()), tensors), strict=True))

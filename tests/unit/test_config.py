@@ -117,7 +117,9 @@ def test_what_can_exist_is_not_refused(fields: dict[str, Any]) -> None:
 def test_presets_are_those_of_the_paper_and_its_baselines() -> None:
     names = {f"faster_rcnn_r{n}_{p}" for n in (18, 34, 50, 101) for p in ("c4", "c5")}
     names |= {f"grcn_r{n}" for n in (18, 34, 50, 101)} | {"faster_rcnn_vgg16", "grcn_vgg16"}
-    assert PRESETS.keys() == names | {"faster_rcnn_lite0_c4", "faster_rcnn_lite0_c5", "grcn_lite0"}
+    lite = {"faster_rcnn_lite0_c4", "faster_rcnn_lite0_c5", "grcn_lite0"}
+    pyramids = {f"{kind}_{size}_fpn" for kind in ("faster_rcnn", "grcn") for size in ("lite0", "r18", "r50")}
+    assert PRESETS.keys() == names | lite | pyramids | {"faster_rcnn_r50_fpn_v2"}
     strides = {
         name: (trunk_stride(c, stage_strides(c.backbone)), c.cls_stride, c.loc_stride) for name, c in PRESETS.items()
     }
@@ -128,7 +130,11 @@ def test_presets_are_those_of_the_paper_and_its_baselines() -> None:
     assert PRESETS["faster_rcnn_r34_c4"].roi_size == 14
     assert PRESETS["grcn_r34"].roi_size == 7
     assert {n for n, c in PRESETS.items() if c.cls_context == "global"} == {n for n in names if n.startswith("grcn")}
-    assert {c.separation for n, c in PRESETS.items() if n.startswith("grcn")} == {"conv4"}
+    grcn = {n: c.separation for n, c in PRESETS.items() if n.startswith("grcn")}
+    assert grcn == {n: "roi" if n.endswith("_fpn") else "conv4" for n in grcn}
+    for name in ("lite0", "r18", "r50"):  # whoever has the one's weights can go on with the other
+        shared, own = PRESETS[f"faster_rcnn_{name}_fpn"], PRESETS[f"grcn_{name}_fpn"]
+        assert replace(own, separation="none", rpn=shared.rpn) == shared
 
 
 def test_an_unknown_preset_names_the_nearest() -> None:

@@ -246,9 +246,9 @@ def _energies(detector: Detector, maps: Maps, size: tuple[int, int], shown: tupl
             box = (0.0, 0.0, width / stride, height / stride)
             cells = Image.fromarray(energy(map_[0].float().cpu().numpy()))
             levels.append(np.asarray(cells.resize(shown, Image.Resampling.BICUBIC, box=box)))
-        stride = str(strides[0]) if len(strides) == 1 else f"{strides[0]} to {strides[-1]}"
+        seen_at = str(strides[0]) if len(strides) == 1 else f"{strides[0]} to {strides[-1]}"
         smooth = np.mean(levels, axis=0)
-        pictures.append({"tasks": tasks, "stride": stride, "energy": _data_url(_coloured(smooth))})
+        pictures.append({"tasks": tasks, "stride": seen_at, "energy": _data_url(_coloured(smooth))})
     return pictures
 
 

@@ -181,8 +181,8 @@ def load_published(config: DetectorConfig) -> LoadedDetector:
         if (theirs.backbone, theirs.neck, theirs.head) == (config.backbone, config.neck, config.head):
             return as_detector(fetch(name), url)
     raise ConfigError(
-        f"weights 'coco' with backbone '{config.backbone}', neck '{config.neck}' and head '{config.head}': published for "
-        f"{' and '.join(PUBLISHED)} alone"
+        f"weights 'coco' with backbone '{config.backbone}', neck '{config.neck}' and head '{config.head}': published "
+        f"for {' and '.join(PUBLISHED)} alone"
     )
 
 

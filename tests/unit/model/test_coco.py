@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import PIL.Image
 import pytest
 import torch
 from torch import Tensor
@@ -18,9 +21,14 @@ from torchvision.models import detection
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 
+from grcn import Detector, build_detector, preset
+from grcn.app.cli import main
+from grcn.config import InputConfig, OptimConfig, TrainConfig
 from grcn.errors import CheckpointError, ConfigError
 from grcn.model import coco
 from grcn.model.coco import CATEGORY_IDS, CLASS_NAMES, PUBLISHED, UNNAMED, as_detector, convert, fetch, is_torchvision
+from grcn.model.weights import load_detector
+from grcn.training import train
 
 WEIGHTS = {
     "faster_rcnn_r50_fpn": detection.FasterRCNN_ResNet50_FPN_Weights.COCO_V1,
@@ -276,3 +284,85 @@ def test_published_weights_that_are_not_what_they_should_be_are_refused(
         ConfigError, match=r"'coco' with preset 'grcn_r18': published for faster_rcnn_r50_fpn and .*_v2"
     ):
         fetch("grcn_r18")
+
+
+# In use
+
+
+@pytest.fixture(scope="module")
+def frozen() -> dict[str, Tensor]:
+    torch.manual_seed(0)
+    return filled(frozen_v1).state_dict()
+
+
+def test_a_preset_finds_cocos_classes_at_once(
+    publish: Callable[[dict[str, Tensor]], str], frozen: dict[str, Tensor], tmp_path: Path, capsys: Any
+) -> None:
+    publish(as_published(frozen))
+    detector = Detector.load("faster_rcnn_r50_fpn")
+    assert detector.class_names == CLASS_NAMES
+    assert detector.config.roi.unnamed_logits == 10
+    PIL.Image.new("RGB", (64, 48), "teal").save(tmp_path / "one.png")
+    assert main(["predict", "faster_rcnn_r50_fpn", str(tmp_path / "one.png"), "--out", str(tmp_path / "found")]) == 0
+    assert "in 1 images" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match=r"'faster_rcnn_r18_fpn' is untrained .* published for faster_rcnn_r50_fpn"):
+        Detector.load("faster_rcnn_r18_fpn")
+
+
+def test_a_file_of_torchvisions_is_a_detector(frozen: dict[str, Tensor], tmp_path: Path) -> None:
+    file = tmp_path / "theirs.pth"
+    torch.save(frozen, file)
+    detector = Detector.load(file)
+    assert (detector.class_names, detector.source) == (CLASS_NAMES, file)
+    names = tuple(f"thing {n}" for n in range(80))
+    assert Detector.load(file, class_names=names).class_names == names
+    with pytest.raises(ConfigError, match="2 class names for a model of 80 classes"):
+        Detector.load(file, class_names=("a", "b"))
+
+
+@pytest.mark.parametrize("weights", ["coco", "file"])
+def test_a_separated_detector_trains_on_from_it(
+    weights: str,
+    publish: Callable[[dict[str, Tensor]], str],
+    frozen: dict[str, Tensor],
+    beach: Path,
+    tmp_path: Path,
+    capsys: Any,
+) -> None:
+    """Rows go by name: a kite is COCO's, a buoy is new."""
+    file = publish(frozen)
+    data = Path(shutil.copytree(beach, tmp_path / "data"))
+    for xml in (data / "Annotations").glob("*.xml"):
+        xml.write_text(xml.read_text().replace("kayak", "kite"))
+    model = replace(preset("grcn_r50_fpn"), input=InputConfig(64, 96))
+    config = TrainConfig(
+        str(data),
+        preset="grcn_r50_fpn",
+        out=str(tmp_path / "run"),
+        weights="coco" if weights == "coco" else file,
+        iterations=1,
+        batch_size=1,
+        workers=0,
+        val_split="none",
+        optim=OptimConfig(lr=0.0),
+        model=model,
+    )
+    train(config)
+    said = capsys.readouterr().out
+    assert "classes kept: kite; new classes, untrained: buoy" in said
+    loaded = load_detector(tmp_path / "run/last.safetensors")
+    assert (loaded.model.config.norm, loaded.model.config.norm_eps) == ("frozen_bn", 0.0)
+    assert loaded.model.config.roi.unnamed_logits == 0
+    own, theirs = loaded.model.state_dict(), convert(frozen, "file").tensors
+    kite = CLASS_NAMES.index("kite")
+    first = loaded.class_names.index("kite")
+    assert torch.equal(own["roi.scores.weight"][1 + first], theirs["roi.scores.weight"][1 + kite])
+    for task in ("cls", "loc"):
+        assert torch.equal(own[f"roi.heads.{task}.fc6.weight"], theirs["roi.heads.shared.fc6.weight"])
+
+
+def test_weights_of_coco_are_for_their_networks_alone() -> None:
+    with pytest.raises(ConfigError, match=r"'coco' with backbone 'resnet18', neck 'fpn' and head 'fc2': published"):
+        coco.load_published(preset("grcn_r18_fpn"))
+    with pytest.raises(ConfigError, match="'coco' are those of a whole detector"):
+        build_detector("grcn_r18_fpn", 2, "coco")

@@ -39,7 +39,9 @@ def by_hand(model: RCNN, maps: Maps, proposals: list[Tensor], sizes: list[tuple[
                     vector = torch.cat((vector, one_vector(model, maps, image, whole, task)))
                 if context == "attention":
                     (stride,) = model.roi.strides[task]
-                    cells = getattr(maps, task)[0][image, :, : -(-height // stride), : -(-width // stride)]  # no padding
+                    cells = getattr(maps, task)[0][
+                        image, :, : -(-height // stride), : -(-width // stride)
+                    ]  # no padding
                     attention = model.roi.attention[task]
                     weights = attention.attention(cells[None])[0, 0].flatten().softmax(dim=0)
                     pooled = cells.flatten(1) @ weights

@@ -41,7 +41,7 @@ def waits(model: RCNN, images: int, *, training: bool) -> Counter[str]:
     return Counter({event.key: event.count for event in profiler.key_averages() if event.key in WAITS})
 
 
-@pytest.mark.parametrize("name", ["grcn_r18", "faster_rcnn_r18_c4"])
+@pytest.mark.parametrize("name", ["grcn_r18", "faster_rcnn_r18_c4", "grcn_r18_fpn"])
 def test_waits_do_not_grow_with_the_batch(name: str, as_on_a_gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     model = enlivened(build(small(name)), random_images((96, 128), (96, 128)))

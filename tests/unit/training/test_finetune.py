@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from grcn.model.detector import build_detector
+from grcn.model.backbones import make_backbone
+from grcn.model.detector import build_detector, outline, resolve
 from grcn.model.weights import LoadedDetector
 from grcn.training import transfer_weights
 from lively import NAMES, lively, scene, small
@@ -91,3 +92,23 @@ def test_what_does_not_fit_is_named_and_left_as_initialised(tiny, trained):
     assert "separation.trunk.conv1.0.weight" in report.kept
     assert "rpn.conv.weight" in str(report)
     assert {*report.kept, *report.by_class, *report.fresh} == set(model.state_dict())
+
+
+@pytest.mark.parametrize("separation", ["roi", "neck", "conv4"])
+def test_on_a_pyramid_too_tasks_that_part_take_what_they_shared(separation):
+    """With cells of their own they would read other maps; with equal ones the detector finds what it found before."""
+    shared = small("faster_rcnn_r18_fpn")
+    old = lively(replace(shared, roi=replace(shared.roi, unnamed_logits=2)))
+    own = replace(shared, separation=separation, rpn=replace(shared.rpn, source="loc"))
+    model = outline(resolve(own, make_backbone("resnet18", "bn"), pretrained=False), 3)
+    report = transfer_weights(model, NAMES, LoadedDetector(old, NAMES, "faster_rcnn_r18_fpn", {}))
+    assert not report.fresh
+    assert not report.unused
+    image = torch.from_numpy(scene(96, 128)).permute(2, 0, 1)
+    with torch.no_grad():
+        # What has no name was in the old one's softmax alone: so only the order, and the boxes, can be the same.
+        old.roi.scores.bias[-2:] = -1e4
+        expected, found = old.eval()([image])[0], model.eval()([image])[0]
+    assert len(found["scores"]) > 5
+    for key in expected:
+        torch.testing.assert_close(found[key], expected[key], rtol=1e-4, atol=1e-3)
