@@ -30,7 +30,7 @@ from grcn.data.scenes import render_scene
 from grcn.model.detector import build_detector
 from grcn.model.optimize import optimized
 from grcn.runtime import tune_cpu
-from peers import Scale, c4_pair, c5_pair, fpn, no_resize
+from peers import Scale, c4_pair, c5_pair, fpn_pair, no_resize, separated
 
 CLASSES = 20
 
@@ -49,6 +49,8 @@ CASES = {
     "c4": Case("faster_rcnn_r50_c4", "torchvision c4", 0.85, same_weights=True),
     "c5": Case("faster_rcnn_r50_c5, fc2", "torchvision dc5", 0.60, same_weights=True),
     "grcn-c4": Case("grcn_r50", "torchvision c4", 0.25),
+    "fpn": Case("faster_rcnn_r50_fpn", "torchvision fpn", 0.65, same_weights=True),
+    "grcn_fpn-fpn": Case("grcn_r50_fpn", "torchvision fpn", 0.60),
     "grcn-fpn": Case("grcn_r50", "torchvision fpn", 0.60),
     "grcn-bf16-fpn": Case("grcn_r50, bf16", "torchvision fpn", 0.25),
 }
@@ -69,8 +71,11 @@ def detectors(names: set[str], image: Tensor) -> dict[str, nn.Module]:
             ours, theirs = pair(image, Scale(classes=CLASSES))
             no_resize(theirs, [image])
             made |= {CASES[key].ours: optimized(ours, "fold"), CASES[key].theirs: theirs}
-    if "torchvision fpn" in names:
-        made["torchvision fpn"] = fpn(image, CLASSES)
+    if {"faster_rcnn_r50_fpn", "grcn_r50_fpn", "torchvision fpn"} & names:
+        ours, theirs = fpn_pair(image, CLASSES)
+        no_resize(theirs, [image])
+        made |= {"faster_rcnn_r50_fpn": optimized(ours, "fold"), "torchvision fpn": theirs}
+        made["grcn_r50_fpn"] = optimized(separated(ours, "grcn_r50_fpn"), "fold")
     if {"grcn_r50", "grcn_r50, bf16"} & names:
         nothing = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
         grcn = enliven(build_detector("grcn_r50", CLASSES, weights=None), [image, image.flip(2)], [nothing] * 2)

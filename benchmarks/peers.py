@@ -14,14 +14,17 @@ from torch import Tensor, nn
 from torchvision.models import resnet50
 from torchvision.models.detection import FasterRCNN, fasterrcnn_resnet50_fpn
 from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead, overwrite_eps
 from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign, roi_align
 
 from calibrate import STDS, spread
 from grcn.config import DetectorConfig, RoIConfig
 from grcn.model.backbones import make_backbone
-from grcn.model.detector import RCNN, resolve
+from grcn.model.coco import as_detector, convert
+from grcn.model.detector import RCNN, outline, resolve
+from grcn.model.weights import LoadedDetector
 from grcn.presets import preset
+from grcn.training import transfer_weights
 
 
 @dataclass(frozen=True)
@@ -117,6 +120,23 @@ def fpn(image: Tensor, classes: int) -> FasterRCNN:
         model.backbone.train()(_normalise(image)[None])
     freeze_norm(model)
     spread_answers(model, image)
+    return model
+
+
+def fpn_pair(image: Tensor, classes: int) -> Pair:
+    """Faster R-CNN on a pyramid, both at torchvision's settings."""
+    theirs = fpn(image, classes)
+    overwrite_eps(theirs, 0.0)  # as for its published weights
+    return Pair(as_detector(convert(theirs.state_dict(), "torchvision's"), "torchvision's").model, theirs)
+
+
+def separated(shared: RCNN, name: str) -> RCNN:
+    """The preset called `name` with the weights of `shared`, each task's own parts copies of what was shared."""
+    names = tuple(map(str, range(shared.num_classes)))
+    own = replace(preset(name), norm=shared.config.norm, norm_eps=0.0, frozen_stages=shared.config.frozen_stages)
+    model = outline(own, shared.num_classes)
+    report = transfer_weights(model, names, LoadedDetector(shared, names, "", {}))
+    assert not report.fresh
     return model
 
 

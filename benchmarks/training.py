@@ -27,10 +27,11 @@ from grcn.model.detector import RCNN, build_detector, resolve
 from grcn.runtime import tune_cpu
 from grcn.training.module import clip_gradients, make_optimizer
 from inference import CLASSES, scene
-from peers import Scale, c4_pair, fpn, no_resize
+from peers import Scale, c4_pair, fpn_pair, no_resize, separated
 
 PEERS = ("torchvision c4", "torchvision fpn")
 TARGETS = {
+    ("faster_rcnn_r50_fpn", "torchvision fpn"): 0.75,
     ("grcn_r50", "torchvision fpn"): 0.65,
     ("grcn_r50", "torchvision c4"): 0.12,
     ("faster_rcnn_r50_c4", "torchvision c4"): 0.85,
@@ -58,8 +59,10 @@ def detectors(names: set[str], image: Tensor) -> dict[str, nn.Module]:
         ours, theirs = c4_pair(image, Scale(classes=CLASSES, proposals=2000))
         theirs.backbone.layers[:5].requires_grad_(False)
         made |= {"faster_rcnn_r50_c4": frozen(ours), "torchvision c4": theirs}
-    if "torchvision fpn" in names:
-        made["torchvision fpn"] = fpn(image, CLASSES)
+    if {"faster_rcnn_r50_fpn", "grcn_r50_fpn", "torchvision fpn"} & names:
+        ours, theirs = fpn_pair(image, CLASSES)
+        own = separated(ours, "grcn_r50_fpn")
+        made |= {"faster_rcnn_r50_fpn": ours, "grcn_r50_fpn": own, "torchvision fpn": theirs}
         for part in ("conv1", "layer1"):
             made["torchvision fpn"].backbone.body[part].requires_grad_(False)
     if "grcn_r50" in names:
@@ -86,7 +89,7 @@ def frozen(model: RCNN) -> RCNN:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--detectors", nargs="+", default=["faster_rcnn_r50_c4", "grcn_r50", *PEERS], metavar="NAME")
+    parser.add_argument("--detectors", nargs="+", default=["faster_rcnn_r50_c4", "faster_rcnn_r50_fpn", "grcn_r50", *PEERS], metavar="NAME")
     parser.add_argument("--bf16", action="store_true", help="autocast, for all")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()

@@ -97,7 +97,7 @@ class RPN(nn.Module):
         """What it says of each anchor, map by map."""
         height, width = maps[0].shape[2:]
         shapes = [(features.shape[2], features.shape[3]) for features in maps]
-        anchors = pyramid_anchors(self.cells, shapes, (height * self.stride, width * self.stride))
+        anchors = pyramid_anchors(self.cells.unbind(), shapes, (height * self.stride, width * self.stride))
         return [self._answer(features, own) for features, own in zip(maps, anchors, strict=True)]
 
     def _answer(self, features: Tensor, anchors: Tensor) -> Answer:

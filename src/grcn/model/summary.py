@@ -205,5 +205,5 @@ def _macs(layer: nn.Module, output: Any) -> int:
     if isinstance(layer, FCHead | ConvFCHead):  # its fc6 is called as a function where nothing is computed
         return len(output) * layer.fc6.weight.numel()
     if isinstance(layer, nn.Conv2d | nn.Linear):
-        return output.numel() * layer.weight[0].numel()
+        return int(output.numel()) * layer.weight[0].numel()
     return 0
