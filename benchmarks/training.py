@@ -89,7 +89,12 @@ def frozen(model: RCNN) -> RCNN:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--detectors", nargs="+", default=["faster_rcnn_r50_c4", "faster_rcnn_r50_fpn", "grcn_r50", *PEERS], metavar="NAME")
+    parser.add_argument(
+        "--detectors",
+        nargs="+",
+        default=["faster_rcnn_r50_c4", "faster_rcnn_r50_fpn", "grcn_r50", *PEERS],
+        metavar="NAME",
+    )
     parser.add_argument("--bf16", action="store_true", help="autocast, for all")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()

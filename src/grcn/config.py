@@ -286,6 +286,14 @@ def trunk_stride(config: DetectorConfig, strides: Sequence[int]) -> int:
     return min(strides[config.trunk_end - 1], config.cls_stride, config.loc_stride)
 
 
+def branch_strides(config: DetectorConfig, strides: Sequence[int]) -> tuple[int, int]:
+    """Input pixels per cell at the end of each task's branch, classification's first; `strides` as in `trunk_stride`.
+
+    Before a neck both are the backbone's own.
+    """
+    return (strides[4], strides[4]) if config.neck != "none" else (config.cls_stride, config.loc_stride)
+
+
 def rpn_stride(config: DetectorConfig, strides: Sequence[int]) -> int:
     """Input pixels per cell of the map, of a pyramid the finest, that the RPN sees; `strides` as in `trunk_stride`."""
     if config.neck != "none":

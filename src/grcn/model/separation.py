@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from grcn.config import DetectorConfig, rpn_stride, trunk_stride
+from grcn.config import DetectorConfig, branch_strides, rpn_stride, trunk_stride
 from grcn.errors import ConfigError
 from grcn.model.backbones import Backbone
 from grcn.model.backbones.norm import FrozenNorm
@@ -63,23 +63,22 @@ class Separation(nn.Module):
         super().__init__()
         check_strides(config, backbone)
         end, last, stride = config.trunk_end, config.last_stage, trunk_stride(config, backbone.strides)
-        has_neck, whole = config.neck != "none", backbone.strides[4]
+        cls_stride, loc_stride = branch_strides(config, backbone.strides)
         self.trunk = _chain(config, backbone, 1, end, 1, stride)
-        self.cls_branch = _chain(config, backbone, end + 1, last, stride, whole if has_neck else config.cls_stride)
-        self.loc_branch = _chain(config, backbone, end + 1, last, stride, whole if has_neck else config.loc_stride)
-        self.source = config.rpn.source
-        if has_neck:
-            levels, width = config.level_strides, config.neck_channels
-            inputs = backbone.channels[-len(levels) :]
-            self.neck = Neck(config.separation, inputs, width, norm=config.neck_norm)
-            self.inputs = [f"conv{number}" for number in range(6 - len(levels), end + 1)]
+        self.cls_branch = _chain(config, backbone, end + 1, last, stride, cls_stride)
+        self.loc_branch = _chain(config, backbone, end + 1, last, stride, loc_stride)
+        self.source, self.checkpoint, levels = config.rpn.source, False, config.level_strides
+        self.neck: Neck | None = None
+        if levels:
+            width = config.neck_channels
+            self.neck = Neck(config.separation, backbone.channels[-len(levels) :], width, norm=config.neck_norm)
+            self.shared = [f"conv{number}" for number in range(6 - len(levels), end + 1)]
             self.strides, self.channels = ((*levels, 2 * levels[-1]), levels, levels), (width, width, width)
         else:
             at = {"trunk": end, "cls": last, "loc": last}.get(self.source) or int(self.source[-1])
-            self.strides = ((rpn_stride(config, backbone.strides),), (config.cls_stride,), (config.loc_stride,))
-            at, last = backbone.channels[at - 1], backbone.channels[last - 1]
-            self.channels = (at, last, last)
-        self.checkpoint = False
+            seen, width = backbone.channels[at - 1], backbone.channels[last - 1]
+            self.strides = (rpn_stride(config, backbone.strides),), (cls_stride,), (loc_stride,)
+            self.channels = seen, width, width
         for norm in self.modules():
             if isinstance(norm, FrozenNorm) and config.norm_eps is not None:
                 norm.eps = config.norm_eps
@@ -92,13 +91,12 @@ class Separation(nn.Module):
         maps["trunk"] = trunk
         maps["cls"] = cls = run(self.cls_branch, trunk, self.checkpoint)
         maps["loc"] = loc = run(self.loc_branch, trunk, self.checkpoint)
-        if not hasattr(self, "neck"):
+        if self.neck is None:
             return Maps([maps[self.source]], [cls], [loc])
-        shared = [maps[name] for name in self.inputs]
-        own = len(self.cls_branch) > 0  # conv5 is each task's own
-        pyramids = self.neck([*shared, cls], [*shared, loc]) if own else self.neck(shared, shared)
-        seen = pyramids[0 if self.source == "cls" else 1]
-        return Maps(seen, *(pyramid[:-1] for pyramid in pyramids))
+        shared = [maps[name] for name in self.shared]
+        has_branches = len(self.cls_branch) > 0
+        of_cls, of_loc = self.neck(*([*shared, x] if has_branches else shared for x in (cls, loc)))
+        return Maps(of_cls if self.source == "cls" else of_loc, of_cls[:-1], of_loc[:-1])
 
 
 def run(stages: Iterable[nn.Module], x: Tensor, checkpointed: bool) -> Tensor:

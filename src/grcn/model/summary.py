@@ -161,6 +161,7 @@ def _stages(model: RCNN, outputs: dict[nn.Module, list[Any]], height: int) -> It
 def _neck_parts(model: RCNN) -> list[tuple[str, str, nn.Module]]:
     """The neck in parts: whose each is, what it is called, and its module."""
     neck, separation = model.separation.neck, model.config.separation
+    assert neck is not None
     if separation == "conv4":
         return [("cls", "fpn", neck.cls), ("loc", "fpn", neck.loc)]
     if separation == "neck":
