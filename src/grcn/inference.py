@@ -89,11 +89,12 @@ class Detector:
         Args:
             source: a run folder (its `best.safetensors`, else `last.safetensors`), a `.safetensors` file written by
                 grcn, what `grcn export` made (a `.onnx` file, an OpenVINO folder), `hf://user/name` or
-                `hf://user/name@revision` (`from_pretrained`), or a preset's name: then the backbone has its ImageNet
-                weights and the rest is untrained.
+                `hf://user/name@revision` (`from_pretrained`), a state dict of torchvision's Faster R-CNN with a pyramid
+                (.pth), or a preset's name. `faster_rcnn_r50_fpn` and its `_v2` come with torchvision's COCO weights;
+                with class names, and elsewhere, the backbone has its ImageNet weights and the rest is untrained.
             device: as torch names it; `auto`: the first CUDA device where there is one, else the CPU. What was
                 exported runs on the CPU.
-            class_names: of a preset's detector; a trained one has its own.
+            class_names: of a preset's detector, or of torchvision's file; what grcn trained has its own.
             optimize: how the network is made faster (`grcn.model.optimize.optimized`): `fold`, which leaves the
                 detections the same; `bf16`, which changes them a little; `none`: as it was trained. What was exported
                 is folded; OpenVINO computes it in bfloat16 on request.

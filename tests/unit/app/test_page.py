@@ -25,6 +25,7 @@ from grcn.errors import ConfigError, ImageError
 from grcn.model.detector import build_detector
 from grcn.model.separation import Maps
 from grcn.presets import preset
+from lively import small
 
 NAMES = ("cat", "dog")
 
@@ -82,6 +83,14 @@ def test_look(grcn: Detector, c4: Detector, photo: Path) -> None:
         assert [map_["tasks"] for map_ in part["maps"]] == tasks
         assert all(picture(map_["energy"]).shape == (50, 110, 3) for map_ in part["maps"])
     assert [map_["stride"] for map_ in seen["detectors"][0]["maps"]] == ["32", "16"]
+
+
+def test_a_pyramid_is_shown_as_one_picture(photo: Path) -> None:
+    config = small("grcn_r18_fpn")
+    pyramid = Detector(build_detector(config, len(NAMES), weights=None), NAMES, "grcn_r18_fpn")
+    (part,) = look(photo, "holiday.png", {"ours": pyramid})["detectors"]
+    assert [(map_["tasks"], map_["stride"]) for map_ in part["maps"]] == [(["cls", "loc"], "4 to 32")]
+    assert picture(part["maps"][0]["energy"]).shape == (50, 110, 3)
 
 
 def test_the_maps_are_those_of_the_prediction(grcn: Detector) -> None:

@@ -18,12 +18,13 @@ from timm.layers.conv2d_same import Conv2dSame
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
-from grcn.config import Norm
+from grcn.config import DetectorConfig, Norm
 from grcn.errors import CheckpointError, ConfigError
 from grcn.model.backbones import Backbone, Timm, make_backbone
 from grcn.model.backbones.layers import fix_padding
 from grcn.model.backbones.norm import FoldedConv2d, FoldedNorm, fold_norms, freeze_norms, norm_pairs
 from grcn.model.backbones.pretrained import load_backbone
+from grcn.model.detector import RCNN
 from grcn.model.separation import run
 
 LITE0 = "timm:tf_efficientnet_lite0"
@@ -358,6 +359,21 @@ def test_checkpointed_stages_compute_the_same(name: str) -> None:
     assert torch.equal(output, output2)
     torch.testing.assert_close(gradients, gradients2)
     assert all(torch.equal(one, other) for one, other in zip(buffers, buffers2, strict=True))
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "vgg16"])
+def test_any_network_of_the_usual_strides_serves_a_pyramid(name: str) -> None:
+    """Also those that no stage of which can be had at another stride."""
+    backbone = made(name)
+    config = DetectorConfig(backbone.name, norm=backbone.norm, frozen_stages=0, neck="fpn", neck_channels=8, head="fc2")
+    model = RCNN(config, 2, backbone).train()
+    image, box = torch.rand(3, 64, 96), torch.tensor([[10.0, 10.0, 50.0, 60.0]])
+    losses = model([image], [{"boxes": box, "labels": torch.tensor([1])}], seeds=[0])
+    sum(losses.values()).backward()
+    for block in model.separation.neck.inner_blocks:
+        assert block[0].weight.grad.abs().sum() > 0
+    for stage in model.separation.trunk[1:]:
+        assert all(p.grad is not None for p in stage.parameters())
 
 
 # Weights

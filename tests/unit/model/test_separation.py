@@ -6,13 +6,13 @@ import contextlib
 from copy import deepcopy
 from dataclasses import replace
 from itertools import product
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import pytest
 import torch
 from torch import nn
 
-from grcn.config import DetectorConfig, Head, Separation, Stride
+from grcn.config import DetectorConfig, Head, RPNConfig, Separation, Stride
 from grcn.errors import ConfigError
 from grcn.model.backbones import Backbone, make_backbone
 from grcn.model.detector import RCNN
@@ -210,7 +210,7 @@ def test_the_last_stage_is_the_trunk_and_an_earlier_one_is_not() -> None:
     assert torch.equal(found["conv4"].separation.trunk.conv5(maps.rpn[0]), maps.cls[0])
 
 
-@pytest.mark.parametrize("name", ["grcn_r18", "faster_rcnn_r50_c4", "grcn_lite0", "grcn_vgg16"])
+@pytest.mark.parametrize("name", ["grcn_r18", "faster_rcnn_r50_c4", "grcn_lite0", "grcn_vgg16", "grcn_r18_fpn"])
 def test_checkpointing_changes_memory_and_nothing_else(name: str) -> None:
     torch.manual_seed(0)
     images, targets = random_images((96, 128), (96, 128)), [objects(2), objects(3)]
@@ -258,3 +258,39 @@ def test_frozen_norms_add_to_the_variance_what_the_configuration_says() -> None:
         maps.append(module.trunk.conv1(torch.ones(1, 3, 32, 32)))
     assert torch.equal(maps[0], maps[1])
     torch.testing.assert_close(maps[2], maps[0] * 2**0.5, rtol=1e-4, atol=1e-4)
+
+
+# Pyramids
+
+
+@pytest.mark.parametrize("neck_stride", [4, 8])
+@pytest.mark.parametrize("separation", ["none", "roi", "neck", "conv4"])
+def test_the_maps_of_a_pyramid(separation: Separation, neck_stride: Literal[4, 8]) -> None:
+    """Their sizes, who shares them, and which the RPN sees."""
+    sizes = (32.0, 64.0, 128.0, 256.0, 512.0)[-(5 if neck_stride == 4 else 4) :]
+    rpn = RPNConfig(source="cls", anchor_sizes=sizes)
+    fields = {"neck": "fpn", "neck_channels": 24, "neck_stride": neck_stride, "separation": separation}
+    config = DetectorConfig("resnet18", norm="bn", head="fc2", rpn=rpn, **fields)
+    torch.manual_seed(0)
+    module = SeparationModule(config, make_backbone("resnet18", "bn")).eval()
+    with torch.no_grad():
+        maps = module(torch.rand(2, 3, 96, 160))
+    strides = tuple(s for s in (4, 8, 16, 32) if s >= neck_stride)
+    assert module.strides == ((*strides, 64), strides, strides)
+    assert module.channels == (24, 24, 24)
+    for own, each in zip(maps, module.strides, strict=True):
+        assert [tuple(m.shape) for m in own] == [(2, 24, -(-96 // s), -(-160 // s)) for s in each]
+    assert all((c is o) == (separation in ("none", "roi")) for c, o in zip(maps.cls, maps.loc, strict=True))
+    assert all(seen is own for seen, own in zip(maps.rpn[:-1], maps.cls, strict=True))
+    # The tasks' own parts start as copies of each other.
+    for cls, loc in zip(maps.cls, maps.loc, strict=True):
+        assert torch.equal(cls, loc)
+    config = replace(config, rpn=replace(rpn, source="loc"))
+    maps = SeparationModule(config, make_backbone("resnet18", "bn")).eval()(torch.rand(1, 3, 64, 64))
+    assert all(seen is own for seen, own in zip(maps.rpn[:-1], maps.loc, strict=True))
+
+
+def test_a_pyramid_needs_the_usual_strides() -> None:
+    config = DetectorConfig("vgg16", norm="none", neck="fpn", head="fc2")
+    with pytest.raises(ConfigError, match=r"neck 'fpn' with backbone 'vgg16': .* strides 2, 4, 8, 16; a pyramid needs"):
+        SeparationModule(config, make_backbone("vgg16", "none"))

@@ -22,7 +22,7 @@ def predict(words: Sequence[str]) -> int:
         "grcn predict runs/photos holiday clip.mp4 'more/**/*.jpg' --out found --score 0.5 --save voc",
     )
     parser.add_argument(
-        "run", type=str, metavar="RUN", help="run folder, .safetensors or exported file, hf://user/name"
+        "run", type=str, metavar="RUN", help="run folder, .safetensors or exported file, hf://user/name, preset"
     )
     parser.add_argument("sources", nargs="+", type=str, metavar="SOURCE", help="image, folder, glob, video or -")
     parser.add_argument("--out", type=str, required=True, help="folder of results")
