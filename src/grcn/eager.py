@@ -15,11 +15,12 @@ from torch import Tensor
 from grcn.config import DetectorConfig, Optimization
 from grcn.data.transforms import resize, scale_boxes
 from grcn.errors import ConfigError
-from grcn.model.coco import PUBLISHED, load_published, read_torchvision
+from grcn.model.coco import PUBLISHED
 from grcn.model.detector import RCNN, build_detector
 from grcn.model.optimize import optimized
-from grcn.model.weights import LoadedDetector, find_weights, load_detector
-from grcn.presets import PRESETS, preset
+from grcn.model.trained import THEIRS, load_trained
+from grcn.model.weights import LoadedDetector
+from grcn.presets import PRESETS
 from grcn.types import Detections
 
 if TYPE_CHECKING:
@@ -69,25 +70,20 @@ def load(
 ) -> LoadedDetector:
     """A detector from weights or a preset's name; arguments and errors as those of `Detector.load`."""
     target = _device(device)
-    if str(source) in PRESETS and not source.exists():
-        if class_names:
-            model = build_detector(str(source), len(class_names))
-            loaded = LoadedDetector(model, tuple(class_names), str(source), {})
-        elif str(source) in PUBLISHED:
-            loaded = load_published(preset(str(source)))
-        else:
-            raise ConfigError(
-                f"preset '{source}' is untrained and has no classes yet; give class_names (COCO's weights are "
-                f"published for {' and '.join(PUBLISHED)})"
-            )
+    is_preset = str(source) in PRESETS and not source.exists()
+    if is_preset and class_names:
+        model = build_detector(str(source), len(class_names))
+        loaded = LoadedDetector(model, tuple(class_names), str(source), {})
+    elif is_preset and str(source) not in PUBLISHED:
+        raise ConfigError(
+            f"preset '{source}' is untrained and has no classes yet; give class_names (COCO's weights are published "
+            f"for {' and '.join(PUBLISHED)})"
+        )
     else:
-        path = find_weights(source)
-        theirs = read_torchvision(path) if path.suffix in (".pth", ".pt") else None
-        if theirs is None and class_names is not None:
+        loaded = load_trained(source)
+        if class_names is not None and not (loaded.file and loaded.file.suffix in THEIRS):
             raise ConfigError(f"{source}: has its own class names; leave class_names out")
-        loaded = theirs or load_detector(path)
-        if class_names is not None:  # torchvision's files have none
-            loaded = replace(loaded, class_names=tuple(class_names))
+        loaded = replace(loaded, class_names=tuple(class_names or loaded.class_names))
     return replace(loaded, model=optimized(loaded.model, optimize).to(target))
 
 

@@ -45,9 +45,11 @@ def demo(words: Sequence[str]) -> int:
 
 
 def _demo_page(options: Any) -> int:
+    from grcn.presets import PRESETS
+
     sources = [source for source in (options.run, options.other) if source is not None]
     for source in sources:
-        if not (Path(source).exists() or source.startswith("hf://")):
+        if not (Path(source).exists() or source.startswith("hf://") or source in PRESETS):
             raise CheckpointError(f"{source}: no such run folder or file; `grcn demo` without RUN trains one to try")
     from grcn.app.gap import label
     from grcn.app.page import open_page

@@ -26,7 +26,7 @@ def export(words: Sequence[str]) -> int:
         "grcn export runs/photos --format onnx\n"
         "grcn export runs/photos --format openvino --int8 --data photos --out photos-int8",
     )
-    parser.add_argument("run", type=str, metavar="RUN", help="run folder, .safetensors file or hf://user/name")
+    parser.add_argument("run", type=str, metavar="RUN", help="run folder, weights file, hf://user/name, preset")
     parser.add_argument("--format", choices=("onnx", "openvino", "torch"), required=True, help="of the file")
     parser.add_argument(
         "--out", type=str, help="file, or folder for openvino; default: beside the weights; of an address, here"
@@ -49,16 +49,16 @@ def export(words: Sequence[str]) -> int:
     from grcn.deploy.export import export
     from grcn.files import check_file, check_folder
     from grcn.hub import PREFIX, local
-    from grcn.model.weights import find_weights, load_detector
+    from grcn.model.trained import load_trained
 
-    weights = find_weights(local(options.run))
-    # What was fetched lies in the Hub's cache, which is no place for it.
-    beside = Path() if options.run.startswith(PREFIX) else weights.parent
+    detector = load_trained(local(options.run))
+    # What was fetched lies in a cache, which is no place for it.
+    beside = Path() if options.run.startswith(PREFIX) or detector.file is None else detector.file.parent
     out = Path(options.out or beside / _export_name(options))
     check_folder(out) if options.format == "openvino" else check_file(out)
     images = _calibration_images(options) if options.int8 else []
     size = tuple(options.size) if options.size else None
-    export(load_detector(weights), out, options.format, size=size, half=options.half, calibration=images)
+    export(detector, out, options.format, size=size, half=options.half, calibration=images)
     files = [out] if out.is_file() else list(out.iterdir())
     print(f"{out}: {sum(file.stat().st_size for file in files) / 1e6:.0f} MB")
     if options.format != "torch":
