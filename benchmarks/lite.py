@@ -39,7 +39,13 @@ from grcn.presets import preset
 from grcn.runtime import tune_cpu
 from inference import scene
 
-PRESETS = ("faster_rcnn_lite0_c4", "faster_rcnn_lite0_c5", "grcn_lite0")
+PRESETS = (
+    "faster_rcnn_lite0_c4",
+    "faster_rcnn_lite0_c5",
+    "grcn_lite0",
+    "faster_rcnn_lite0_fpn",
+    "grcn_lite0_fpn",
+)
 KINDS = ("torch fp32", "ONNX Runtime fp32", "OpenVINO fp32", "OpenVINO int8")
 CLASSES = 80  # as the peer's
 TARGETS = {"fp32": 2.0, "int8": 1.0}
