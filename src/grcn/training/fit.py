@@ -282,6 +282,7 @@ def _start(config: TrainConfig, data: Dataset, say: Say) -> RCNN:
     if config.weights in ("imagenet", "random"):
         return build_detector(detector_of(config), classes, None if config.weights == "random" else "imagenet")
     loaded: LoadedDetector | None
+    source = Path(config.weights)
     if config.weights == "coco":
         loaded = load_published(detector_of(config))
     else:
@@ -296,7 +297,7 @@ def _start(config: TrainConfig, data: Dataset, say: Say) -> RCNN:
         if loaded is None:
             return build_detector(detector_of(config), classes, source)
     model = outline(_like(detector_of(config), loaded.model.config), classes)
-    say(f"{config.weights}: {transfer_weights(model, data.class_names, loaded)}")
+    say(f"{source}: {transfer_weights(model, data.class_names, loaded)}")
     return model
 
 

@@ -148,7 +148,7 @@ def test_a_fit_is_always_possible_and_never_coarser(sizes: list[float], name: st
     assert fitted.input.short_side <= short
     assert rpn_stride(fitted) <= rpn_stride(config) or fitted.neck_stride == 8
     assert fitted.rpn.anchor_sizes == tuple(sorted(fitted.rpn.anchor_sizes))
-    assert len(set(fitted.rpn.anchor_sizes)) == len(fitted.rpn.anchor_sizes) or name == "fpn"
+    assert len(set(fitted.rpn.anchor_sizes)) == len(fitted.rpn.anchor_sizes) or config.neck != "none"
     assert len(fitted.rpn.anchor_sizes) <= len(config.rpn.anchor_sizes)
     root = np.sqrt(np.outer(fitted.rpn.anchor_ratios, (1.0,)))
     sides = np.concatenate([np.array(fitted.rpn.anchor_sizes) * root, np.array(fitted.rpn.anchor_sizes) / root])
@@ -162,7 +162,7 @@ def test_a_fit_is_always_possible_and_never_coarser(sizes: list[float], name: st
     def overlap(rpn: RPNConfig) -> float:
         return float(np.average(best_anchor(objects, replace(fitted, rpn=rpn)), weights=weights))
 
-    own = config.rpn.anchor_sizes[-len(fitted.rpn.anchor_sizes) if name == "fpn" else 0 :]
+    own = config.rpn.anchor_sizes[-len(fitted.rpn.anchor_sizes) if config.neck != "none" else 0 :]
     assert overlap(fitted.rpn) >= overlap(replace(config.rpn, anchor_sizes=own))
 
 

@@ -322,7 +322,9 @@ def test_a_preset_may_change_without_changing_a_shipped_study(monkeypatch: pytes
 
     def changed(config: DetectorConfig) -> DetectorConfig:
         config = copy.deepcopy(config)
-        named = ("backbone", "neck", "neck_channels", "neck_stride", "cls_cells", "loc_cells", "norm_eps")
+        # What a preset is named for, and what only a pyramid has.
+        named = ["backbone", "neck", "cls_cells", "loc_cells", "norm_eps"]
+        named += [f"neck_{field}" for field in ("channels", "norm", "stride")]
         readings = [each for each in fields(config) if each.name not in (*named, "rpn", "roi", "input")]
         places = [(config, each.name) for each in readings] + [(config.rpn, "source"), (config.rpn, "channels")]
         for part, field in places:  # not replace: it would refuse what cannot be
