@@ -38,14 +38,14 @@ from torch.utils.flop_counter import FlopCounterMode
 import record
 from calibrate import enliven, tame
 from grcn import preset
-from grcn.config import OptimConfig
+from grcn.config import OptimConfig, RPNConfig
 from grcn.data.scenes import render_scene
 from grcn.model.detector import RCNN, build_detector
 from grcn.model.heads import FCHead
 from grcn.model.optimize import optimized
 from grcn.runtime import tune_cpu
 from grcn.training.module import clip_gradients, make_optimizer
-from peers import Scale, c4_pair, c5_pair, fpn, no_resize
+from peers import Scale, c4_pair, c5_pair, fpn, fpn_pair, no_resize
 from training import frozen
 
 Images = list[Tensor]
@@ -53,7 +53,14 @@ Targets = list[dict[str, Tensor]]
 Runs = dict[str, Callable[[], Any]]
 
 CLASSES = 20
-FAMILIES = ("faster_rcnn_r18_c4", "faster_rcnn_r18_c5", "grcn_r18", "faster_rcnn_vgg16", "grcn_vgg16")
+FAMILIES = (
+    "faster_rcnn_r18_c4",
+    "faster_rcnn_r18_c5",
+    "grcn_r18",
+    "grcn_r18_fpn",
+    "faster_rcnn_vgg16",
+    "grcn_vgg16",
+)
 AUTOCAST = {"bf16": torch.bfloat16, "fp32": None}
 """Precisions, that of training first."""
 
@@ -103,7 +110,7 @@ class Size:
 
 
 SIZES = {
-    "cuda": Size(("c5", "grcn", "c4"), 800, 600, (1, 8, 32), 16, (300, 2000), 1024, 512, (3, 30), 6, 40),
+    "cuda": Size(("c5", "fpn", "grcn", "c4"), 800, 600, (1, 8, 32), 16, (300, 2000), 1024, 512, (3, 30), 6, 40),
     "cpu": Size(("grcn", "c4"), 96, 64, (1, 2), 2, (8, 8), 16, 16, (1, 3), 0.5, 8),
 }
 
@@ -183,11 +190,15 @@ def lively(name: str, images: Images) -> RCNN:
     """The preset with a small head, random weights whose answers spread, and nothing left to chance in a step: every
     anchor and proposal enters the losses (devices have random numbers of their own), without dropout."""
     config = preset(name)
+    sizes = (12.0, 24.0, 48.0)
+    if config.neck != "none":  # one size a map, and cells so few that small objects read them all
+        sizes = (12.0, 18.0, 24.0, 36.0, 48.0)
+        config = replace(config, neck_channels=32, cls_cells=3.0, loc_cells=3.0, rpn=RPNConfig(anchor_sizes=sizes))
     every = 10**6
     numbers = {"pre_nms_train": 200, "pre_nms_test": 200, "post_nms_train": 40, "post_nms_test": 40}
     config = replace(
         config,
-        rpn=replace(config.rpn, anchor_sizes=(12.0, 24.0, 48.0), channels=32, batch_per_image=every, **numbers),
+        rpn=replace(config.rpn, anchor_sizes=sizes, channels=32, batch_per_image=every, **numbers),
         roi=replace(config.roi, fc_channels=32, reduce_channels=16, batch_per_image=every),
     )
     torch.manual_seed(0)
@@ -282,7 +293,7 @@ def throughput(case: str, job: str, count: int, precision: str, device: torch.de
 
 @lru_cache(maxsize=1)
 def pair(case: str, job: str, size: Size) -> dict[str, nn.Module]:
-    """Ours, then torchvision's, on the CPU: c5 and c4 with the same weights, grcn beside its FPN."""
+    """Ours, then torchvision's, on the CPU: c5, c4 and fpn with the same weights, grcn beside the last."""
     (image, _), _ = batch(2, size.width, size.height)
     proposals = size.proposals[job == "train"]
     scale = Scale(CLASSES, proposals, size.fc_channels, size.samples)
@@ -297,6 +308,10 @@ def pair(case: str, job: str, size: Size) -> dict[str, nn.Module]:
         ours = build_detector(replace(config, rpn=rpn, roi=roi), CLASSES, weights=None)
         ours = enliven(ours, [image, image.flip(2)], nothing(2))
         names = ("grcn_r50", "torchvision fpn")
+    elif case == "fpn":
+        ours, theirs = fpn_pair(image, CLASSES)
+        first = [theirs.backbone.body["conv1"], theirs.backbone.body["layer1"]]
+        names = ("faster_rcnn_r50_fpn", "torchvision fpn")
     else:
         ours, theirs = (c5_pair if case == "c5" else c4_pair)(image, scale)
         first = [theirs.backbone.layers[:5]]
