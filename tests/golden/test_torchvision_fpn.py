@@ -58,7 +58,7 @@ def ours(theirs: FasterRCNN, **rpn: Any) -> RCNN:
     converted = convert(theirs.state_dict(), "theirs")
     config = as_detector(converted, "theirs").model.config
     config = replace(config, frozen_stages=0, rpn=replace(config.rpn, **rpn))
-    config = replace(config, roi=replace(config.roi, batch_per_image=10**6) if rpn else config.roi)
+    config = replace(config, roi=replace(config.roi, batch_per_image=10**6))
     model = filled(config, CLASS_NAMES, converted.tensors, "theirs").double()
     for name, values in (("mean", MEAN), ("std", STD)):
         getattr(model, name).data = torch.tensor(values, dtype=torch.float64).view(3, 1, 1)
@@ -70,10 +70,11 @@ def test_detections(theirs: FasterRCNN, shared_data: Path) -> None:
     crops = ((0, (0, 0, 320, 230)), (12, (300, 50, 533, 370)))
     images = [photo(shared_data, n, crop).image.double() for n, crop in crops]
     no_resize(theirs, images)
-    theirs.roi_heads.detections_per_img = 10**4
+    # Proposals of five maps, of which so many stay: fewer than are found.
+    theirs.roi_heads.detections_per_img, theirs.rpn._post_nms_top_n["testing"] = 10**4, 200
     with torch.no_grad():
         expected = theirs.eval()(images)
-        found = ours(theirs).eval()(images)
+        found = ours(theirs, post_nms_test=200).eval()(images)
     for own, other in zip(found, expected, strict=True):
         named = torch.isin(other["labels"], NAMED)
         assert 0 < int(named.sum()) < len(named)
