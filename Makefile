@@ -27,7 +27,7 @@ demo: $(INSTALLED)  ## train, evaluate and draw on the embedded set: the main jo
 	$(BIN)/grcn demo
 
 test: $(INSTALLED)  ## the whole test suite, with coverage
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --cov --cov-report=term-missing:skip-covered --cov-fail-under=90 -m 'not slow'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --cov --cov-report=term-missing:skip-covered --cov-fail-under=90 --durations=15 -m 'not slow'
 
 test-slow: $(INSTALLED)  ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow

@@ -311,6 +311,7 @@ def test_peaks_by_name(monkeypatch: pytest.MonkeyPatch, name: str, peak: float |
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_the_whole_on_a_cpu(tmp_path: Path) -> None:
     words = [sys.executable, gpu.__file__, "--device", "cpu", "--minutes", "9", "--out", str(tmp_path)]
     subprocess.run(words, check=True)
