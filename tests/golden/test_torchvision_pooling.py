@@ -58,6 +58,7 @@ def test_no_rois():
 @pytest.mark.parametrize("ratio", [0, 2])
 @pytest.mark.parametrize("autocast", [False, True])
 def test_boxes_keep_their_precision_on_a_map_of_lower_precision(ratio, autocast):
+    torch.manual_seed(0)
     features = torch.randn(1, 4, 40, 40).bfloat16()
     rois = torch.tensor([[0.0, 301.3, 409.7, 402.9, 599.1]])  # bfloat16 has 302, 410, 402, 600
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
@@ -66,7 +67,8 @@ def test_boxes_keep_their_precision_on_a_map_of_lower_precision(ratio, autocast)
     exact = torchvision.ops.roi_align(features.float(), rois, 7, 1 / 16, ratio, True)
     assert torch.equal(most, torchvision.ops.roi_pool(features.float(), rois, 7, 1 / 16).bfloat16())
     assert pooled.dtype == torch.bfloat16
-    torch.testing.assert_close(pooled, exact.bfloat16(), atol=0, rtol=1 / 128)  # one step of bfloat16
+    # One step of bfloat16; and of float32, where a sum of ones is next to nothing.
+    torch.testing.assert_close(pooled, exact.bfloat16(), atol=1e-5, rtol=1 / 128)
 
 
 def test_the_same_over_any_number_of_threads():
