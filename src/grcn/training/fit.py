@@ -33,7 +33,7 @@ from grcn.hub import local
 from grcn.model.backbones import make_backbone
 from grcn.model.coco import load_published, read_torchvision
 from grcn.model.detector import RCNN, build_detector, outline, resolve
-from grcn.model.weights import LoadedDetector, load_detector
+from grcn.model.weights import find_weights, load_detector
 from grcn.presets import detector_of
 from grcn.runtime import tune_cpu
 from grcn.training.callbacks import Journal, ProgressBar, Saving, Signals, Skipped, Validation, has_ap, versions
@@ -281,21 +281,15 @@ def _start(config: TrainConfig, data: Dataset, say: Say) -> RCNN:
     classes = len(data.class_names)
     if config.weights in ("imagenet", "random"):
         return build_detector(detector_of(config), classes, None if config.weights == "random" else "imagenet")
-    loaded: LoadedDetector | None
-    source = Path(config.weights)
     if config.weights == "coco":
-        loaded = load_published(detector_of(config))
+        source, loaded = Path("coco"), load_published(detector_of(config))
     else:
-        source = local(config.weights)
-        if source.is_dir():
-            source = next(
-                (source / name for name in ("best.safetensors", "last.safetensors") if (source / name).is_file()),
-                source,
-            )
-        is_ours = source.is_dir() or (source.suffix == ".safetensors" and _is_detector(source))
-        loaded = load_detector(source) if is_ours else read_torchvision(source)
-        if loaded is None:
+        source = find_weights(local(config.weights))
+        is_ours = source.suffix == ".safetensors" and _is_detector(source)
+        found = load_detector(source) if is_ours else read_torchvision(source)
+        if found is None:
             return build_detector(detector_of(config), classes, source)
+        loaded = found
     model = outline(_like(detector_of(config), loaded.model.config), classes)
     say(f"{source}: {transfer_weights(model, data.class_names, loaded)}")
     return model
