@@ -1,11 +1,12 @@
 """Half an hour on a GPU, ordered by worth: correctness, speed beside torchvision, a profile, then trials of a study.
 
-    python benchmarks/gpu.py [--minutes 9] [--device cuda] [--study NAME] [--out gpu-out/cuda] [--archive FILE.tar.gz]
+    python benchmarks/gpu.py [--minutes 9] [--device cuda] [--study NAME ...] [--out gpu-out/cuda] [--archive FILE]
 
 Each part that is done is a file in OUT/parts, and each trial one in OUT/study; the same command continues with what is
 missing. A part that failed is tried again by the next call. Nothing is running any more when the minutes are over:
 trials are told to save their state a little earlier. OUT/kit is what gpu_kit.py unpacked: the data sets, and the folder
-in which trials run, so that a study may name `weights/FILE`.
+in which trials run, so that a study may name `weights/FILE`, and finds a published file of ImageNet weights there, too.
+Of a step of a small detector most is the host's work: `--processes 16` trains as many at a time.
 
 All that is worth keeping is packed into one archive again after each step, so that a call that is cut off leaves it,
 too. To go on elsewhere, unpack that archive in OUT. With --device cpu everything is small: that is for trying.
@@ -37,7 +38,9 @@ from grcn.study.run import read_result
 
 HERE = Path(__file__).parent
 STUDIES = {"cuda": "sharing_gpu", "cpu": str(HERE / "gpu_try.yaml")}
-PROCESSES = 4
+SECTIONS = ("correct", "speed", "profile", "trials")
+Job = tuple[Trial, ...]
+"""Trials for one process: one, or several of which some start from another."""
 SAVING = 20.0
 """Seconds before the deadline at which trials are told to stop, and at most that they may take for it."""
 GRACE = 5.0
@@ -114,8 +117,8 @@ def _run(command: list[str], timeout: float) -> int:
         return -signal.SIGKILL
 
 
-def waiting(session: Session, study: Study, root: Path) -> list[Trial]:
-    """The trials to run, in the study's order: not done, each once, and of data sets that are here as a whole."""
+def waiting(session: Session, study: Study, root: Path) -> list[Job]:
+    """The jobs to run, in the study's order: not done, each trial once, and of data sets that are here as a whole."""
     distinct = {(trial.data, trial.digest): trial for trial in study.trials}.values()
     absent = {
         name
@@ -125,53 +128,65 @@ def waiting(session: Session, study: Study, root: Path) -> list[Trial]:
     }
     for name in sorted(absent):
         print(f"{study.name}: data set {name} is not here, or not all of it: its trials are left out", flush=True)
-    todo = [trial for trial in distinct if trial.data not in absent]
-    return [trial for trial in todo if read_result(session.out / "study", trial) is None]
+    jobs: dict[tuple[str, str], list[Trial]] = {}
+    for trial in distinct:
+        if trial.data not in absent:
+            jobs.setdefault((trial.data, (trial.start or trial).digest), []).append(trial)
+    return [tuple(job) for job in jobs.values() if any(read_result(session.out / "study", t) is None for t in job)]
 
 
-def run_trials(session: Session, study: str, root: Path) -> None:
-    """Trains and scores trials of a study, several at a time, each in a process of its own, until the time is over."""
-    plan = read_study(study)
-    todo = waiting(session, plan, root)
-    done = len({(trial.data, trial.digest) for trial in plan.trials}) - len(todo)
-    print(f"{plan.name}: {done} of its trials are done or left out, {len(todo)} to do", flush=True)
-    running: dict[subprocess.Popen[bytes], tuple[Trial, float]] = {}
+def run_trials(session: Session, studies: Sequence[str], root: Path, processes: int) -> None:
+    """Trains and scores trials of studies, several at a time, each in a process of its own, until the time is over."""
+    todo: list[tuple[str, Job]] = []
+    planned: set[tuple[str, str]] = set()
+    for study in studies:
+        plan = read_study(study)
+        jobs = [job for job in waiting(session, plan, root) if {(t.data, t.digest) for t in job} - planned]
+        planned |= {(trial.data, trial.digest) for job in jobs for trial in job}
+        print(f"{plan.name}: {sum(map(len, jobs))} of its {len(plan.trials)} trials to do", flush=True)
+        todo += [(study, job) for job in jobs]
+    running: dict[subprocess.Popen[bytes], tuple[Job, float]] = {}
     try:
         while session.left > SAVING and (todo or running):
-            while todo and len(running) < PROCESSES and session.left > SAVING + LEAST:
-                trial = todo.pop(0)
-                running[_start(session, study, trial, root)] = (trial, time.time())
+            while todo and len(running) < processes and session.left > SAVING + LEAST:
+                study, job = todo.pop(0)
+                running[_start(session, study, job, root, processes)] = (job, time.time())
             if not running:
                 break
             time.sleep(0.2)
             for process in [process for process in running if process.poll() is not None]:
-                trial, began = running.pop(process)
-                _tell(session, trial, process.returncode, began)
+                job, began = running.pop(process)
+                _tell(session, job, process.returncode, began)
                 pack(session)
     finally:
         for process in running:
             process.terminate()  # it makes its step, saves and ends
         stop = time.time() + SAVING
-        for process, (trial, began) in running.items():
+        for process, (job, began) in running.items():
             try:
                 process.wait(max(0.0, stop - time.time()))
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-            _tell(session, trial, process.returncode, began)
+            _tell(session, job, process.returncode, began)
 
 
-def _start(session: Session, study: str, trial: Trial, root: Path) -> subprocess.Popen[bytes]:
-    words = ["--data", trial.data, "--cells", trial.cell, "--seeds", str(trial.seed)]
+def _start(session: Session, study: str, job: Job, root: Path, processes: int) -> subprocess.Popen[bytes]:
+    words = ["--data", job[0].data, "--seeds", str(job[0].seed), "--cells", *(trial.cell for trial in job)]
     words += ["--root", str(root), "--out", str(session.out / "study")]
     folder = session.out / "kit"
-    folder.mkdir(parents=True, exist_ok=True)
+    published = folder / "torch/hub/checkpoints"  # where torch.hub, and so timm, looks for what it has fetched
+    published.parent.mkdir(parents=True, exist_ok=True)
+    if not published.exists():
+        published.symlink_to(folder / "weights")
     found = [os.path.abspath(path) for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
-    threads = max(1, (os.cpu_count() or 1) // PROCESSES)
+    threads = max(1, (os.cpu_count() or 1) // processes)
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": os.pathsep.join(found)}
+    if (folder / "weights").is_dir():
+        environment["TORCH_HOME"] = str(folder / "torch")
     if session.device == "cpu":
         environment["CUDA_VISIBLE_DEVICES"] = ""
-    with session.log(_label(trial)).open("ab") as log:
+    with session.log(_label(job)).open("ab") as log:
         return subprocess.Popen(
             [sys.executable, "-m", "grcn", "study", "run", study, *words],
             stdout=log,
@@ -181,19 +196,18 @@ def _start(session: Session, study: str, trial: Trial, root: Path) -> subprocess
         )
 
 
-def _tell(session: Session, trial: Trial, code: int, began: float) -> None:
-    """A line for a trial that has ended, or was told to."""
-    result = read_result(session.out / "study", trial)
-    if result is not None:
-        found = f"AP {result['metrics']['AP'] or 0:.3f}"
-    else:
-        lines = session.log(_label(trial)).read_text(errors="replace").splitlines()
-        found = f"status {code}: {lines[-1] if lines else ''}"
-    print(f"{trial.name}: {found}; {time.time() - began:.0f} s", flush=True)
+def _tell(session: Session, job: Job, code: int, began: float) -> None:
+    """A line for a job that has ended, or was told to."""
+    results = [read_result(session.out / "study", trial) for trial in job]
+    found = [f"{t.cell} AP {r['metrics']['AP'] or 0:.3f}" for t, r in zip(job, results, strict=True) if r is not None]
+    if None in results:
+        lines = session.log(_label(job)).read_text(errors="replace").splitlines()
+        found.append(f"status {code}: {lines[-1] if lines else ''}")
+    print(f"{job[0].data} seed {job[0].seed}: {', '.join(found)}; {time.time() - began:.0f} s", flush=True)
 
 
-def _label(trial: Trial) -> str:
-    return f"{trial.data}-{trial.cell}-{trial.seed}"
+def _label(job: Job) -> str:
+    return f"{job[0].data}-{job[0].cell}-{job[0].seed}-{job[0].digest}"
 
 
 def pack(session: Session) -> list[str]:
@@ -225,7 +239,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=9, help="of this call, at most")
     parser.add_argument("--device", choices=gpu_parts.SIZES, default="cuda")
-    parser.add_argument("--study", help="a study's YAML file or the name of one; default: sharing_gpu; cpu: a tiny one")
+    parser.add_argument(
+        "--study", nargs="+", help="YAML files or names of studies; default: sharing_gpu; cpu: a tiny one"
+    )
+    parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=SECTIONS, help="what to do; default: all")
+    parser.add_argument("--processes", type=int, default=4, help="trials at a time")
     parser.add_argument("--root", type=Path, help="folder of the study's data sets; default: OUT/kit/data")
     parser.add_argument("--out", type=Path, help="folder of records; default: gpu-out/DEVICE")
     parser.add_argument("--archive", type=Path, metavar="FILE.tar.gz", help="default: OUT/gpu.tar.gz")
@@ -234,14 +252,16 @@ def main() -> None:
     if options.device == "cuda" and not torch.cuda.is_available():
         raise SystemExit("cuda: torch finds no such device; --device cpu is for trying")
     out = (options.out or Path("gpu-out") / options.device).resolve()
-    study = options.study or STUDIES[options.device]
-    study = str(Path(study).resolve()) if Path(study).is_file() else study
+    named = options.study or [STUDIES[options.device]]
+    studies = [str(Path(study).resolve()) if Path(study).is_file() else study for study in named]
     session = Session(out, options.device, deadline, (options.archive or out / "gpu.tar.gz").resolve())
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
-        for section, named in gpu_parts.parts(options.device).items():
-            measure(session, section, named)
-        run_trials(session, study, (options.root or out / "kit" / "data").resolve())
+        for section, parts in gpu_parts.parts(options.device).items():
+            if section in options.sections:
+                measure(session, section, parts)
+        if "trials" in options.sections:
+            run_trials(session, studies, (options.root or out / "kit" / "data").resolve(), options.processes)
     finally:
         for name in pack(session):
             print(f"left out of the archive: {name}")

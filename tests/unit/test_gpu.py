@@ -225,10 +225,10 @@ def test_trials_are_apart_and_end_with_the_time(
     started: list[str] = []
     processes = []
 
-    def start(here: gpu.Session, study: str, trial: Any, root: Path) -> subprocess.Popen[bytes]:
-        started.append(trial.name)
+    def start(here: gpu.Session, study: str, job: gpu.Job, root: Path, processes: int) -> subprocess.Popen[bytes]:
+        started.append(job[0].name)
         code = "raise SystemExit(7)" if len(started) == 2 else "import time; time.sleep(60)"
-        here.log(gpu._label(trial)).write_text("the last line\n")
+        here.log(gpu._label(job)).write_text("the last line\n")
         processes.append(subprocess.Popen([sys.executable, "-c", code]))
         return processes[-1]
 
@@ -239,17 +239,17 @@ def test_trials_are_apart_and_end_with_the_time(
     text = Path(gpu.STUDIES["cpu"]).read_text().replace("seeds: [0]", "seeds: [0, 1]")
     study.write_text(text.replace("  conv4: {model: {separation: conv4}}\n", ""))
     here = session(tmp_path, 6)
-    gpu.run_trials(here, str(study), tmp_path)
+    gpu.run_trials(here, [str(study)], tmp_path, 4)
     assert time.time() < here.deadline + 2
     assert started == [trial.name for trial in read_study(study).trials][:5]
     assert [process.returncode for process in processes] == [-15, 7, -15, -15, -15]
-    assert "embedded roi seed 0: status 7: the last line" in capsys.readouterr().out
+    assert "embedded seed 0: status 7: the last line" in capsys.readouterr().out
 
 
 def test_data_that_is_not_here_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     todo = gpu.waiting(session(tmp_path), read_study("sharing"), tmp_path)
-    assert {trial.data for trial in todo} == {"embedded"}
-    assert len({trial.digest for trial in todo}) == len(todo) == 12
+    assert {trial.data for (trial,) in todo} == {"embedded"}
+    assert len({trial.digest for (trial,) in todo}) == len(todo) == 12
     assert "data set bccd is not here" in capsys.readouterr().out
 
 
