@@ -9,6 +9,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
+os.environ.setdefault("TRITON_INTERPRET", "1")  # a kernel for a GPU, on CPU tensors; read when Triton is imported
+
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:

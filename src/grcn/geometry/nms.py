@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+from functools import cache
+from importlib.util import find_spec
+
 import torch
 from torch import Tensor
 from torchvision.ops import nms
 
+WIDEST = 1 << 14
+"""Boxes of a set that the kernel of ours can hold."""
 FEW = 1 << 14
-"""Boxes of all sets that a GPU compares as they are. Of more, those above the threshold are picked out first, which is
-one more wait for the device: every box is compared with every other, also of other sets."""
+"""Boxes of all sets that torchvision's kernel compares as they are. Of more, those above the threshold are picked out
+first, which is one more wait for the device: every box is compared with every other, also of other sets."""
 GROUP = 512
 """Boxes that a CPU compares at a time, unless one set has more."""
 
@@ -32,7 +39,8 @@ def keep_best(boxes: Tensor, scores: Tensor, iou: float, threshold: float, most:
 
 
 def at_once(boxes: Tensor, scores: Tensor, iou: float, threshold: float, most: int) -> Tensor:
-    """`keep_best` with one wait for the device (two for more boxes than `FEW`), however many sets there are."""
+    """`keep_best` by torchvision's kernel, with one wait for the device (two for more boxes than `FEW`), however many
+    sets there are; its time grows with the square of all boxes."""
     count = scores.shape[1]
     kept = torch.zeros(scores.shape, dtype=torch.bool, device=scores.device)
     if not kept.numel():
@@ -43,6 +51,26 @@ def at_once(boxes: Tensor, scores: Tensor, iou: float, threshold: float, most: i
         kept.view(-1)[picked[_nms(flat_boxes[picked], flat[picked], picked // count, iou)]] = True
     # What is not above the threshold comes after all that is, and has dropped none of that.
     return _at_most(most, kept & (scores > threshold), scores)
+
+
+@keep_best.register_kernel("cuda")
+def set_by_set(boxes: Tensor, scores: Tensor, iou: float, threshold: float, most: int) -> Tensor:
+    """The same by a kernel of ours, without a wait; where Triton or a compiler is missing, `at_once`."""
+    if not scores.numel() or scores.shape[1] > WIDEST or not _compiles():
+        return at_once(boxes, scores, iou, threshold, most)
+    from grcn.geometry.nms_kernel import greedy
+
+    order = scores.sort(dim=1, descending=True, stable=True).indices
+    counts = (scores > threshold).sum(dim=1)
+    kept = greedy(boxes.gather(1, order[..., None].expand(-1, -1, 4)), counts, iou, most)
+    return torch.zeros_like(kept).scatter(1, order, kept)
+
+
+@cache
+def _compiles() -> bool:
+    """Whether Triton is there, and a compiler of C, which it needs for the code around a kernel."""
+    compilers = [os.environ.get("CC", ""), "cc", "gcc", "clang"]
+    return find_spec("triton") is not None and any(shutil.which(name) for name in compilers if name)
 
 
 @keep_best.register_kernel("cpu")

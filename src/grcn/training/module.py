@@ -47,13 +47,15 @@ class EMA(nn.Module):
     def update(self, model: RCNN, steps: int) -> None:
         """Moves the average towards `model`, after its optimizer step number `steps`, from 1."""
         decay = min(self.decay, (1 + steps) / (10 + steps))
-        torch._foreach_lerp_(list(self.model.parameters()), list(model.parameters()), 1 - decay)
-        for mine, theirs in zip(self.model.buffers(), model.buffers(), strict=True):
+        mine, theirs = (list(each.parameters()) for each in (self.model, model))
+        for own, latest in zip(self.model.buffers(), model.buffers(), strict=True):
             # Averaged weights make other activations than the latest ones, so the latest statistics would not fit them.
-            if mine.is_floating_point():
-                mine.lerp_(theirs, 1 - decay)
+            if own.is_floating_point():
+                mine.append(own)
+                theirs.append(latest)
             else:
-                mine.copy_(theirs)
+                own.copy_(latest)
+        torch._foreach_lerp_(mine, theirs, 1 - decay)  # in a few launches
 
     def train(self, mode: bool = True) -> EMA:
         """Stays in evaluation mode."""

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from grcn.geometry import nms
-from grcn.geometry.nms import at_once, in_groups, keep_best
+from grcn.geometry.nms import at_once, in_groups, keep_best, set_by_set
 
-KERNELS = {"at once": at_once, "in groups": in_groups, "the operator": keep_best}
+KERNELS = {"at once": at_once, "in groups": in_groups, "set by set": set_by_set, "the operator": keep_best}
 
 
 def random_sets(sets: int, count: int, seed: int) -> tuple[Tensor, Tensor]:
