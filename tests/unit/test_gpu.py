@@ -223,14 +223,14 @@ def test_trials_are_apart_and_end_with_the_time(
 ) -> None:
     """Five trials, four at a time; one fails at once, so that the fifth starts; the others are told to stop."""
     started: list[str] = []
-    processes = []
+    made = []
 
     def start(here: gpu.Session, study: str, job: gpu.Job, root: Path, processes: int) -> subprocess.Popen[bytes]:
         started.append(job[0].name)
         code = "raise SystemExit(7)" if len(started) == 2 else "import time; time.sleep(60)"
         here.log(gpu._label(job)).write_text("the last line\n")
-        processes.append(subprocess.Popen([sys.executable, "-c", code]))
-        return processes[-1]
+        made.append(subprocess.Popen([sys.executable, "-c", code]))
+        return made[-1]
 
     monkeypatch.setattr(gpu, "_start", start)
     monkeypatch.setattr(gpu, "SAVING", 1.0)
@@ -242,7 +242,7 @@ def test_trials_are_apart_and_end_with_the_time(
     gpu.run_trials(here, [str(study)], tmp_path, 4)
     assert time.time() < here.deadline + 2
     assert started == [trial.name for trial in read_study(study).trials][:5]
-    assert [process.returncode for process in processes] == [-15, 7, -15, -15, -15]
+    assert [process.returncode for process in made] == [-15, 7, -15, -15, -15]
     assert "embedded seed 0: status 7: the last line" in capsys.readouterr().out
 
 
