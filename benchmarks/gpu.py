@@ -175,14 +175,14 @@ def _start(session: Session, study: str, job: Job, root: Path, processes: int) -
     words = ["--data", job[0].data, "--seeds", str(job[0].seed), "--cells", *(trial.cell for trial in job)]
     words += ["--root", str(root), "--out", str(session.out / "study")]
     folder = session.out / "kit"
-    published = folder / "torch/hub/checkpoints"  # where torch.hub, and so timm, looks for what it has fetched
-    published.parent.mkdir(parents=True, exist_ok=True)
-    if not published.exists():
-        published.symlink_to(folder / "weights")
+    folder.mkdir(parents=True, exist_ok=True)
     found = [os.path.abspath(path) for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
     threads = max(1, (os.cpu_count() or 1) // processes)
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": os.pathsep.join(found)}
-    if (folder / "weights").is_dir():
+    if (folder / "weights").is_dir():  # where torch.hub, and so timm, looks for what it has fetched
+        (folder / "torch/hub").mkdir(parents=True, exist_ok=True)
+        if not (folder / "torch/hub/checkpoints").is_symlink():
+            (folder / "torch/hub/checkpoints").symlink_to(folder / "weights")
         environment["TORCH_HOME"] = str(folder / "torch")
     if session.device == "cpu":
         environment["CUDA_VISIBLE_DEVICES"] = ""

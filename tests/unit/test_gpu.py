@@ -323,4 +323,4 @@ def test_the_whole_on_a_cpu(tmp_path: Path) -> None:
     again = subprocess.run(words, check=True, capture_output=True, text=True)
     count = len(sections["correct"])
     assert f"{count} of {count} parts are done" in again.stdout
-    assert "4 of its trials are done or left out, 0 to do" in again.stdout
+    assert "0 of its 4 trials to do" in again.stdout
