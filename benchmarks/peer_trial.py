@@ -7,7 +7,7 @@ weights, optimizer, schedule, moving average and evaluation. Theirs is the detec
 matching, sampling, losses and post-processing, at torchvision's own settings (1000 proposals, 2000 in training, 512
 RoIs). CONFIG is that of `grcn train`; of its `model` count the backbone, `neck_channels`, the anchors and the input.
 
-Writes RUN/result.json: metrics on the test split with the last weights, seconds of an iteration, versions.
+Interrupted, the same command continues from the last save. Writes RUN/result.json: metrics on the test split with the last weights, seconds of an iteration, versions.
 """
 
 from __future__ import annotations
@@ -118,16 +118,19 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     values = yaml.safe_load(options.config.read_text())
-    config = train_config({**values, "out": str(options.out), "seed": options.seed})
+    config = train_config({**values, "out": str(options.out), "seed": options.seed, "resume": True})
 
     made: list[Peer] = []
 
     def start(config: TrainConfig, data: Dataset, say: Any) -> Peer:
         weights = None if config.weights == "random" else config.weights
-        made.append(Peer(detector_of(config), len(data.class_names), weights))
+        return outline(detector_of(config), len(data.class_names), weights)
+
+    def outline(config: DetectorConfig, num_classes: int, weights: str | None = None) -> Peer:
+        made.append(Peer(config, num_classes, weights))
         return made[0]
 
-    with patch("grcn.training.fit._start", start):
+    with patch("grcn.training.fit._start", start), patch("grcn.training.fit.outline", outline):
         run = train(config)
     data = open_dataset(config.data, split=options.test_split, format=config.format)
     (model,) = made
