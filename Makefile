@@ -62,7 +62,7 @@ bench: $(INSTALLED)  ## the benchmarks beside their peers, an hour on two idle c
 gpu:  ## half an hour on a GPU, nine minutes a call, where PYTHON has torch: correctness, speed, a profile, trials of a study
 	$(PYTHON) benchmarks/gpu_kit.py --unpack gpu-kit --out $(GPU)
 	PYTHONPATH=$(CURDIR)/src:$(abspath $(GPU))/kit/site $(PYTHON) benchmarks/gpu.py --device $(DEVICE) --minutes $(MINUTES) \
-	  --out $(GPU) $(if $(STUDY),--study $(STUDY)) $(if $(ARCHIVE),--archive $(ARCHIVE))
+	  --out $(GPU) $(if $(STUDY),--study $(STUDY)) $(if $(PROCESSES),--processes $(PROCESSES)) $(if $(ARCHIVE),--archive $(ARCHIVE))
 
 gpu-kit: $(INSTALLED)  ## what an offline GPU machine lacks, into gpu-kit/: wheels, and DATA, WEIGHTS and EARLIER where given
 	$(BIN)/python benchmarks/gpu_kit.py --data $(DATA) --weights $(WEIGHTS) --earlier $(EARLIER) --out gpu-kit

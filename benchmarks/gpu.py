@@ -37,7 +37,10 @@ from grcn.study.plan import Trial
 from grcn.study.run import read_result
 
 HERE = Path(__file__).parent
-STUDIES = {"cuda": "sharing_gpu", "cpu": str(HERE / "gpu_try.yaml")}
+STUDIES = {
+    "cuda": ("claim_0", "claim_1", "claim_1b", "claim_2", "claim_3"),
+    "cpu": (str(HERE / "gpu_try.yaml"),),
+}
 SECTIONS = ("correct", "speed", "profile", "trials")
 Job = tuple[Trial, ...]
 """Trials for one process: one, or several of which some start from another."""
@@ -240,7 +243,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=9, help="of this call, at most")
     parser.add_argument("--device", choices=gpu_parts.SIZES, default="cuda")
     parser.add_argument(
-        "--study", nargs="+", help="YAML files or names of studies; default: sharing_gpu; cpu: a tiny one"
+        "--study", nargs="+", help="YAML files or names of studies; default: the claim's; cpu: a tiny one"
     )
     parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=SECTIONS, help="what to do; default: all")
     parser.add_argument("--processes", type=int, default=4, help="trials at a time")
@@ -252,7 +255,7 @@ def main() -> None:
     if options.device == "cuda" and not torch.cuda.is_available():
         raise SystemExit("cuda: torch finds no such device; --device cpu is for trying")
     out = (options.out or Path("gpu-out") / options.device).resolve()
-    named = options.study or [STUDIES[options.device]]
+    named = options.study or STUDIES[options.device]
     studies = [str(Path(study).resolve()) if Path(study).is_file() else study for study in named]
     session = Session(out, options.device, deadline, (options.archive or out / "gpu.tar.gz").resolve())
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))

@@ -7,7 +7,8 @@ weights, optimizer, schedule, moving average and evaluation. Theirs is the detec
 matching, sampling, losses and post-processing, at torchvision's own settings (1000 proposals, 2000 in training, 512
 RoIs). CONFIG is that of `grcn train`; of its `model` count the backbone, `neck_channels`, the anchors and the input.
 
-Interrupted, the same command continues from the last save. Writes RUN/result.json: metrics on the test split with the last weights, seconds of an iteration, versions.
+Interrupted, the same command continues from the last save. Writes RUN/result.json: metrics on the test split with the
+last weights, seconds of an iteration, versions.
 """
 
 from __future__ import annotations

@@ -50,9 +50,10 @@ def seeds_of_rows(table: Path) -> dict[str, int]:
     return rows
 
 
-def test_the_page_quotes_rows_and_intervals_of_three_seeds_or_more() -> None:
+@pytest.mark.parametrize("page", ["findings.md", "findings-random.md"])
+def test_a_page_quotes_rows_and_intervals_of_three_seeds_or_more(page: str) -> None:
     known = {row: seeds for table in TABLES for row, seeds in seeds_of_rows(table).items()}
-    lines = (RESULTS / "findings.md").read_text(encoding="utf-8").splitlines()
+    lines = (RESULTS / page).read_text(encoding="utf-8").splitlines()
     quoted = [row for row in lines if row.startswith(("| `", "| of `"))]
     assert quoted
     for row in quoted:
@@ -61,3 +62,11 @@ def test_the_page_quotes_rows_and_intervals_of_three_seeds_or_more() -> None:
     assert intervals
     for interval in INTERVAL.findall(" ".join(lines)):
         assert interval in intervals
+
+
+def test_the_verdicts_on_the_page_are_those_of_the_tables() -> None:
+    verdict = re.compile(r"^\|.*\*\*(yes|no|open)\*\*.*\|$", re.MULTILINE)
+    known = {found.group() for table in TABLES for found in verdict.finditer(table.read_text(encoding="utf-8"))}
+    quoted = [found.group() for found in verdict.finditer((RESULTS / "findings.md").read_text(encoding="utf-8"))]
+    assert len(quoted) >= 10
+    assert set(quoted) <= known

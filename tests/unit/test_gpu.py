@@ -236,7 +236,7 @@ def test_trials_are_apart_and_end_with_the_time(
     monkeypatch.setattr(gpu, "SAVING", 1.0)
     monkeypatch.setattr(gpu, "LEAST", 0.1)
     study = tmp_path / "five.yaml"
-    text = Path(gpu.STUDIES["cpu"]).read_text().replace("seeds: [0]", "seeds: [0, 1]")
+    text = Path(gpu.STUDIES["cpu"][0]).read_text().replace("seeds: [0]", "seeds: [0, 1]")
     study.write_text(text.replace("  conv4: {model: {separation: conv4}}\n", ""))
     here = session(tmp_path, 6)
     gpu.run_trials(here, [str(study)], tmp_path, 4)

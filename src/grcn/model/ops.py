@@ -12,7 +12,8 @@ than MKL's matrix products, which torch makes of a linear layer there: half on o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import reduce
 from typing import Any
 
 import torch
@@ -68,14 +69,13 @@ def pyramid_roi_align(
         is_eager_cpu = maps[0].device.type == "cpu" and not torch.compiler.is_compiling()
         picks = torch.compiler.is_exporting() or is_eager_cpu
         split = [rois] if len(maps) == 1 else (_picked if picks else _elsewhere)(rois, levels, len(maps))
-        parts: list[Tensor] = [
+        parts: Iterator[Tensor] = (
             torchvision.ops.roi_align(each, own.to(each.dtype), size, scale, sampling_ratio, aligned)
             for each, own, scale in zip(maps, split, scales, strict=True)
-        ]
-        if len(maps) == 1:
-            return parts[0].to(kind)
-        joined = torch.cat(parts)[_places(levels, len(maps))] if picks else torch.stack(parts).sum(dim=0)
-        return joined.to(kind)
+        )
+        if len(maps) > 1 and picks:
+            return torch.cat(list(parts))[_places(levels, len(maps))].to(kind)
+        return reduce(torch.add, parts).to(kind)  # one at a time: each is as large as the answer
     channels = maps[0].shape[1]
     # [all cells of all maps, C]; of one map that is channels-last, a view
     rows = [each.permute(0, 2, 3, 1).reshape(-1, channels) for each in maps]

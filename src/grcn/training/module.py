@@ -47,7 +47,8 @@ class EMA(nn.Module):
     def update(self, model: RCNN, steps: int) -> None:
         """Moves the average towards `model`, after its optimizer step number `steps`, from 1."""
         decay = min(self.decay, (1 + steps) / (10 + steps))
-        mine, theirs = (list(each.parameters()) for each in (self.model, model))
+        mine: list[Tensor] = list(self.model.parameters())
+        theirs: list[Tensor] = list(model.parameters())
         for own, latest in zip(self.model.buffers(), model.buffers(), strict=True):
             # Averaged weights make other activations than the latest ones, so the latest statistics would not fit them.
             if own.is_floating_point():
