@@ -19,6 +19,7 @@ def test_notebooks_are_kept_without_outputs(path: Path) -> None:
         assert cell.get("execution_count") is None, cell.id
 
 
+@pytest.mark.slow
 def test_own_data_runs_from_start_to_end(tmp_path: Path) -> None:
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()

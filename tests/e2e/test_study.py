@@ -383,7 +383,7 @@ def wait_for(condition: Any, process: subprocess.Popen[str], seconds: float = 40
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_study_that_is_killed_continues_within_its_trial(done: Path, tmp_path: Path, number: int) -> None:
     """Killed while its second trial trains; the same command gives the results of the study that was left alone."""
     write_study(tmp_path)
@@ -406,6 +406,7 @@ def test_a_study_that_is_killed_continues_within_its_trial(done: Path, tmp_path:
         assert result["curve"] == alone["curve"]
 
 
+@pytest.mark.slow
 def test_on_ray_with_a_worker_killed(done: Path, tmp_path: Path) -> None:
     """Two workers at a time, one killed while it trains: its trial is started again, continues, and all are right."""
     pytest.importorskip("ray")

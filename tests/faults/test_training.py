@@ -228,6 +228,7 @@ def test_two_ranks_and_then_one_equal_one_process(tiny, beach, in_one, tmp_path)
     assert_near(whole, run)
 
 
+@pytest.mark.slow
 def test_two_nodes_under_torchrun_equal_one_process(beach, in_one, tmp_path):
     """Two launchers, each with one process, that find each other by a port; as docs/training.md has it."""
     whole, changes = in_one
