@@ -120,18 +120,18 @@ def main() -> None:
     options = parser.parse_args()
     values = yaml.safe_load(options.config.read_text())
     config = train_config({**values, "out": str(options.out), "seed": options.seed, "resume": True})
+    weights = None if config.weights == "random" else config.weights
 
     made: list[Peer] = []
 
-    def start(config: TrainConfig, data: Dataset, say: Any) -> Peer:
-        weights = None if config.weights == "random" else config.weights
-        return outline(detector_of(config), len(data.class_names), weights)
-
-    def outline(config: DetectorConfig, num_classes: int, weights: str | None = None) -> Peer:
+    def make(config: DetectorConfig, num_classes: int) -> Peer:
         made.append(Peer(config, num_classes, weights))
         return made[0]
 
-    with patch("grcn.training.fit._start", start), patch("grcn.training.fit.outline", outline):
+    def start(config: TrainConfig, data: Dataset, say: Any) -> Peer:
+        return make(detector_of(config), len(data.class_names))
+
+    with patch("grcn.training.fit._start", start), patch("grcn.training.fit.outline", make):
         run = train(config)
     data = open_dataset(config.data, split=options.test_split, format=config.format)
     (model,) = made
