@@ -23,7 +23,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from grcn.config import InputConfig, NotNegative, Text, check_fields, differences, to_dict
+from grcn.config import DetectorConfig, NotNegative, Text, check_fields, differences, to_dict
 from grcn.errors import CheckpointError, ConfigError, GrcnError, Interrupted
 from grcn.files import atomic_file
 from grcn.study.plan import NOT_OF_THE_RESULT, DataSource, Study, Trial, digest
@@ -256,21 +256,36 @@ def run_trial(job: Job, progress: bool) -> dict[str, Any]:
         "fingerprints": job.fingerprints,
         "study": job.study,
         "source": to_dict(job.source),
-        "objects": _objects(job, detector.config.input),
+        "objects": _objects(job, detector.config),
     }
 
 
-def _objects(job: Job, size: InputConfig) -> dict[str, Any]:
-    """How many a trial learns from, and the median of their sizes (square roots of the areas) in input pixels."""
+def _objects(job: Job, detector: DetectorConfig) -> dict[str, Any]:
+    """How many a trial learns from, and the median of their sizes (square roots of the areas) in input pixels; on a
+    pyramid the share of them that each task would read from each of its maps, finest first."""
+    import torch
+
     from grcn.data.dataset import open_dataset, resolve_split
     from grcn.data.sizing import objects_at
+    from grcn.geometry.levels import roi_levels
 
-    config = job.trial.config
+    config, size = job.trial.config, detector.input
     split = resolve_split(job.data, config.train_split, "train", config.format)
     on_error: Literal["raise", "collect"] = "collect" if config.skip_broken else "raise"
     photos = open_dataset(job.data, split=split, format=config.format, on_error=on_error)
-    sizes = objects_at([photos], size.short_side, size.long_side).sizes
-    return {"count": len(sizes), "median": round(float(np.median(sizes)), 1) if len(sizes) else None}
+    found = objects_at([photos], size.short_side, size.long_side)
+    told: dict[str, Any] = {
+        "count": len(found.sizes),
+        "median": round(float(np.median(found.sizes)), 1) if len(found.sizes) else None,
+    }
+    if strides := detector.level_strides:
+        boxes = torch.from_numpy(found.boxes)
+        levels = {
+            task: torch.bincount(roi_levels(boxes, cells, strides[0], len(strides)), minlength=len(strides))
+            for task, cells in (("cls", detector.cls_cells), ("loc", detector.loc_cells))
+        }
+        told["levels"] = {task: [round(n / max(1, len(boxes)), 3) for n in count.tolist()] for task, count in levels.items()}
+    return told
 
 
 def fingerprints_of(trials: list[Trial], folders: dict[str, Path]) -> dict[Trial, dict[str, str]]:

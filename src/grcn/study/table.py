@@ -215,12 +215,18 @@ def _scores(
 
 
 def _objects(results: Results, data: str) -> list[str]:
-    """The median object of a data set in cells; nothing where no result tells it."""
-    told = {r["objects"]["median"] for t, r in results.items() if t.data == data and "objects" in r} - {None}
+    """The median object of a data set in cells, and the maps of a pyramid from which objects are read; nothing where
+    no result tells it."""
+    known = [(t.cell, r["objects"]) for t, r in results.items() if t.data == data and "objects" in r]
+    told = {objects["median"] for _, objects in known} - {None}
     if not told:
         return []
     cells = " or ".join(f"{median / 16:.1f}" for median in sorted(told))
-    return [f"Median object of the training split: {cells} cells of stride 16.", ""]
+    lines = [f"Median object of the training split: {cells} cells of stride 16.", ""]
+    for cell, levels in {cell: objects["levels"] for cell, objects in known if "levels" in objects}.items():
+        cls, loc = (" / ".join(f"{100 * share:.0f}" for share in levels[task]) for task in ("cls", "loc"))
+        lines += [f"- `{cell}`: % of the objects by map, finest first: classification {cls}, localization {loc}."]
+    return [*lines, ""] if lines[-1] else lines
 
 
 def _cells(study: Study, results: Results, data: str, cell: str) -> list[str]:

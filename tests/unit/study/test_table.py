@@ -141,9 +141,14 @@ def test_a_table_holds_verdicts_cells_and_the_study_file(
     for trial in results:
         if trial.data == "E":
             results[trial]["objects"] = {"count": 9, "median": 102.4}
+            if trial.cell == "b":
+                results[trial]["objects"]["levels"] = {"cls": [0.004, 0.25, 0.746], "loc": [0.5, 0.5, 0.0]}
     text = table(judged, results, tmp_path)
     assert "| more (`b` over `a`) | +0.0 | unknown |" in text
-    assert "## E\n\nMedian object of the training split: 6.4 cells of stride 16.\n\n| cell" in text
+    assert (
+        "## E\n\nMedian object of the training split: 6.4 cells of stride 16.\n\n"
+        "- `b`: % of the objects by map, finest first: classification 0 / 25 / 75, localization 50 / 50 / 0.\n\n| cell"
+    ) in text
     assert "## V\n\n| cell" in text
     assert main(["study", "table", str(tmp_path / "mine.yaml"), "--out", str(tmp_path)]) == 0
     printed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
