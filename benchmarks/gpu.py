@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -32,9 +33,10 @@ import torch
 
 import gpu_kit
 import gpu_parts
+from grcn.data.generate import generate
 from grcn.study import Study, read_study
 from grcn.study.plan import Trial
-from grcn.study.run import read_result
+from grcn.study.run import data_folder, read_result
 
 HERE = Path(__file__).parent
 STUDIES = {
@@ -44,6 +46,7 @@ STUDIES = {
 SECTIONS = ("correct", "speed", "profile", "trials")
 Job = tuple[Trial, ...]
 """Trials for one process: one, or several of which some start from another."""
+SPAWN = multiprocessing.get_context("spawn")
 SAVING = 20.0
 """Seconds before the deadline at which trials are told to stop, and at most that they may take for it."""
 GRACE = 5.0
@@ -138,6 +141,19 @@ def waiting(session: Session, study: Study, root: Path) -> list[Job]:
     return [tuple(job) for job in jobs.values() if any(read_result(session.out / "study", t) is None for t in job)]
 
 
+def render(session: Session, studies: Sequence[str], root: Path) -> None:
+    """Begins to render the sets that are rendered, in processes of their own: trials that start together would each
+    render for themselves, and 2,000 pictures take some minutes. They end with this process."""
+    wanted = {
+        data_folder(name, source, session.out / "study", root): source.generate
+        for study in studies
+        for name, source in read_study(study).sources.items()
+        if source.generate is not None
+    }
+    for folder, given in wanted.items():
+        SPAWN.Process(target=generate, args=(folder,), kwargs=given, daemon=True).start()
+
+
 def run_trials(session: Session, studies: Sequence[str], root: Path, processes: int) -> None:
     """Trains and scores trials of studies, several at a time, each in a process of its own, until the time is over."""
     todo: list[tuple[str, Job]] = []
@@ -149,6 +165,8 @@ def run_trials(session: Session, studies: Sequence[str], root: Path, processes: 
         print(f"{plan.name}: {sum(map(len, jobs))} of its {len(plan.trials)} trials to do", flush=True)
         todo += [(study, job) for job in jobs]
     running: dict[subprocess.Popen[bytes], tuple[Job, float]] = {}
+    while multiprocessing.active_children() and session.left > SAVING:  # that render
+        time.sleep(0.2)
     try:
         while session.left > SAVING and (todo or running):
             while todo and len(running) < processes and session.left > SAVING + LEAST:
@@ -259,12 +277,15 @@ def main() -> None:
     studies = [str(Path(study).resolve()) if Path(study).is_file() else study for study in named]
     session = Session(out, options.device, deadline, (options.archive or out / "gpu.tar.gz").resolve())
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    root = (options.root or out / "kit" / "data").resolve()
     try:
+        if "trials" in options.sections:
+            render(session, studies, root)
         for section, parts in gpu_parts.parts(options.device).items():
             if section in options.sections:
                 measure(session, section, parts)
         if "trials" in options.sections:
-            run_trials(session, studies, (options.root or out / "kit" / "data").resolve(), options.processes)
+            run_trials(session, studies, root, options.processes)
     finally:
         for name in pack(session):
             print(f"left out of the archive: {name}")

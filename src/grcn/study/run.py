@@ -124,7 +124,7 @@ def run_study(
     distinct = list({(trial.data, trial.digest): trial for trial in study.trials}.values())
     results = {trial: read_result(out, trial) for trial in distinct}
     missing = {trial.data for trial, result in results.items() if result is None}
-    folders = {name: _folder(name, study.sources[name], out, root) for name in study.sources}
+    folders = {name: data_folder(name, study.sources[name], out, root) for name in study.sources}
     for name in missing:
         _provide(name, study.sources[name], folders[name], say)
     of = fingerprints_of(distinct, folders)
@@ -284,7 +284,9 @@ def _objects(job: Job, detector: DetectorConfig) -> dict[str, Any]:
             task: torch.bincount(roi_levels(boxes, cells, strides[0], len(strides)), minlength=len(strides))
             for task, cells in (("cls", detector.cls_cells), ("loc", detector.loc_cells))
         }
-        told["levels"] = {task: [round(n / max(1, len(boxes)), 3) for n in count.tolist()] for task, count in levels.items()}
+        told["levels"] = {
+            task: [round(n / max(1, len(boxes)), 3) for n in count.tolist()] for task, count in levels.items()
+        }
     return told
 
 
@@ -355,7 +357,7 @@ def _on_ray(jobs: list[Job], resources: Resources) -> Iterator[tuple[Job, dict[s
         ray.shutdown()
 
 
-def _folder(name: str, source: DataSource, out: Path, root: Path) -> Path:
+def data_folder(name: str, source: DataSource, out: Path, root: Path) -> Path:
     """Where a data set lies, or will."""
     if source.generate is not None:
         return out / "data" / f"{name}-{source.digest}"
