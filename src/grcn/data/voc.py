@@ -4,7 +4,8 @@ Layouts that are read, with folder names in any case and `images` as good as `JP
 
 - `Annotations/ID.xml`, `JPEGImages/ID.jpg`, `ImageSets/Main/SPLIT.txt` with one ID a line, as VOC itself. The lists
   of single classes (`aeroplane_train.txt`) are no splits. Lists hold wherever the XML files lie: in subfolders of
-  `Annotations` (`cam/0` or, where no other file has that name, `0`), beside the images, or in the root.
+  `Annotations` (`cam/0` or, where no other file has that name, `0`), beside the images, or in the root. Without `Main`
+  those of `ImageSets` itself count, of `Segmentation` or of another folder there.
 - The same without `ImageSets`: the splits are the subfolders of `Annotations`; where there are none, or where XML
   files lie beside subfolders of which none is named for a split, all of it is `train`.
 - XML beside the images, in the root (split `train`) or in folders named for splits (`train/`, `valid/`, `test/`).
@@ -134,11 +135,17 @@ def _split_folders(root: Root, xml: Path, images: tuple[Path, ...]) -> dict[str,
 
 
 def _split_lists(root: Root) -> dict[str, Path]:
-    """`ImageSets/Main/*.txt` by split; lists of single classes left out."""
+    """`ImageSets/Main/*.txt` by split, or those of the first other place in `ImageSets` that has any; lists of single
+    classes left out."""
     sets = root.folder(root.path, "imagesets")
-    main = sets and (root.folder(sets, "main") or sets)
-    lists = {path.stem: path for path in root.files(main, ".txt")} if main else {}
-    return {name: path for name, path in lists.items() if not _is_class_list(name, path, lists)}
+    if sets is None:
+        return {}
+    main = root.folder(sets, "main")
+    others = sorted(map(root.guarded, subfolders(sets)), key=lambda folder: folder.name.lower() != "segmentation")
+    for place in [main, sets, *others] if main else [sets, *others]:
+        if lists := {path.stem: path for path in root.files(place, ".txt")}:
+            return {name: path for name, path in lists.items() if not _is_class_list(name, path, lists)}
+    return {}
 
 
 def _is_class_list(name: str, path: Path, lists: dict[str, Path]) -> bool:

@@ -41,6 +41,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -379,9 +380,23 @@ def _trial(
     except GrcnError as error:
         raise ConfigError(f"{where}{error}") from None
     learned = {k: v for k, v in non_defaults(config).items() if k not in NOT_OF_THE_RESULT}
-    scored = {k: v for k, v in non_defaults(source).items() if k in ("generate", "test_split")}
+    scored = {k: v for k, v in non_defaults(source).items() if k == "test_split"}
+    if source.generate is not None:
+        scored["generate"] = _non_default_arguments(source.generate)
     started = {"start": start.digest} if start else {}
     return Trial(data, cell, seed, config, digest({"config": learned, **scored, **started}), start)
+
+
+def _non_default_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of `grcn.data.generate.generate` that are not at their default; lists stand for tuples."""
+    from grcn.data.generate import generate
+
+    defaults = {name: parameter.default for name, parameter in signature(generate).parameters.items()}
+    return {
+        name: value
+        for name, value in given.items()
+        if name not in defaults or (tuple(value) if isinstance(value, list) else value) != defaults[name]
+    }
 
 
 def digest(content: Any) -> str:

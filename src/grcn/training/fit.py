@@ -28,7 +28,7 @@ from grcn.data.dataset import Dataset, OnError, list_splits, open_dataset, resol
 from grcn.data.files import split_kind
 from grcn.data.loader import Loader, Stream, TrainingSet, objects, training_loader, worker_deaths
 from grcn.errors import CheckpointError, ConfigError, DataError, ImageError, Interrupted
-from grcn.files import atomic_file
+from grcn.files import atomic_file, check_folder
 from grcn.hub import local
 from grcn.model.backbones import make_backbone
 from grcn.model.coco import load_published, read_torchvision
@@ -81,6 +81,8 @@ def _train(config: TrainConfig, started: float, lead: bool, progress: bool, say:
     out = Path(config.out)
     if lead and not config.resume and (out / "config.yaml").exists():
         raise ConfigError(f"{out}: holds a run already; continue it with resume, or choose another folder with out")
+    if lead:
+        check_folder(out)
     data, val_data = _open(config, say)
     config = replace(config, train_split=data.split, val_split=val_data.split if val_data else "none")
     if config.fit == "data":
