@@ -60,6 +60,19 @@ class TestVoc:
         assert summary(tmp_path) == ("voc", "train", ["JPEGImages/b.jpg"])
         assert summary(tmp_path, "val") == ("voc", "val", ["JPEGImages/a.png"])
 
+    @pytest.mark.parametrize("place", ["", "Segmentation", "Layout", "Main/Fold"])
+    def test_lists_elsewhere_count_where_main_has_none(self, tmp_path: Path, place: str) -> None:
+        put(tmp_path, "JPEGImages/b.jpg", "JPEGImages/a.png", "Annotations/a.xml", "Annotations/b.xml")
+        put(tmp_path, f"ImageSets/{place}/train.txt", text="b\n")
+        put(tmp_path, f"ImageSets/{place}/test.txt", text="a\n")
+        if (
+            place == "Main/Fold"
+        ):  # which of several would be meant, nobody knows: all of it is one split, and `check` names them
+            assert list_splits(tmp_path) == ("train",)
+        else:
+            assert list_splits(tmp_path) == ("train", "test")
+            assert summary(tmp_path) == ("voc", "train", ["JPEGImages/b.jpg"])
+
     def test_lists_of_single_classes_are_no_splits(self, tmp_path: Path) -> None:
         put(tmp_path, "JPEGImages/a.png", "Annotations/a.xml")
         put(tmp_path, "ImageSets/Main/train.txt", "ImageSets/Main/fold_1.txt", text="a\n")

@@ -114,6 +114,8 @@ def test_a_field_at_its_default_is_no_part_of_the_digest(
     other = tmp_path / "other.yaml"
     other.write_text(STUDY.replace("iterations: 10,", "iterations: 10, skip_broken: false, augment: {crop: 0},"))
     assert [t.digest for t in read_study(other).trials] == before
+    other.write_text(STUDY.replace("images: 8", "images: 8, objects: [4, 12], seed: 0, object_size: null"))
+    assert [t.digest for t in read_study(other).trials] == before
     later = make_dataclass("Later", [("order", str, "usual")], bases=(TrainConfig,), frozen=True)
     for module in ("grcn.study.plan", "grcn.presets"):
         monkeypatch.setattr(f"{module}.TrainConfig", later, raising=False)

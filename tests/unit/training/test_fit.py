@@ -140,6 +140,12 @@ def test_resuming_a_finished_run_does_nothing(tiny, beach, whole, capsys):
     assert (whole / "checkpoints/last.ckpt").stat().st_mtime_ns == before
 
 
+def test_a_folder_that_cannot_be_written_is_refused_before_the_photos_are_opened(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CheckpointError, match="file/run: nothing can be written there"):
+        train(TrainConfig(data=str(tmp_path / "absent"), out=str(tmp_path / "file" / "run")), progress=False)
+
+
 def test_a_run_is_never_overwritten_by_a_new_one(tiny, beach, whole):
     with pytest.raises(ConfigError, match="holds a run already; continue it with resume"):
         train(config_of(tiny, beach, whole), progress=False)
