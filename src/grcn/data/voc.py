@@ -4,8 +4,9 @@ Layouts that are read, with folder names in any case and `images` as good as `JP
 
 - `Annotations/ID.xml`, `JPEGImages/ID.jpg`, `ImageSets/Main/SPLIT.txt` with one ID a line, as VOC itself. The lists
   of single classes (`aeroplane_train.txt`) are no splits. Lists hold wherever the XML files lie: in subfolders of
-  `Annotations` (`cam/0` or, where no other file has that name, `0`), beside the images, or in the root. Without `Main`
-  those of `ImageSets` itself count, of `Segmentation` or of another folder there.
+  `Annotations` (`cam/0` or, where no other file has that name, `0`), beside the images, or in the root. Where
+  `Main` has none, those of `ImageSets` itself count; where no folder is named for a split, those of `Segmentation` or
+  of another folder there.
 - The same without `ImageSets`: the splits are the subfolders of `Annotations`; where there are none, or where XML
   files lie beside subfolders of which none is named for a split, all of it is `train`.
 - XML beside the images, in the root (split `train`) or in folders named for splits (`train/`, `valid/`, `test/`).
@@ -105,6 +106,8 @@ def find_voc(root: Root) -> VocLayout | None:
     xml, beside = root.folder(top, *_XML), root.folder(top, *_IMAGES)
     images = tuple(folder for folder in [beside, xml, top] if folder)
     lists = _split_lists(root)
+    if not lists and not (xml and any(split_kind(folder.name) for folder in subfolders(xml))):
+        lists = _other_lists(root)
     for folder in [xml, beside, top] if lists else []:
         if folder and (root.files(top, ".xml") if folder == top else root.tree(folder, ".xml")):
             return VocLayout(root, {name: VocSplit(folder, images, ids) for name, ids in lists.items()})
@@ -135,17 +138,22 @@ def _split_folders(root: Root, xml: Path, images: tuple[Path, ...]) -> dict[str,
 
 
 def _split_lists(root: Root) -> dict[str, Path]:
-    """`ImageSets/Main/*.txt` by split, or those of the first other place in `ImageSets` that has any; lists of single
-    classes left out."""
+    """`ImageSets/Main/*.txt` by split, or `ImageSets/*.txt`; lists of single classes left out."""
     sets = root.folder(root.path, "imagesets")
-    if sets is None:
-        return {}
-    main = root.folder(sets, "main")
-    others = sorted(map(root.guarded, subfolders(sets)), key=lambda folder: folder.name.lower() != "segmentation")
-    for place in [main, sets, *others] if main else [sets, *others]:
-        if lists := {path.stem: path for path in root.files(place, ".txt")}:
-            return {name: path for name, path in lists.items() if not _is_class_list(name, path, lists)}
-    return {}
+    places = [place for place in (sets and root.folder(sets, "main"), sets) if place]
+    return next((lists for place in places if (lists := _lists_in(root, place))), {})
+
+
+def _other_lists(root: Root) -> dict[str, Path]:
+    """Those of `ImageSets/Segmentation`, or else of the first other folder there that has any."""
+    sets = root.folder(root.path, "imagesets")
+    folders = sorted(subfolders(sets), key=lambda folder: folder.name.lower() != "segmentation") if sets else []
+    return next((lists for folder in folders if (lists := _lists_in(root, root.guarded(folder)))), {})
+
+
+def _lists_in(root: Root, folder: Path) -> dict[str, Path]:
+    lists = {path.stem: path for path in root.files(folder, ".txt")}
+    return {name: path for name, path in lists.items() if not _is_class_list(name, path, lists)}
 
 
 def _is_class_list(name: str, path: Path, lists: dict[str, Path]) -> bool:

@@ -62,6 +62,7 @@ class TestVoc:
 
     @pytest.mark.parametrize("place", ["", "Segmentation", "Layout", "Main/Fold"])
     def test_lists_elsewhere_count_where_main_has_none(self, tmp_path: Path, place: str) -> None:
+        put(tmp_path, "ImageSets/Main/notes.md", text="x")
         put(tmp_path, "JPEGImages/b.jpg", "JPEGImages/a.png", "Annotations/a.xml", "Annotations/b.xml")
         put(tmp_path, f"ImageSets/{place}/train.txt", text="b\n")
         put(tmp_path, f"ImageSets/{place}/test.txt", text="a\n")
