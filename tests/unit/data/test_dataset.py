@@ -66,9 +66,7 @@ class TestVoc:
         put(tmp_path, "JPEGImages/b.jpg", "JPEGImages/a.png", "Annotations/a.xml", "Annotations/b.xml")
         put(tmp_path, f"ImageSets/{place}/train.txt", text="b\n")
         put(tmp_path, f"ImageSets/{place}/test.txt", text="a\n")
-        if (
-            place == "Main/Fold"
-        ):  # which of several would be meant, nobody knows: all of it is one split, and `check` names them
+        if place == "Main/Fold":  # which fold is meant, nobody knows: all is one split, and `check` names the lists
             assert list_splits(tmp_path) == ("train",)
         else:
             assert list_splits(tmp_path) == ("train", "test")

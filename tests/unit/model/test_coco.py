@@ -305,6 +305,8 @@ def test_a_preset_finds_cocos_classes_at_once(
     PIL.Image.new("RGB", (64, 48), "teal").save(tmp_path / "one.png")
     assert main(["predict", "faster_rcnn_r50_fpn", str(tmp_path / "one.png"), "--out", str(tmp_path / "found")]) == 0
     assert "in 1 images" in capsys.readouterr().out
+    assert main(["export", "faster_rcnn_r50_fpn", "--format", "torch", "--out", str(tmp_path / "coco.pt2")]) == 0
+    assert (tmp_path / "coco.pt2").stat().st_size > 1e8
     with pytest.raises(ConfigError, match=r"'faster_rcnn_r18_fpn' is untrained .* published for faster_rcnn_r50_fpn"):
         Detector.load("faster_rcnn_r18_fpn")
 
