@@ -30,7 +30,7 @@ FAMILIES = {
     "faster_rcnn_r18_c4": "",
     "faster_rcnn_r18_c5": "--optim.accumulate 2 --optim.ema 0.9",
     "grcn_r18": "--optim.name adamw --schedule.kind cosine",
-    "grcn_vgg16": "--precision bf16",
+    "grcn_vgg16": "",
     "grcn_lite0": "",
     "faster_rcnn_r18_fpn": "--checkpoint_activations true",
     "grcn_r18_fpn": "",
