@@ -26,7 +26,7 @@ from torch import Tensor
 import record
 from calibrate import enliven
 from grcn.model.detector import build_detector
-from grcn.model.optimize import optimized
+from grcn.predict.optimize import optimized
 from grcn.runtime import convolves_whole_rois, tune_cpu
 from inference import CLASSES, scene
 

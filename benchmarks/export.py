@@ -33,14 +33,14 @@ import record
 from calibrate import enliven
 from grcn import Detector, evaluate, open_dataset
 from grcn.config import Optimization
-from grcn.data.scenes import render_scene
-from grcn.deploy.export import Format, export
-from grcn.deploy.runtimes import OPENVINO_FILE
-from grcn.evaluation import evaluate_detector
+from grcn.export.export import Format, export
 from grcn.model.detector import build_detector
-from grcn.model.optimize import optimized
-from grcn.model.weights import LoadedDetector, find_weights, load_detector
+from grcn.predict.checkpoint import LoadedDetector, find_weights, load_detector
+from grcn.predict.optimize import optimized
+from grcn.predict.runtimes import OPENVINO_FILE
+from grcn.predict.stream import evaluate_detector
 from grcn.runtime import tune_cpu
+from grcn.scenes.render import render_scene
 from inference import CLASSES, scene
 from peers import fpn
 

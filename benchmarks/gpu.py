@@ -33,7 +33,7 @@ import torch
 
 import gpu_kit
 import gpu_parts
-from grcn.data.generate import generate
+from grcn.scenes.generate import generate
 from grcn.study import Study, read_study
 from grcn.study.plan import Trial
 from grcn.study.run import data_folder, read_result

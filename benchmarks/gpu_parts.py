@@ -39,11 +39,11 @@ import record
 from calibrate import enliven, tame
 from grcn import preset
 from grcn.config import OptimConfig, RPNConfig
-from grcn.data.scenes import render_scene
 from grcn.model.detector import RCNN, build_detector
 from grcn.model.heads import FCHead
-from grcn.model.optimize import optimized
+from grcn.predict.optimize import optimized
 from grcn.runtime import tune_cpu
+from grcn.scenes.render import render_scene
 from grcn.training.module import clip_gradients, make_optimizer
 from peers import Scale, c4_pair, c5_pair, fpn, fpn_pair, no_resize
 from training import frozen

@@ -26,10 +26,10 @@ from torch import Tensor, nn
 
 import record
 from calibrate import enliven
-from grcn.data.scenes import render_scene
 from grcn.model.detector import build_detector
-from grcn.model.optimize import optimized
+from grcn.predict.optimize import optimized
 from grcn.runtime import tune_cpu
+from grcn.scenes.render import render_scene
 from peers import Scale, c4_pair, c5_pair, fpn_pair, no_resize, separated
 
 CLASSES = 20

@@ -34,7 +34,7 @@ import record
 from calibrate import enliven
 from export import CASES, calibration_images, open_all, time_all
 from grcn.model.detector import build_detector
-from grcn.model.weights import LoadedDetector
+from grcn.predict.checkpoint import LoadedDetector
 from grcn.presets import preset
 from grcn.runtime import tune_cpu
 from inference import scene

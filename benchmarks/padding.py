@@ -20,8 +20,8 @@ from torchvision.ops import box_iou
 
 from calibrate import enliven
 from grcn.data.dataset import open_dataset, resolve_split
-from grcn.inference import Detector
 from grcn.model.detector import RCNN, build_detector
+from grcn.predict.detector import Detector
 from grcn.presets import PRESETS
 from grcn.runtime import tune_cpu
 

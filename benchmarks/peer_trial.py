@@ -35,10 +35,11 @@ from grcn import Detector
 from grcn.config import DetectorConfig, TrainConfig
 from grcn.data.dataset import open_dataset
 from grcn.data.records import Dataset
-from grcn.evaluation import evaluate, evaluate_detector
+from grcn.evaluation import evaluate
 from grcn.model.backbones import make_backbone
 from grcn.model.backbones.pretrained import load_backbone
 from grcn.model.detector import RCNN, resolve
+from grcn.predict.stream import evaluate_detector
 from grcn.presets import detector_of, train_config
 from grcn.training import train
 

@@ -20,9 +20,9 @@ from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign, roi_align
 from calibrate import STDS, spread
 from grcn.config import DetectorConfig, RoIConfig
 from grcn.model.backbones import make_backbone
-from grcn.model.coco import as_detector, convert
 from grcn.model.detector import RCNN, outline, resolve
-from grcn.model.weights import LoadedDetector
+from grcn.predict.checkpoint import LoadedDetector
+from grcn.predict.published import as_detector, convert
 from grcn.presets import preset
 from grcn.training import transfer_weights
 

@@ -26,7 +26,7 @@ import record
 from calibrate import enliven
 from grcn.model.detector import RCNN, build_detector
 from grcn.model.heads import FCHead
-from grcn.model.optimize import optimized
+from grcn.predict.optimize import optimized
 from grcn.presets import PRESETS
 from grcn.runtime import tune_cpu
 from inference import CLASSES, scene

@@ -23,9 +23,11 @@ from typing import Any
 
 from safetensors.numpy import load_file
 
-COMMON = """--weights random --iterations 30 --batch_size 2 --workers 1 --val_every 15 --accelerator cpu
-    --model.input.short_side 128 --model.input.long_side 192 --model.roi.fc_channels 64
-    --augment.scale_jitter [0.8,1.2] --augment.crop 0.5 --augment.color 0.5""".split()
+COMMON = (
+    "--weights random --iterations 30 --batch_size 2 --workers 1 --val_every 15 --accelerator cpu "
+    "--model.input.short_side 128 --model.input.long_side 192 --model.roi.fc_channels 64 "
+    "--augment.scale_jitter [0.8,1.2] --augment.crop 0.5 --augment.color 0.5"
+)
 FAMILIES = {
     "faster_rcnn_r18_c4": "",
     "faster_rcnn_r18_c5": "--optim.accumulate 2 --optim.ema 0.9",
@@ -42,7 +44,9 @@ def thirty_steps(preset: str, options: str, data: Path, out: Path) -> dict[str, 
     """Trains, and returns the rows of metrics.csv and the hash of the weights."""
     command = [sys.executable, "-m", "grcn", "train", "--data", str(data), "--preset", preset, "--out", str(out)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run([*command, *COMMON, *options.split()], env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [*command, *COMMON.split(), *options.split()], env=environment, capture_output=True, text=True
+    )
     if done.returncode:
         raise SystemExit(f"{preset}: exit {done.returncode}: {done.stderr.strip().splitlines()[-1]}")
     with open(out / "metrics.csv", newline="") as file:

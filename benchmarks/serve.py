@@ -35,10 +35,10 @@ import record
 from calibrate import enliven
 from grcn import Detections, Detector
 from grcn.config import InputConfig, RoIConfig, RPNConfig
-from grcn.data.scenes import render_scene
 from grcn.model.detector import build_detector
-from grcn.model.weights import save_detector
+from grcn.predict.checkpoint import save_detector
 from grcn.presets import preset
+from grcn.scenes.render import render_scene
 
 FIRST = 500
 """Requests after which memory is first looked at: by then every kind of photo has been seen."""

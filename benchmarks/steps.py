@@ -69,8 +69,8 @@ def predict(data: str, preset_name: str) -> dict[str, Any]:
     """The figures of prediction, in this process."""
     import torch
 
-    from grcn.inference import Detector
-    from grcn.model.optimize import optimized
+    from grcn.predict.detector import Detector
+    from grcn.predict.optimize import optimized
 
     model, dataset = build(data, preset_name)
     detector = Detector(optimized(model, "fold"), dataset.class_names)

@@ -20,7 +20,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import record
-from grcn.data.generate import generate
+from grcn.scenes.generate import generate
 
 TREE = Path(__file__).parents[1]
 BATCH = 8

@@ -9,8 +9,8 @@ import os
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
-from grcn.app.cli import main
-from grcn.app.commands import COMMANDS
+from grcn.cli.commands import COMMANDS
+from grcn.cli.main import main
 
 INTRODUCTION = """\
 # Command line

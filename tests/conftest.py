@@ -44,6 +44,6 @@ def tiny() -> ModuleType:
 @pytest.fixture(scope="session")
 def beach(tmp_path_factory) -> Path:
     """The embedded data set at its smallest: 16 rendered images of 96x72 in VOC's layout; do not change it."""
-    from grcn.data.generate import generate
+    from grcn.scenes.generate import generate
 
     return generate(tmp_path_factory.mktemp("data") / "beach", images=16, size=(96, 72), objects=(1, 3))

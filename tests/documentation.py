@@ -23,10 +23,10 @@ from types import ModuleType
 import pytest
 import yaml
 
-from grcn.app.cli import main
-from grcn.app.commands import COMMANDS
-from grcn.app.commands.train import read_train_config
-from grcn.app.options import Options, Parser
+from grcn.cli.commands import COMMANDS
+from grcn.cli.main import main
+from grcn.cli.parser import Options, Parser
+from grcn.cli.train import read_train_config
 from grcn.errors import GrcnError
 from grcn.study import read_study
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from grcn.config import TrainConfig
-from grcn.data.generate import generate
+from grcn.scenes.generate import generate
 from grcn.training import train
 from grcn.training.checkpoint import load_state
 from grcn.training.module import Training

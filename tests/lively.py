@@ -8,8 +8,8 @@ import torch
 from calibrate import enliven, tame
 from grcn import Detections, preset
 from grcn.config import DetectorConfig, InputConfig
-from grcn.data.scenes import render_scene
 from grcn.model.detector import RCNN, build_detector
+from grcn.scenes.render import render_scene
 
 NAMES = ("a", "b", "c")
 

@@ -20,9 +20,9 @@ from matplotlib.patches import FancyBboxPatch, Rectangle
 from PIL import Image
 
 from grcn import Detector
-from grcn.app.draw import draw_detections
-from grcn.data.scenes import render_scene
 from grcn.data.transforms import resize
+from grcn.predict.draw import draw_detections
+from grcn.scenes.render import render_scene
 
 HERE = Path(__file__).parent
 # Okabe and Ito's colours, told apart by every kind of colour vision: what is shared, classification's, localization's.

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from grcn.data.dataset import open_dataset
     from grcn.errors import GrcnError
     from grcn.evaluation import evaluate
-    from grcn.inference import Detector
     from grcn.model.detector import build_detector
+    from grcn.predict.detector import Detector
     from grcn.presets import PRESETS, preset
     from grcn.training import train
     from grcn.types import Detections, Target
@@ -23,7 +23,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Detections": "grcn.types",
-    "Detector": "grcn.inference",
+    "Detector": "grcn.predict.detector",
     "DetectorConfig": "grcn.config",
     "GrcnError": "grcn.errors",
     "PRESETS": "grcn.presets",

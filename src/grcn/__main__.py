@@ -2,7 +2,7 @@
 
 import sys
 
-from grcn.app.cli import main
+from grcn.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -12,9 +12,9 @@ from PIL import Image
 
 import documentation as docs
 import hours
-from grcn.app.cli import main
+from grcn.cli.main import main
 from grcn.data.dataset import list_splits, open_dataset
-from grcn.data.generate import generate
+from grcn.scenes.generate import generate
 
 IDS = [str(page.relative_to(docs.ROOT)) for page in docs.PAGES]
 pages = pytest.mark.parametrize("page", docs.PAGES, ids=IDS)
@@ -28,7 +28,7 @@ def reader(tmp_path_factory: pytest.TempPathFactory, beach: Path, tiny: ModuleTy
     import torch
 
     from grcn import build_detector
-    from grcn.model.weights import save_detector
+    from grcn.predict.checkpoint import save_detector
 
     folder = tmp_path_factory.mktemp("reader")
     (folder / "photos").symlink_to(beach)

@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 import grcn
-from grcn.app.commands import COMMANDS
+from grcn.cli.commands import COMMANDS
 
 ROOT = Path(__file__).parents[2]
 CHROMIUM = Path("/usr/bin/chromium")

@@ -19,9 +19,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from grcn.app.predict import predict
-from grcn.app.sources import find_sources
 from grcn.data.dataset import open_dataset
+from grcn.predict.job import predict
+from grcn.predict.sources import find_sources
 from grcn.types import Detections
 
 NAMES = ("cat & <dog>", "être")

@@ -14,9 +14,9 @@ import pytest
 from PIL import Image
 
 from grcn import __version__
-from grcn.app import demo as demo_module
-from grcn.app.cli import main
-from grcn.app.commands import COMMANDS
+from grcn import demo as demo_module
+from grcn.cli.commands import COMMANDS
+from grcn.cli.main import main
 from grcn.config import InputConfig, TrainConfig
 from grcn.data.dataset import open_dataset
 from grcn.data.image import read_image
@@ -282,7 +282,7 @@ def test_a_real_process_with_broken_sources(work: Path) -> None:
 def test_help_loads_nothing_heavy() -> None:
     program = """
 import sys
-from grcn.app.cli import main
+from grcn.cli.main import main
 heavy = {"torch", "numpy", "PIL", "supervision", "lightning", "matplotlib", "rich"}
 assert main(["--help"]) == 0
 assert not heavy & set(sys.modules), heavy & set(sys.modules)

@@ -15,11 +15,11 @@ import safetensors
 import yaml
 
 from grcn import Detector, build_detector
-from grcn.app.cli import main
+from grcn.cli.main import main
 from grcn.data.dataset import open_dataset
 from grcn.errors import CheckpointError, ConfigError
-from grcn.hub import download, model_card, push
-from grcn.model.weights import load_detector, save_detector
+from grcn.predict.checkpoint import load_detector, save_detector
+from grcn.predict.hub import download, model_card, push
 from grcn.training import train
 from hub_server import TOKEN, Hub, Repository
 

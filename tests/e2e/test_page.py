@@ -24,10 +24,10 @@ from PIL import Image
 
 from calibrate import enliven
 from grcn import Detections, Detector
-from grcn.app import page
 from grcn.config import InputConfig
 from grcn.model.detector import build_detector
-from grcn.model.weights import save_detector
+from grcn.page import app as page
+from grcn.predict.checkpoint import save_detector
 from grcn.presets import preset
 
 httpx = pytest.importorskip("httpx")

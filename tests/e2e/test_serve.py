@@ -23,11 +23,11 @@ from jsonschema import Draft202012Validator
 
 from calibrate import enliven
 from grcn import Detections, Detector
-from grcn.app.cli import main
-from grcn.app.serve import _is_loopback, create_app
+from grcn.cli.main import main
 from grcn.config import DetectorConfig, InputConfig, RoIConfig, RPNConfig, ServeLimits
 from grcn.model.detector import build_detector
-from grcn.model.weights import save_detector
+from grcn.predict.checkpoint import save_detector
+from grcn.serve import _is_loopback, create_app
 
 NAMES = ("cat", "dog", "eel")
 SMALL = DetectorConfig(
@@ -549,14 +549,14 @@ def test_an_address_that_is_not_to_be_had(run: Path, capsys: pytest.CaptureFixtu
 
 def test_the_service_itself_needs_no_torch() -> None:
     """An exported detector is served without it."""
-    program = "import sys, grcn.app.serve; assert not {'torch', 'grcn.inference'} & set(sys.modules)"
+    program = "import sys, grcn.serve; assert not {'torch', 'grcn.predict.detector'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
 
 
 def test_a_missing_extra_is_named(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.delitem(sys.modules, "grcn.app.serve")
+    monkeypatch.delitem(sys.modules, "grcn.serve")
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     assert main(["serve", str(run)]) == 2
     assert capsys.readouterr().err == "grcn: error: serve needs uvicorn: pip install 'grcn[serve]'\n"

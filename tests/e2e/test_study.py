@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file
 
-from grcn.app.cli import main
+from grcn.cli.main import main
 from grcn.data.dataset import open_dataset
 from grcn.errors import CheckpointError, ConfigError, DataError, GrcnError
 from grcn.study import read_study, run_study, write_tables

@@ -12,10 +12,10 @@ import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from grcn.app.cli import main
-from grcn.app.commands import COMMANDS, Command
-from grcn.app.commands.common import progress_bar
-from grcn.app.commands.train import read_train_config
+from grcn.cli.commands import COMMANDS, Command
+from grcn.cli.common import progress_bar
+from grcn.cli.main import main
+from grcn.cli.train import read_train_config
 from grcn.config import TrainConfig, to_dict
 from grcn.errors import CheckpointError, ConfigError, DataError, DivergedError, GrcnError, ImageError, Interrupted
 

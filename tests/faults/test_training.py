@@ -24,7 +24,7 @@ import torch
 
 from grcn.config import OptimConfig, ScheduleConfig
 from grcn.errors import CheckpointError, DivergedError
-from grcn.model.weights import load_detector
+from grcn.predict.checkpoint import load_detector
 from grcn.training import train
 from grcn.training.checkpoint import KEY, load_state
 

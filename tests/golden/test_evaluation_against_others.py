@@ -11,7 +11,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from grcn.data.records import Dataset, ImageRecord
-from grcn.evaluation import coco_ap, evaluate, load_results, voc_ap
+from grcn.data.results import load_results
+from grcn.evaluation import coco_ap, evaluate, voc_ap
 from grcn.evaluation.coco_matches import match_coco
 from grcn.types import Detections, Target
 from random_scenes import CLASSES, NAMES, random_scene, small_scenes

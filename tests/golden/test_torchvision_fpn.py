@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torchvision.models import detection
 from torchvision.models.detection import FasterRCNN
 
-from grcn.model.coco import CATEGORY_IDS, CLASS_NAMES, as_detector, convert
 from grcn.model.detector import RCNN
-from grcn.model.weights import filled
+from grcn.predict.checkpoint import filled
+from grcn.predict.published import CATEGORY_IDS, CLASS_NAMES, as_detector, convert
 from peers import fpn, no_resize, spread_answers
 
 from .photos import photo

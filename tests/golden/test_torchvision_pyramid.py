@@ -16,7 +16,7 @@ from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 from torchvision.ops.poolers import LevelMapper
 
-from grcn.deploy.export import TORCH
+from grcn.export.export import TORCH
 from grcn.geometry.anchors import cell_anchors, pyramid_anchors
 from grcn.geometry.levels import roi_levels
 from grcn.model.neck import FPN

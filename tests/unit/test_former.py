@@ -15,11 +15,11 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from grcn.app.commands.train import read_train_config
+from grcn.cli.train import read_train_config
 from grcn.config import DetectorConfig, TrainConfig, differences, from_dict, from_saved, non_defaults, to_dict
 from grcn.errors import CheckpointError, ConfigError
 from grcn.model.detector import build_detector
-from grcn.model.weights import load_detector
+from grcn.predict.checkpoint import load_detector
 from grcn.training import train
 from grcn.training.checkpoint import KEY, check_same, load_state
 

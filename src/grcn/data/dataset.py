@@ -26,13 +26,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
-from grcn.data import coco, labelstudio, voc, yolo
-from grcn.data.coco import CocoLayout, find_coco, read_coco
 from grcn.data.files import Root, check_names, split_kind, subfolders
-from grcn.data.labelstudio import LabelStudioLayout, find_labelstudio, read_labelstudio
+from grcn.data.formats import coco, labelstudio, voc, yolo
+from grcn.data.formats.coco import CocoLayout, find_coco, read_coco
+from grcn.data.formats.labelstudio import LabelStudioLayout, find_labelstudio, read_labelstudio
+from grcn.data.formats.voc import VocLayout, find_voc, read_voc
+from grcn.data.formats.yolo import YoloLayout, find_yolo, read_yolo
 from grcn.data.records import AnnotatedImage, Dataset, Defect, Findings, Format, ImageRecord, OnError
-from grcn.data.voc import VocLayout, find_voc, read_voc
-from grcn.data.yolo import YoloLayout, find_yolo, read_yolo
 from grcn.errors import DataError
 
 __all__ = [

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from itertools import chain
 from pathlib import Path
 
-from grcn.data import coco, labelstudio, voc, yolo
 from grcn.data.files import CLASS_LISTS, read_start
+from grcn.data.formats import coco, labelstudio, voc, yolo
 from grcn.data.image import SUFFIXES, UNREAD, UNREAD_SUFFIXES
 from grcn.data.records import Dataset, Defect, Format
 from grcn.errors import AnnotationError, DataError, ImageError

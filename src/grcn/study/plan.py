@@ -70,7 +70,7 @@ class DataSource:
 
     Args:
         path: its folder, below the root that the study is run with; empty: the embedded set.
-        generate: arguments of `grcn.data.generate.generate`, for the embedded set.
+        generate: arguments of `grcn.scenes.generate.generate`, for the embedded set.
         test_split: the split that is scored.
         config: fields of a training run that go with it.
     """
@@ -388,8 +388,8 @@ def _trial(
 
 
 def _non_default_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of `grcn.data.generate.generate` that are not at their default; lists stand for tuples."""
-    from grcn.data.generate import generate
+    """Those of `grcn.scenes.generate.generate` that are not at their default; lists stand for tuples."""
+    from grcn.scenes.generate import generate
 
     defaults = {name: parameter.default for name, parameter in signature(generate).parameters.items()}
     return {

@@ -208,9 +208,10 @@ def run_trial(job: Job, progress: bool) -> dict[str, Any]:
         `objects` (of the training split, `_objects`).
     """
     from grcn.data.dataset import open_dataset
-    from grcn.evaluation import evaluate, evaluate_detector
+    from grcn.evaluation import evaluate
     from grcn.evaluation.gap import measure_gap, to_json
-    from grcn.inference import Detector
+    from grcn.predict.detector import Detector
+    from grcn.predict.stream import evaluate_detector
     from grcn.training import train
 
     began = time.monotonic()
@@ -292,7 +293,7 @@ def _objects(job: Job, detector: DetectorConfig) -> dict[str, Any]:
 
 def fingerprints_of(trials: list[Trial], folders: dict[str, Path]) -> dict[Trial, dict[str, str]]:
     """For each trial, fingerprints of its `data` and, where it starts from a file, `weights`; of what is there."""
-    from grcn.model.weights import find_weights
+    from grcn.predict.checkpoint import find_weights
 
     known = {name: {"data": fingerprint(folder)} for name, folder in folders.items() if folder.is_dir()}
     files = {trial.config.weights: Path(trial.config.weights) for trial in trials}
@@ -370,7 +371,7 @@ def data_folder(name: str, source: DataSource, out: Path, root: Path) -> Path:
 def _provide(name: str, source: DataSource, folder: Path, say: Say) -> None:
     """Renders the embedded set where it is not there yet; another must be there."""
     if source.generate is not None:
-        from grcn.data.generate import generate
+        from grcn.scenes.generate import generate
 
         if not folder.is_dir():
             say(f"{name}: rendering")

@@ -28,11 +28,11 @@ import grcn
 from grcn.config import TrainConfig, to_dict
 from grcn.data.loader import Batch, ValidationSet, validation_loader
 from grcn.data.records import Dataset
-from grcn.eager import to_detections
 from grcn.evaluation import evaluate
 from grcn.files import atomic_file
 from grcn.model.detector import RCNN
-from grcn.model.weights import save_detector
+from grcn.predict.checkpoint import save_detector
+from grcn.predict.torch_backend import to_detections
 from grcn.training.checkpoint import KEY
 from grcn.training.logs import AP_KEYS
 from grcn.training.module import LOSSES, Training

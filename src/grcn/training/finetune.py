@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from grcn.model.detector import RCNN
-from grcn.model.weights import LoadedDetector
+from grcn.predict.checkpoint import LoadedDetector
 
 # Where a task has a layer of its own, and where the same layer is when both tasks share it.
 _SHARED = {

@@ -29,11 +29,11 @@ from grcn.data.files import split_kind
 from grcn.data.loader import Loader, Stream, TrainingSet, objects, training_loader, worker_deaths
 from grcn.errors import CheckpointError, ConfigError, DataError, ImageError, Interrupted
 from grcn.files import atomic_file, check_folder
-from grcn.hub import local
 from grcn.model.backbones import make_backbone
-from grcn.model.coco import load_published, read_torchvision
 from grcn.model.detector import RCNN, build_detector, outline, resolve
-from grcn.model.weights import find_weights, load_detector
+from grcn.predict.checkpoint import find_weights, load_detector
+from grcn.predict.hub import local
+from grcn.predict.published import load_published, read_torchvision
 from grcn.presets import detector_of
 from grcn.runtime import tune_cpu
 from grcn.training.callbacks import Journal, ProgressBar, Saving, Signals, Skipped, Validation, has_ap, versions

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from grcn.data.dataset import AnnotatedImage, list_splits, open_dataset
-from grcn.data.labelstudio import write_labelstudio, write_labelstudio_config
+from grcn.data.formats.labelstudio import write_labelstudio, write_labelstudio_config
 from grcn.errors import AnnotationError, DataError, ImageError
 
 NAMES = ("cat & <dog>", "être", "3")

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from grcn.data.coco import write_coco
 from grcn.data.dataset import AnnotatedImage, open_dataset
-from grcn.data.voc import write_voc
-from grcn.data.yolo import write_yolo, write_yolo_yaml
+from grcn.data.formats.coco import write_coco
+from grcn.data.formats.voc import write_voc
+from grcn.data.formats.yolo import write_yolo, write_yolo_yaml
 
 NAMES = ("cat & <dog>", "yes", "être", "3")
 WIDTH, HEIGHT = 640, 480

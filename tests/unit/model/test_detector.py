@@ -12,12 +12,11 @@ from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
 import grcn
+from building import build, enlivened, objects, random_images, small, total
 from grcn.config import Context, DetectorConfig, Head, Norm, RPNConfig
 from grcn.errors import ConfigError, DataError
 from grcn.model.backbones import make_backbone
 from grcn.model.detector import RCNN, build_detector, resolve
-
-from .building import build, enlivened, objects, random_images, small, total
 
 FAMILIES = ["faster_rcnn_r18_c4", "faster_rcnn_r18_c5", "grcn_r18", "grcn_vgg16"]
 

@@ -12,15 +12,14 @@ import pytest
 import torch
 from torch import nn
 
+from building import objects, random_images, small, total
 from grcn import Detector
 from grcn.config import DetectorConfig
-from grcn.deploy.graph import Graph
 from grcn.errors import CheckpointError, ConfigError
+from grcn.export.graph import Graph
 from grcn.model.backbones import Backbone
 from grcn.model.detector import RCNN, build_detector
-from grcn.model.weights import load_detector, save_detector
-
-from .building import objects, random_images, small, total
+from grcn.predict.checkpoint import load_detector, save_detector
 
 CONFIG = small(DetectorConfig(backbone="plain", separation="conv4", cls_stride=32, loc_stride=16))
 

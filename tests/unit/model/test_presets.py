@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from building import EACH_PRESET, build, enlivened, objects, random_images, small, total
 from grcn.model.detector import RCNN
-
-from .building import EACH_PRESET, build, enlivened, objects, random_images, small, total
 
 LOSSES = {"loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg"}
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import roi_align, roi_pool
 
+from building import build, random_images, small
 from grcn.config import Context, DetectorConfig, RoIConfig
 from grcn.geometry import boxes as box_ops
 from grcn.model.detector import RCNN
@@ -19,8 +20,6 @@ from grcn.model.losses import FILLING
 from grcn.model.roi import TASKS, Predictions, Task
 from grcn.model.rpn import Objects, Proposals
 from grcn.model.separation import Maps
-
-from .building import build, random_images, small
 
 SIZES = ((64, 96), (41, 70), (50, 33))
 

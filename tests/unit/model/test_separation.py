@@ -12,14 +12,13 @@ import pytest
 import torch
 from torch import nn
 
+from building import build, objects, random_images, small, total
 from grcn.config import DetectorConfig, Head, RPNConfig, Separation, Stride
 from grcn.errors import ConfigError
 from grcn.model.backbones import Backbone, make_backbone
 from grcn.model.detector import RCNN
 from grcn.model.separation import Separation as SeparationModule
 from grcn.model.separation import check_strides
-
-from .building import build, objects, random_images, small, total
 
 
 def possible(backbone: Backbone, head: Head) -> list[DetectorConfig]:

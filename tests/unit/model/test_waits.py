@@ -10,15 +10,14 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from grcn.deploy.export import TORCH
+from building import build, enlivened, objects, random_images, small
+from grcn.export.export import TORCH
 from grcn.geometry import boxes as box_ops
 from grcn.geometry import nms
 from grcn.geometry.nms import at_once, set_by_set
 from grcn.model.detector import RCNN, _objects
 from grcn.model.losses import roi_losses
 from grcn.model.rpn import Objects
-
-from .building import build, enlivened, objects, random_images, small
 
 # Indexing by a mask is a `nonzero` inside.
 WAITS = ("aten::nonzero", "aten::_local_scalar_dense", "torchvision::nms", "aten::masked_select", "aten::unique")

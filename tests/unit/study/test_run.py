@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from grcn.data.dataset import open_dataset
-from grcn.data.generate import generate
+from grcn.scenes.generate import generate
 from grcn.study.plan import read_study
 from grcn.study.run import Job, _objects
 

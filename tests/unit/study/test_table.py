@@ -8,7 +8,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy.stats import ttest_rel
 
-from grcn.app.cli import main
+from grcn.cli.main import main
 from grcn.study.plan import Study, Trial, read_study
 from grcn.study.run import result_path
 from grcn.study.table import paired_difference, verdict_table, write_tables

@@ -7,7 +7,7 @@ import torch
 
 from grcn.model.backbones import make_backbone
 from grcn.model.detector import build_detector, outline, resolve
-from grcn.model.weights import LoadedDetector
+from grcn.predict.checkpoint import LoadedDetector
 from grcn.training import transfer_weights
 from lively import NAMES, lively, scene, small
 

@@ -11,12 +11,12 @@ import pytest
 import torch
 import yaml
 
-from grcn.app.cli import main
+from grcn.cli.main import main
 from grcn.config import AugmentConfig, OptimConfig, RPNConfig, TrainConfig, from_dict
 from grcn.data.dataset import open_dataset
 from grcn.data.loader import Stream
 from grcn.errors import CheckpointError, ConfigError, DataError, ImageError
-from grcn.model.weights import load_detector
+from grcn.predict.checkpoint import load_detector
 from grcn.training import callbacks, train
 from grcn.training.callbacks import ProgressBar
 from grcn.training.checkpoint import load_state

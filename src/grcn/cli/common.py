@@ -1,0 +1,152 @@
+"""What several commands share: options, opening what they name, progress and messages."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from grcn.errors import DataError, Interrupted
+
+if TYPE_CHECKING:
+    from grcn.cli.parser import Parser
+    from grcn.data.dataset import Dataset
+    from grcn.predict.detector import Detector
+    from grcn.types import Detections
+
+
+def add_data_options(parser: Parser, split: str) -> None:
+    parser.add_argument("--data", type=str, required=True, metavar="DIR", help="folder of the data set")
+    parser.add_argument("--split", type=str, default="auto", help=f"auto: the {split} split by its usual name")
+    add_format_option(parser)
+
+
+def add_format_option(parser: Parser, name: str = "--format") -> None:
+    formats = ("auto", "voc", "coco", "yolo", "labelstudio")
+    parser.add_argument(name, choices=formats, default="auto", help="of the annotations")
+
+
+def add_device_options(parser: Parser, batches: bool = True) -> None:
+    parser.add_argument("--device", type=str, default="auto", help="cpu, cuda, cuda:1, ...")
+    parser.add_argument(
+        "--optimize",
+        choices=("fold", "bf16", "none"),
+        default="fold",
+        help="fold: batch norm inside the convolutions, the same detections in less time; bf16: weights in bfloat16 as "
+        "well, slightly other detections; none: the network as trained",
+    )
+    if batches:
+        parser.add_argument("--batch_size", type=int, default=1, help="images at a time")
+
+
+def load_detector(source: str, options: Any) -> Detector:
+    from grcn.predict.detector import Detector
+    from grcn.runtime import tune_cpu
+
+    tune_cpu()
+    detector = Detector.load(source, device=options.device, optimize=options.optimize)
+    say(f"{source}: {detector.preset or 'detector'} on {detector.device}, optimize {options.optimize}")
+    return detector
+
+
+def read_detections(
+    source: str, options: Any, *, is_run: bool, class_names: Sequence[str] | None = None
+) -> tuple[Dataset, list[Detections]]:
+    """The data set that the options name, and what a run or a results file found in it.
+
+    Args:
+        source: run folder or weights, or a COCO results file.
+        options: with `data`, `split`, `format` and, for a run, those of its device.
+        is_run: which of them `source` is.
+        class_names: that the data set must be opened with; None: the source's own.
+    """
+    from grcn.data.dataset import open_dataset, resolve_split
+    from grcn.data.results import load_results
+    from grcn.predict.results import KEY, load_own_results, read_key
+    from grcn.predict.stream import evaluate_detector
+
+    split = resolve_split(options.data, options.split, "test", options.format)
+
+    def open_with(own: Sequence[str] | None) -> Dataset:
+        dataset = open_dataset(options.data, split=split, format=options.format, class_names=class_names or own)
+        _tell_defects(dataset)
+        return dataset
+
+    if is_run:
+        detector = load_detector(source, options)
+        dataset = open_with(detector.class_names)
+        with progress_bar(f"{source}: detecting in {options.data}, {split}") as progress:
+            return dataset, evaluate_detector(detector, dataset, batch_size=options.batch_size, progress=progress)
+    path = Path(source)
+    if not path.with_name(KEY).exists():
+        dataset = open_with(None)
+        return dataset, load_results(path, dataset)
+    key = read_key(path.with_name(KEY))
+    dataset = open_with(key.class_names)
+    if dataset.class_names != key.class_names:
+        raise DataError(f"{path}: its classes {list(key.class_names)} are not {list(dataset.class_names)}, the others'")
+    detections, missing = load_own_results(path, key, dataset)
+    if not key.complete:
+        say(f"{path}: predict was stopped after {len(key.images)} images; in the others nothing counts as found")
+    if missing:
+        say(f"{path}: {missing} of {len(key.images)} images are not in '{split}' and are left out")
+    return dataset, detections
+
+
+@contextmanager
+def keeping(what: str) -> Iterator[None]:
+    """Ends by Ctrl-C, and in the same way by SIGTERM: with the code of the signal, and a line that says what is kept.
+
+    Raises:
+        Interrupted: in the place of KeyboardInterrupt.
+    """
+    number = signal.SIGINT
+
+    def stop(*_: object) -> None:
+        nonlocal number
+        number = signal.SIGTERM
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted(f"{number.name}: {what}", number) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _tell_defects(dataset: Dataset) -> None:
+    if dataset.defects:
+        say(f"{dataset.root}: {len(dataset.defects)} defects in '{dataset.split}'; `grcn check` lists them")
+
+
+def say(message: str) -> None:
+    print(f"grcn: {message}", file=sys.stderr)
+
+
+def print_json(content: Any) -> None:
+    print(json.dumps(content, indent=2, ensure_ascii=False))
+
+
+@contextmanager
+def progress_bar(what: str) -> Iterator[Callable[..., None]]:
+    """A progress bar on standard error, where that is a terminal; told of (done, total) and, optionally, of what."""
+    if not sys.stderr.isatty():
+        yield lambda *_: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=None)
+
+        def tell(done: int, total: int, now: str = what) -> None:
+            bar.update(task, completed=done, total=total, description=now)
+
+        yield tell

@@ -1,0 +1,59 @@
+"""`grcn demo`: the main job, or with a run a page to try it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from grcn.cli.common import add_device_options, load_detector, progress_bar
+from grcn.errors import CheckpointError, ConfigError
+
+
+def demo(words: Sequence[str]) -> int:
+    from grcn.cli.parser import Parser
+
+    parser = Parser(
+        "demo",
+        "[RUN [OTHER]] [options]",
+        "Without RUN: the main job from start to end on the embedded data set: renders it, trains a small G-RCN, "
+        "measures it and draws what it finds. With RUN: a page on this machine to try that detector in a browser, on "
+        "photos or the webcam; with OTHER two side by side.",
+        "grcn demo\ngrcn demo demo/run",
+    )
+    parser.add_argument(
+        "run", nargs="?", type=str, metavar="RUN", help="run folder, .safetensors or exported file to try"
+    )
+    parser.add_argument("other", nargs="?", type=str, metavar="OTHER", help="another, beside it")
+    parser.add_argument("--out", type=str, default="demo", help="without RUN: folder for data, runs and pictures")
+    parser.add_argument("--iterations", type=int, default=500, help="without RUN: training steps")
+    parser.add_argument("--port", type=int, help="of the page; default: the first free one from 7860")
+    add_device_options(parser, batches=False)
+    options = parser.read(words)
+    if options.iterations < 1:
+        raise ConfigError(f"iterations {options.iterations}: needs 1 or more")
+    if options.port is not None and not 1 <= options.port <= 65535:
+        raise ConfigError(f"port {options.port}: needs 1..65535")
+    if options.run is not None:
+        return _demo_page(options)
+    from grcn.demo import demo
+    from grcn.files import check_folder
+
+    check_folder(options.out)
+    demo(Path(options.out), iterations=options.iterations, progress=progress_bar)
+    return 0
+
+
+def _demo_page(options: Any) -> int:
+    from grcn.presets import PRESETS
+
+    sources = [source for source in (options.run, options.other) if source is not None]
+    for source in sources:
+        if not (Path(source).exists() or source.startswith("hf://") or source in PRESETS):
+            raise CheckpointError(f"{source}: no such run folder or file; `grcn demo` without RUN trains one to try")
+    from grcn.page.app import open_page
+    from grcn.reports.gap import label
+
+    names = label(sources)
+    open_page({name: load_detector(source, options) for name, source in zip(names, sources, strict=True)}, options.port)
+    return 0

@@ -1,0 +1,95 @@
+"""The command line: `grcn COMMAND ...`. What went wrong is one line on standard error; tracebacks come with --debug.
+
+Exit codes are those of `grcn.errors`: 0 done, 1 unexpected, 2 wrong usage or configuration, 3 data, 4 image,
+5 annotation, 6 checkpoint, 7 diverged, 130 Ctrl-C, 143 SIGTERM.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+from grcn.cli.commands import COMMANDS
+from grcn.errors import ConfigError, GrcnError, Interrupted
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command line and returns its exit code.
+
+    Args:
+        arguments: without the program's name; None: those of this process.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    try:
+        code = _dispatch(words)
+        sys.stdout.flush()  # here, where a closed pipe is understood
+        return code
+    except SystemExit as stop:  # after --help and --print_config
+        return stop.code if isinstance(stop.code, int) else 0
+    except BrokenPipeError:  # as in `grcn models | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 141
+    except KeyboardInterrupt:
+        return _fail("interrupted", 130)
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        if isinstance(error, GrcnError):
+            return _fail(f"{'' if isinstance(error, Interrupted) else 'error: '}{error}", error.exit_code)
+        hint = "" if debug else " (run with --debug for the traceback)"
+        return _fail(f"error: {type(error).__name__}: {error}{hint}", 1)
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"grcn: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+def _dispatch(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help"):
+        print(_overview())
+        return 0
+    if words[0] == "--version":
+        from grcn import __version__
+
+        print(f"grcn {__version__}")
+        return 0
+    grouped = f"{words[0]} " in _EXAMPLES
+    if grouped and (len(words) == 1 or words[1] in ("-h", "--help")):
+        print(_overview(f"{words[0]} "))
+        return 0
+    name = " ".join(words[: 2 if grouped else 1])
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        raise ConfigError(f"unknown command '{name}'; " + (f"did you mean '{near[0]}'?" if near else "try grcn --help"))
+    return COMMANDS[name].run(words[len(name.split()) :])
+
+
+def _overview(prefix: str = "") -> str:
+    rows = "\n".join(f"  {name:15}{command.summary}" for name, command in COMMANDS.items() if name.startswith(prefix))
+    return f"""usage: grcn {prefix}COMMAND [options]
+
+G-RCN and Faster R-CNN object detectors: train on your own labelled photos, measure, and find.
+
+commands:
+{rows}
+
+`grcn {prefix}COMMAND --help` explains one, with an example. Every command takes --debug, for tracebacks.
+
+example:
+{_EXAMPLES[prefix]}"""
+
+
+_EXAMPLES = {
+    "": """\
+  grcn train --data photos --preset grcn_r18 --out runs/photos
+  grcn evaluate runs/photos --data photos
+  grcn predict runs/photos holiday/*.jpg --out found""",
+    "data ": "  grcn data generate beach",
+    "study ": "  grcn study run context --data embedded\n  grcn study table context",
+}

@@ -1,0 +1,35 @@
+"""`grcn models`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from grcn.cli.common import print_json
+
+
+def models(words: Sequence[str]) -> int:
+    from grcn.cli.parser import Parser
+
+    parser = Parser(
+        "models",
+        "[NAME] [options]",
+        "Lists the presets with their parameters, multiply-adds and strides; with NAME, one stage by stage: which map "
+        "each task sees.",
+        "grcn models\ngrcn models grcn_r50",
+    )
+    parser.add_argument("name", nargs="?", type=str, metavar="NAME", help="a preset")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    options = parser.read(words)
+
+    from grcn.model.summary import summarize
+    from grcn.presets import PRESETS
+    from grcn.reports.models import print_model, print_models
+
+    summaries = {name: summarize(name) for name in ([options.name] if options.name else PRESETS)}
+    if options.json:
+        print_json({name: summary.to_dict() for name, summary in summaries.items()})
+    elif options.name:
+        print_model(options.name, summaries[options.name])
+    else:
+        print_models(summaries)
+    return 0

@@ -1,0 +1,70 @@
+"""`grcn predict`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from grcn.cli.common import add_device_options, keeping, load_detector, progress_bar, say
+from grcn.errors import ConfigError, ImageError
+
+
+def predict(words: Sequence[str]) -> int:
+    from grcn.cli.parser import Parser
+
+    parser = Parser(
+        "predict",
+        "RUN SOURCE... --out DIR [options]",
+        "Finds objects in images, folders of images, glob patterns, videos, or an image from standard input (-). DIR "
+        "gets the drawn pictures (drawn/), results.json (COCO) with images.json (what its ids mean), and frames/ with "
+        "the detections in each frame of a video. What is found stands at once in results.jsonl, and stays there "
+        "whatever happens.",
+        "grcn predict runs/photos holiday clip.mp4 'more/**/*.jpg' --out found --score 0.5 --save voc",
+    )
+    parser.add_argument(
+        "run", type=str, metavar="RUN", help="run folder, .safetensors or exported file, hf://user/name, preset"
+    )
+    parser.add_argument("sources", nargs="+", type=str, metavar="SOURCE", help="image, folder, glob, video or -")
+    parser.add_argument("--out", type=str, required=True, help="folder of results")
+    parser.add_argument("--score", type=float, default=0.3, help="leave out detections below this")
+    parser.add_argument(
+        "--save",
+        nargs="+",
+        choices=("voc", "yolo", "labelstudio", "fiftyone"),
+        default=[],
+        help="also write labels to correct and train on",
+    )
+    add_device_options(parser, batches=False)
+    options = parser.read(words)
+    if not 0 <= options.score <= 1:
+        raise ConfigError(f"score {options.score}: needs 0..1")
+
+    from grcn.files import check_folder
+    from grcn.predict.sources import find_sources
+
+    out = Path(options.out)
+    check_folder(out)
+    sources, left_out = find_sources(options.sources, out)
+    if left_out:
+        names = ", ".join(map(str, left_out[:3])) + (", ..." if len(left_out) > 3 else "")
+        say(f"{len(left_out)} files are neither image nor video and are left out: {names}")
+    detector = load_detector(options.run, options)
+    from grcn.predict.job import predict
+
+    stopped = f"stopped; what was found is in {out / 'results.jsonl'}, and in frames/ for videos"
+    with keeping(stopped), progress_bar(f"detecting in {len(sources)} sources") as progress:
+        summary = predict(
+            detector,
+            sources,
+            out,
+            score=options.score,
+            save=options.save,
+            on_broken=lambda error: say(f"error: {error}"),
+            progress=progress,
+        )
+    counts = ", ".join(f"{count} {name}" for name, count in summary.found.most_common()) or "nothing"
+    frames = f" and {summary.frames} video frames" if summary.frames else ""
+    print(f"{out}: {counts} in {summary.images} images{frames}")
+    if summary.broken:
+        raise ImageError(f"{len(summary.broken)} of {len(sources)} sources could not be done; the others are")
+    return 0

@@ -1,0 +1,53 @@
+"""`grcn train`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from grcn.config import TrainConfig
+
+
+def train(words: Sequence[str]) -> int:
+    config = read_train_config(words)
+    from grcn.training import train
+
+    out = train(config)
+    print(f"{out}: done; next: grcn evaluate {out} --data {config.data}")
+    return 0
+
+
+def read_train_config(words: Sequence[str]) -> TrainConfig:
+    """The configuration of a `grcn train` command line; `--model.*` default to the chosen preset's values.
+
+    Raises:
+        ConfigError: on whatever is wrong with it.
+    """
+    from grcn.cli.parser import Parser
+    from grcn.config import DetectorConfig, TrainConfig, to_dict
+    from grcn.presets import preset, train_config
+
+    parser = Parser(
+        "train",
+        "--data DIR [--preset NAME] [--config FILE] [--KEY VALUE ...]",
+        "Trains a detector on a folder of labelled images: PASCAL VOC, COCO, YOLO or Label Studio. The run folder gets "
+        "weights, metrics, logs and the configuration, which --config takes again. `grcn models` lists the presets.",
+        "grcn train --data photos --preset grcn_r18 --minutes 30 --out runs/photos\n"
+        "grcn train --config run.yaml --model.cls_stride 16 --optim.lr 0.01\n"
+        "grcn train --config runs/photos/config.yaml --resume true",
+    )
+    parser.add_class_arguments(TrainConfig, skip={"model"})
+    parser.add_class_arguments(DetectorConfig, "model")
+    # Read twice: the preset, from the command line or the file, sets the defaults of the rest.
+    chosen = parser.read([word for word in words if not word.startswith("--print_config")]).preset
+    parser.set_defaults({"model": to_dict(preset(chosen))})
+    values = parser.read(words).as_dict()
+    files = values.pop("config") or []
+    if values["resume"] and files and not any(word.split("=")[0] == "--out" for word in words):
+        # A run continues where it lies now; its file names the place where it began.
+        folder = Path(str(files[-1])).parent
+        if Path(str(files[-1])).name == "config.yaml" and (folder / "classes.txt").is_file():
+            values["out"] = str(folder)
+    return train_config(values)

@@ -1,0 +1,251 @@
+"""Exports a trained detector to one file that other runtimes run (`grcn export`)."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from grcn.errors import CheckpointError, ConfigError
+from grcn.export.graph import Graph
+from grcn.files import atomic_file
+from grcn.model.detector import RCNN
+from grcn.model.heads import ConvFCHead, FCHead
+from grcn.predict.checkpoint import LoadedDetector
+from grcn.predict.header import KEY, Header
+from grcn.predict.optimize import optimized
+from grcn.predict.runtimes import INPUT, OPENVINO_FILE, OUTPUTS
+
+if TYPE_CHECKING:
+    import onnx
+    from numpy.typing import NDArray
+
+Format = Literal["onnx", "openvino", "torch"]
+OPSET = 18
+"""Of ONNX: the oldest that torch's exporter writes, so that older runtimes read it."""
+
+
+TORCH = "2.14"
+"""The oldest torch that is known to trace a detector with the sizes of images left open; 2.10 cannot."""
+
+
+def export(
+    detector: LoadedDetector,
+    out: str | Path,
+    format: Format,
+    *,
+    size: tuple[int, int] | None = None,
+    half: bool = False,
+    calibration: Sequence[NDArray[np.uint8]] = (),
+) -> Path:
+    """Writes a detector as one graph, from uint8 images [B, H, W, 3] to boxes, scores and class ids in their pixels.
+
+    Args:
+        detector: from `grcn.predict.checkpoint.load_detector`.
+        out: the file, or for `openvino` the folder; what was exported there before is replaced.
+        format: `onnx`, `openvino`, or `torch`: a `.pt2` file of `torch.export`, to be read with
+            `grcn.geometry.nms` imported.
+        size: height and width of the only images that it is to take, one at a time; None: images of any size, and
+            any number of one size at a time.
+        half: store weights in 16 bits; they are computed in 32.
+        calibration: images [H, W, 3], some hundred, to quantize on: then convolutions and large matrix products are in
+            int8; `openvino` alone.
+
+    Returns:
+        the file or folder.
+
+    Raises:
+        ConfigError: where a package is missing, the format has no int8, or the network's graph depends on the size.
+        CheckpointError: where the file cannot be written.
+    """
+    out = Path(out)
+    if calibration and format != "openvino":
+        raise ConfigError(f"int8 with format '{format}': only openvino has it")
+    if calibration and half:
+        raise ConfigError("int8 and half: choose one")
+    if torch.__version__ < TORCH:
+        raise ConfigError(
+            f"export needs torch {TORCH} or newer, to trace images of any size; here: {torch.__version__}"
+        )
+    model = optimized(detector.model.cpu(), "fold")
+    for head in model.modules():
+        if isinstance(head, FCHead | ConvFCHead):
+            head.as_matrix()
+    normalisation = {"mean": model.mean.flatten().tolist(), "std": model.std.flatten().tolist()}
+    precision = "int8" if calibration else "f16 weights" if half else "f32"
+    about = {"grcn": version("grcn"), "precision": precision, "normalisation": normalisation, **detector.extra}
+    header = Header(model.config, detector.class_names, detector.preset, about)
+    if half and format != "openvino":  # OpenVINO's own way of it comes on saving
+        _store_in_half(model)
+    program = _trace(model, size)
+    if format == "torch":
+        with atomic_file(out) as file, _quiet():
+            torch.export.save(program, file, extra_files={KEY: header.to_json()})
+        return out
+    onnx_model = _to_onnx(program)
+    if format == "onnx":
+        entry = onnx_model.metadata_props.add()
+        entry.key, entry.value = KEY, header.to_json()
+        _import("onnx", format).checker.check_model(onnx_model, full_check=True)
+        with atomic_file(out) as file:
+            file.write(onnx_model.SerializeToString())
+        return out
+    openvino = _import("openvino", format)
+    model_ov = openvino.Core().read_model(onnx_model.SerializeToString())
+    if calibration:
+        model_ov = _quantized(model_ov, calibration)
+    model_ov.set_rt_info(header.to_json(), [KEY])
+    _save_openvino(openvino, model_ov, out, half)
+    return out
+
+
+def _import(name: str, format: str) -> Any:
+    try:
+        return import_module(name)
+    except ImportError:
+        raise ConfigError(f"format '{format}' needs {name}; pip install 'grcn[export]'") from None
+
+
+class _Widened(nn.Module):
+    """A weight that is stored in 16 bits."""
+
+    def forward(self, stored: Tensor) -> Tensor:
+        return stored.float()
+
+
+def _store_in_half(model: RCNN) -> None:
+    for layer in model.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            parametrize.register_parametrization(layer, "weight", _Widened(), unsafe=True)
+            stored = layer.parametrizations["weight"].original  # type: ignore[index,union-attr]
+            stored.data = stored.data.half()
+
+
+def _trace(model: RCNN, size: tuple[int, int] | None) -> torch.export.ExportedProgram:
+    graph = Graph(model).eval().requires_grad_(False)
+    if size is not None:
+        return torch.export.export(graph, (torch.zeros(1, *size, 3, dtype=torch.uint8),))
+    # Any two numbers do: that no size is built in is what dynamic_shapes demands.
+    dims = {i: torch.export.Dim(name, min=1) for i, name in enumerate(("batch", "height", "width"))}
+    try:
+        return torch.export.export(graph, (torch.zeros(2, 333, 517, 3, dtype=torch.uint8),), dynamic_shapes=(dims,))
+    except Exception as error:  # torch has many kinds; windows that are cut by the size of a map end here
+        raise ConfigError(
+            f"backbone '{model.config.backbone}': its graph depends on the size of the photo ({type(error).__name__}); "
+            "export it for one size: --size HEIGHT WIDTH"
+        ) from None
+
+
+def _to_onnx(program: torch.export.ExportedProgram) -> onnx.ModelProto:
+    _import("onnx", "onnx")
+    _import("onnxscript", "onnx")
+    with _quiet():
+        exported = torch.onnx.export(
+            program,
+            (),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=[INPUT],
+            output_names=list(OUTPUTS),
+            custom_translation_table={torch.ops.grcn.nms.default: _nms},
+            verbose=False,
+        )
+    assert exported is not None
+    model: onnx.ModelProto = exported.model_proto
+    return model
+
+
+def _nms(boxes: Any, scores: Any, iou: float, threshold: float, most: int) -> Any:
+    """`grcn.geometry.nms.keep_best` in ONNX, whose operator lists what it keeps."""
+    op: Any = _import("onnxscript", "onnx").opset18
+    most_kept, overlap, least = (
+        op.Constant(value_int=most),
+        op.Constant(value_float=iou),
+        op.Constant(value_float=threshold),
+    )
+    found = op.NonMaxSuppression(boxes, op.Unsqueeze(scores, [1]), most_kept, overlap, least)  # [M, 3]
+    where = op.Gather(found, [0, 2], axis=1)
+    nothing = op.Less(scores, op.Constant(value_float=-np.inf))
+    return op.ScatterND(nothing, where, op.GreaterOrEqual(op.Squeeze(op.Slice(found, [0], [1], [1]), [1]), 0))
+
+
+def _quantized(model: Any, calibration: Sequence[NDArray[np.uint8]]) -> Any:
+    """An OpenVINO model with the layers that take the time in int8; ranges are those seen on `calibration`."""
+    nncf = _import("nncf", "openvino")
+    taken = _layers_worth_it(model)
+    left = [op.get_friendly_name() for op in model.get_ops() if op.get_friendly_name() not in taken]
+    nncf.set_log_level(logging.ERROR)
+    with _quiet():
+        return nncf.quantize(
+            model,
+            nncf.Dataset([image[None] for image in calibration]),
+            subset_size=len(calibration),
+            preset=nncf.QuantizationPreset.MIXED,  # activations need not be symmetric about zero
+            ignored_scope=nncf.IgnoredScope(names=left, validate=False),
+        )
+
+
+def _layers_worth_it(model: Any) -> set[str]:
+    """Names of the operations to quantize: convolutions, residual sums, and fc6 and fc7.
+
+    Not the last layers, whose numbers are coordinates and scores and which cost little, and nothing before the first
+    convolution or between boxes.
+    """
+    taken = set()
+    for op in model.get_ops():
+        kind, name = op.get_type_name(), op.get_friendly_name()
+        if kind == "Convolution":
+            out = _after(_after(op) if _after(op).get_type_name() == "Add" else op)
+            if out.get_type_name() != "Transpose":  # the RPN's answers are told by what comes next
+                taken.add(name)
+        elif kind == "MatMul" and op.input_value(1).get_node().get_type_name() == "Constant":
+            if np.prod(op.input(1).get_shape()) >= 2**20:
+                taken.add(name)
+        elif kind == "Add":
+            sources = [op.input_value(i).get_node() for i in range(2)]
+            sources = [s.input_value(0).get_node() if s.get_type_name() == "Add" else s for s in sources]
+            if any(s.get_type_name() == "Convolution" for s in sources):
+                taken.add(name)
+        elif kind in ("Relu", "MaxPool"):
+            taken.add(name)
+    return taken
+
+
+def _after(op: Any) -> Any:
+    """The first of the operations that read what `op` gives."""
+    return next(iter(op.output(0).get_target_inputs())).get_node()
+
+
+def _save_openvino(openvino: Any, model: Any, out: Path, half: bool) -> None:
+    """Writes the two files beside where they belong, then puts both in place."""
+    partial = out.with_name(f".{out.name}.partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        openvino.save_model(model, partial / OPENVINO_FILE, compress_to_fp16=half)
+        out.mkdir(exist_ok=True)
+        for file in sorted(partial.iterdir()):  # the weights first
+            file.replace(out / file.name)
+        partial.rmdir()
+    except (OSError, RuntimeError) as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise CheckpointError(f"{out}: cannot be written: {error}") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporters' remarks on their own doings."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

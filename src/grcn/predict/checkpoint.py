@@ -1,0 +1,139 @@
+"""Detectors on disk: one safetensors file each; preset, configuration, class names and metrics in its header."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from grcn.config import DetectorConfig
+from grcn.errors import CheckpointError, first_line
+from grcn.files import atomic_file
+from grcn.model.backbones import Backbone
+from grcn.model.backbones.pretrained import fits
+from grcn.model.detector import RCNN, outline
+from grcn.predict.header import KEY, Header, read_header
+
+
+def save_detector(
+    path: str | Path, model: RCNN, *, class_names: tuple[str, ...], preset: str, extra: dict[str, Any]
+) -> None:
+    """Writes a detector as one safetensors file: whole or not at all.
+
+    Args:
+        class_names: by class id; preset: the name it was built from; extra: JSON values such as metrics.
+
+    Raises:
+        CheckpointError: where the file cannot be written; an earlier one of that name stays as it was.
+    """
+    header = Header(model.config, class_names, preset, extra)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    with atomic_file(path) as file:
+        file.write(safetensors.torch.save(tensors, {KEY: header.to_json()}))
+
+
+def find_weights(source: Path) -> Path:
+    """The weights file that `source`, a file or a run folder, stands for.
+
+    Raises:
+        CheckpointError: where there is none.
+    """
+    if not source.is_dir():
+        if not source.exists():
+            raise CheckpointError(f"{source}: no such run folder, weights file or preset (`grcn models` lists presets)")
+        return source
+    for name in ("best.safetensors", "last.safetensors"):
+        if (source / name).is_file():
+            return source / name
+    raise CheckpointError(f"{source}: no best.safetensors or last.safetensors; is it the folder of a run?")
+
+
+@dataclass(frozen=True)
+class LoadedDetector:
+    """A detector read from a file: the module, in evaluation mode, and what its header says."""
+
+    model: RCNN
+    class_names: tuple[str, ...]
+    preset: str
+    extra: dict[str, Any]
+    file: Path | None = None
+
+
+def _with_numbers(backbone: Backbone) -> Backbone:
+    """`backbone`, whose stages are made as ever where the rest is only outlined: they may fill new layers of theirs."""
+    result = copy(backbone)
+
+    def stage(*args: Any, **options: Any) -> nn.Sequential:
+        with torch.device("cpu"):
+            return backbone.stage(*args, **options)
+
+    result.stage = stage  # type: ignore[method-assign]
+    return result
+
+
+def load_detector(path: str | Path, *, backbone: Backbone | None = None) -> LoadedDetector:
+    """Reads what `save_detector` wrote.
+
+    The header is checked against the tensors in the file before anything of their size is made. A backbone that it
+    names is one that the package makes, torchvision's or timm's; nothing is imported because a file says so.
+
+    Args:
+        path: of the file.
+        backbone: the network of your own that the detector was built with.
+
+    Raises:
+        CheckpointError: where the file is missing, broken, or not a detector of this package.
+    """
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+        tensors = safetensors.torch.load_file(path)
+    except Exception as error:  # safetensors raises its own kind, OSError and more
+        raise CheckpointError(f"{path}: cannot be read as safetensors: {first_line(error)}") from None
+    header = read_header(path, metadata)
+    model = filled(header.config, header.class_names, tensors, str(path), backbone)
+    return LoadedDetector(model, header.class_names, header.preset, header.extra, Path(path))
+
+
+def filled(
+    config: DetectorConfig,
+    class_names: Sequence[str],
+    tensors: Mapping[str, Tensor],
+    source: str,
+    backbone: Backbone | None = None,
+) -> RCNN:
+    """A detector of these tensors, in evaluation mode. They are held to what `config` needs before it is made.
+
+    Args:
+        config: settled (`grcn.model.detector.resolve`).
+        source: what errors call it.
+        backbone: as `load_detector`.
+
+    Raises:
+        CheckpointError: where they are not those of such a detector.
+    """
+    try:
+        with torch.device("meta"):
+            model = outline(config, len(class_names), backbone and _with_numbers(backbone))
+    except Exception as error:  # such as sizes beyond what torch can count
+        raise CheckpointError(f"{source}: its configuration cannot be built: {first_line(error)}") from None
+    wanted = model.state_dict()
+    unlike = wanted.keys() ^ tensors.keys() | {k for k in wanted.keys() & tensors if not fits(tensors[k], wanted[k])}
+    if unlike:
+        listed = ", ".join(sorted(unlike)[:4])
+        raise CheckpointError(f"{source}: {len(unlike)} tensors do not fit its configuration: {listed}")
+    if any(buffer.is_meta for name, buffer in model.named_buffers() if name not in wanted):
+        # What no file holds, such as the windows of a Swin, is computed when the network is made.
+        model = outline(config, len(class_names), backbone)
+    # Copies, of the type and layout that the model wants: what safetensors gives is the file itself, mapped, which
+    # someone may write into while the detector is used.
+    own = {name: torch.empty_like(like, device="cpu").copy_(tensors[name]) for name, like in wanted.items()}
+    model.load_state_dict(own, assign=True)
+    return model.eval()

@@ -1,0 +1,320 @@
+"""Detectors on the Hugging Face Hub.
+
+A repository holds three files:
+
+- `model.safetensors`: the weights, class names and configuration (`grcn.predict.checkpoint`), the only file that is
+  fetched;
+- `README.md`: the model card, filled from the header of the weights;
+- `config.yaml`: the training configuration, which `grcn train --config` takes.
+
+Paths of the machine that trained are left out of all three. Nothing is unpickled, and no code is fetched.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from grcn.errors import CheckpointError, ConfigError
+
+if TYPE_CHECKING:
+    from huggingface_hub import EvalResult
+
+    from grcn.predict.checkpoint import LoadedDetector
+
+PREFIX = "hf://"
+WEIGHTS, CARD, CONFIG = "model.safetensors", "README.md", "config.yaml"
+MAX_WEIGHTS = 4 * 2**30  # bytes; the largest preset's, grcn_vgg16, are a quarter of it
+
+_METRICS = {"AP": "AP, mean over IoU 0.50:0.95", "AP50": "AP at IoU 0.50", "AP70": "AP at IoU 0.70"}
+
+
+def parse_address(address: str) -> tuple[str, str | None]:
+    """Repository and revision (None: the main branch) of an address.
+
+    >>> parse_address("hf://user/cells"), parse_address("hf://user/cells@v2")
+    (('user/cells', None), ('user/cells', 'v2'))
+    """
+    repo_id, _, revision = address.removeprefix(PREFIX).partition("@")
+    return repo_id, revision or None
+
+
+def local(source: str | Path) -> Path:
+    """The file or folder on this machine that `source` stands for: downloaded where it is an address, else itself.
+
+    Args:
+        source: a path, or an address `hf://user/name[@revision]`, also as a Path, which makes one slash of two.
+
+    Raises:
+        CheckpointError, ConfigError: as `download`.
+    """
+    text = str(source)
+    if isinstance(source, Path) and text.startswith("hf:/") and not source.exists():
+        text = text.replace("hf:/", PREFIX, 1)
+    return download(*parse_address(text)) if text.startswith(PREFIX) else Path(source)
+
+
+def download(
+    repo_id: str,
+    revision: str | None = None,
+    *,
+    token: str | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+) -> Path:
+    """The weights file of a repository, from the Hub's cache on this machine or downloaded there.
+
+    Args:
+        repo_id: `user/name`.
+        revision: branch, tag or commit; None: the main branch.
+        token: of the Hub; None: that of `hf auth login` or HF_TOKEN, where there is one.
+        cache_dir: None: the Hub's own (HF_HOME).
+        local_files_only: do not ask the Hub.
+
+    Raises:
+        CheckpointError: where it cannot be fetched, or is larger than MAX_WEIGHTS.
+        ConfigError: without the extra `hub`, or on a name that no repository can have.
+    """
+    hub = _import_hub()
+
+    def fetch(dry_run: bool) -> Any:
+        return hub.hf_hub_download(
+            repo_id,
+            WEIGHTS,
+            revision=revision,
+            token=token,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+            library_name="grcn",
+            dry_run=dry_run,
+        )
+
+    try:
+        size = fetch(dry_run=True).file_size
+        if size is None or size > MAX_WEIGHTS:
+            raise CheckpointError(f"{repo_id}: {WEIGHTS} of {size} bytes; no detector is larger than {MAX_WEIGHTS}")
+        return Path(fetch(dry_run=False))
+    except Exception as error:
+        raise _explained(error, repo_id, revision) from None
+
+
+def push(
+    source: Path,
+    repo_id: str,
+    *,
+    token: str | None = None,
+    private: bool = False,
+    license: str | None = None,
+    half: bool = False,
+    metrics: dict[str, Any] | None = None,
+    message: str = "Detector of grcn",
+) -> str:
+    """Uploads a detector to a repository, made where absent, in one commit; files of these names are replaced.
+
+    Args:
+        source: its weights file.
+        repo_id: `user/name`, or `name` for the user whose token it is.
+        token: with the right to write; None: that of `hf auth login` or HF_TOKEN.
+        private: make a new repository private.
+        license: the Hub's short name, such as `apache-2.0`, for the card. None: the card names none.
+        half: store weights in float16: half the size, detections that differ a little. They load as float32.
+        metrics: for the card, what `grcn evaluate` writes as metrics.json. None: those of the validation that chose the
+            weights, which are in their header.
+        message: of the commit.
+
+    Returns:
+        The repository's address.
+
+    Raises:
+        CheckpointError: where the source is no detector, or the Hub refuses.
+        ConfigError: without the extra `hub`, or on a name that no repository can have.
+    """
+    from grcn.predict.checkpoint import load_detector, save_detector
+
+    hub = _import_hub()
+    loaded = load_detector(source)
+    train = _without_paths(loaded.extra.get("train"))
+    extra = {**loaded.extra, **({"train": train} if train else {})}
+    if half:
+        _halve(loaded, source)
+    try:
+        api = hub.HfApi(token=token, library_name="grcn")
+        url = api.create_repo(repo_id, private=private or None, exist_ok=True)
+        card = model_card(url.repo_id, loaded, license=license, half=half, metrics=metrics)
+        with tempfile.TemporaryDirectory() as folder:
+            weights = Path(folder) / WEIGHTS
+            save_detector(weights, loaded.model, class_names=loaded.class_names, preset=loaded.preset, extra=extra)
+            files: dict[str, Path | bytes] = {WEIGHTS: weights, CARD: card.encode()}
+            if train:
+                files[CONFIG] = yaml.safe_dump(train, sort_keys=False, allow_unicode=True).encode()
+            operations = [hub.CommitOperationAdd(name, content) for name, content in files.items()]
+            api.create_commit(url.repo_id, operations, commit_message=message)
+        return str(url)
+    except Exception as error:
+        raise _explained(error, repo_id, None) from None
+
+
+def model_card(
+    repo_id: str,
+    loaded: LoadedDetector,
+    *,
+    license: str | None = None,
+    half: bool = False,
+    metrics: dict[str, Any] | None = None,
+) -> str:
+    """The README.md of a repository: what the Hub reads, as YAML, then what a person reads.
+
+    All but the arguments comes from the header of the weights; what that lacks, the card leaves out.
+    """
+    hub = _import_hub()
+    extra = loaded.extra
+    train = _without_paths(extra.get("train"))
+    chosen_by = metrics is None
+    if metrics is None and isinstance(extra.get("metrics"), dict):
+        metrics = {"data": train.get("data"), "split": train.get("val_split"), **extra["metrics"]}
+    name = repo_id.rpartition("/")[2]
+    results = _eval_results(metrics) if metrics else None
+    front = hub.ModelCardData(
+        library_name="grcn",
+        license=license,
+        pipeline_tag="object-detection",
+        tags=["object-detection", "faster-rcnn", "pytorch", *([loaded.preset] if loaded.preset else [])],
+        model_name=name if results else None,
+        eval_results=results,
+    )
+    parts = [
+        f"---\n{front.to_yaml()}\n---",
+        f"# {name}",
+        f"An object detector of `grcn`{f', preset `{loaded.preset}`' if loaded.preset else ''}: "
+        f"{loaded.model.config.backbone}, {len(loaded.class_names)} classes"
+        f"{', weights stored in float16' if half else ''}.",
+        f"""```python
+from grcn import Detector
+
+detector = Detector.from_pretrained("{repo_id}")
+found = detector.predict("photo.jpg")
+print(found.names, found.scores, found.boxes)  # boxes x1, y1, x2, y2 in the photo's pixels
+```""",
+        f"On the command line: `grcn predict hf://{repo_id} photos --out found`; to train on: "
+        f"`grcn train --weights hf://{repo_id} --data DIR`.",
+        _classes(loaded.class_names, metrics),
+    ]
+    if metrics:
+        parts.append(_figures(metrics, chosen_by))
+    if train:
+        parts.append(_training(train, extra))
+    return "\n\n".join(parts) + "\n"
+
+
+def _classes(class_names: tuple[str, ...], metrics: dict[str, Any] | None) -> str:
+    per_class = (metrics or {}).get("per_class")
+    if not isinstance(per_class, dict):
+        return "## Classes\n\n" + ", ".join(map(_plain, class_names))
+    rows = ["| class | objects | AP | AP50 | AP70 |", "|---|---|---|---|---|"]
+    for name in class_names:
+        row = per_class[name] if isinstance(per_class.get(name), dict) else {}
+        figures = " | ".join(_figure(row.get(key)) for key in _METRICS)
+        rows.append(f"| {_plain(name)} | {row.get('objects', '-')} | {figures} |")
+    return "## Classes\n\n" + "\n".join(rows)
+
+
+def _figures(metrics: dict[str, Any], chosen_by: bool) -> str:
+    rows = ["| | |", "|---|---|", *(f"| {text} | {_figure(metrics.get(key))} |" for key, text in _METRICS.items())]
+    counted = f"{metrics.get('images', '?')} images with {metrics.get('objects', '?')} objects"
+    where = f"On the split '{_plain(metrics.get('split'))}' of '{_plain(metrics.get('data'))}', {counted}."
+    if chosen_by:
+        where += " The weights are those of the iteration with the best AP on it, so figures on others may be lower."
+    return f"## Metrics\n\n{where}\n\n" + "\n".join(rows)
+
+
+def _training(train: dict[str, Any], extra: dict[str, Any]) -> str:
+    versions = extra.get("versions") if isinstance(extra.get("versions"), dict) else {}
+    made_with = ", ".join(f"{_plain(package)} {_plain(version)}" for package, version in (versions or {}).items())
+    lines = [
+        "## Training",
+        f"Data: '{_plain(train.get('data', ''))}', split '{_plain(train.get('train_split', ''))}'; its images are not "
+        f"in this repository. Iterations: {extra.get('iteration', '?')}."
+        + (f" Made with {made_with}." if made_with else ""),
+        f"With the same images in `DIR` and the `{CONFIG}` of this repository:",
+        f"```\ngrcn train --config {CONFIG} --data DIR --out RUN\n```",
+    ]
+    return "\n\n".join(lines)
+
+
+def _eval_results(metrics: dict[str, Any]) -> list[EvalResult]:
+    from huggingface_hub import EvalResult
+
+    data, split = str(metrics.get("data") or "own data"), metrics.get("split")
+    return [
+        EvalResult(
+            task_type="object-detection",
+            dataset_type=data,
+            dataset_name=data,
+            dataset_split=str(split) if split else None,
+            metric_type={"AP": "map"}.get(key, f"map_{key[2:]}"),
+            metric_name=text,
+            metric_value=round(metrics[key], 4),
+        )
+        for key, text in _METRICS.items()
+        if isinstance(metrics.get(key), float)
+    ]
+
+
+def _figure(value: Any) -> str:
+    return f"{value:.3f}" if isinstance(value, float) else "-"
+
+
+def _plain(text: Any) -> str:
+    """A name as a cell of a Markdown table takes it."""
+    return " ".join(str(text).split()).replace("|", "\\|").replace("<", "&lt;").replace("`", "'")
+
+
+def _without_paths(train: Any) -> dict[str, Any]:
+    """A training configuration with the last names of its paths alone: a machine's folders are nobody's business."""
+    if not isinstance(train, dict):
+        return {}
+    paths = {key: PurePath(train[key]).name for key in ("data", "out", "weights") if isinstance(train.get(key), str)}
+    return {**train, **paths}
+
+
+def _halve(loaded: LoadedDetector, source: Path) -> None:
+    """Turns weights to float16 in place; buffers, such as norm's statistics, keep their precision."""
+    for name, parameter in loaded.model.named_parameters():
+        parameter.data = parameter.data.half()
+        if not parameter.isfinite().all():
+            raise CheckpointError(f"{source}: {name} holds values beyond float16; push without half")
+
+
+def _import_hub() -> Any:
+    try:
+        import huggingface_hub
+    except ImportError:
+        raise ConfigError("the Hugging Face Hub needs its package: pip install 'grcn[hub]'") from None
+    return huggingface_hub
+
+
+def _explained(error: Exception, repo_id: str, revision: str | None) -> Exception:
+    """The Hub's error as one of grcn's, in one line; other errors as they are."""
+    from huggingface_hub import errors
+
+    login = "log in with `hf auth login`, or set HF_TOKEN"
+    if isinstance(error, errors.HFValidationError):
+        return ConfigError(f"'{repo_id}' is no name of a repository, such as user/name")
+    if isinstance(error, errors.LocalTokenNotFoundError):
+        return CheckpointError(f"{repo_id}: no token of the Hub; {login}")
+    if isinstance(error, errors.LocalEntryNotFoundError):
+        return CheckpointError(f"{repo_id}: not in the cache, and the Hub cannot be reached")
+    if isinstance(error, errors.RevisionNotFoundError):
+        return CheckpointError(f"{repo_id}: no revision '{revision}'")
+    if isinstance(error, errors.EntryNotFoundError):
+        return CheckpointError(f"{repo_id}: holds no {WEIGHTS}, so it is no detector of grcn")
+    status = error.response.status_code if isinstance(error, errors.HfHubHTTPError) else None
+    if isinstance(error, errors.RepositoryNotFoundError) or status in (401, 403):
+        return CheckpointError(f"{repo_id}: not there, or not for this user; {login}")
+    if isinstance(error, (errors.HTTPError, OSError)):  # type: ignore[attr-defined]  # its HTTP library's
+        said = next(iter(str(error).splitlines()), "") or type(error).__name__
+        return CheckpointError(f"{repo_id}: the Hub cannot be reached, or refuses: {said[:200]}")
+    return error

@@ -1,0 +1,195 @@
+"""Exported detectors run by ONNX Runtime and OpenVINO, without torch.
+
+Both are opened from files that someone may have handed in. A graph can ask for much time and memory, but executes
+nothing besides arithmetic; whatever is wrong with it is a CheckpointError. torch's own `.pt2` is refused: torch reads
+it with `sympy.sympify`, which evaluates text of the file as Python, and may fall back to unpickling.
+"""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from grcn.config import DetectorConfig, Optimization
+from grcn.errors import CheckpointError, ConfigError, DataError, ImageError, first_line
+from grcn.predict.header import KEY, Header, read_header
+from grcn.types import Detections
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+INPUT, OUTPUTS = "images", ("boxes", "scores", "class_ids")
+OPENVINO_FILE = "model.xml"  # in its folder, with model.bin beside it
+
+Shape = tuple[int | None, ...]  # None: any
+
+
+class Exported(ABC):
+    """A detector in an exported file.
+
+    Args:
+        path: the file; header: what it says of itself.
+        shape: [B, H, W, 3] of the images it takes.
+    """
+
+    device: str
+
+    def __init__(self, path: Path, header: Header, shape: Shape) -> None:
+        if len(shape) != 4 or shape[3] != 3:
+            raise CheckpointError(f"{path}: takes an input of shape {list(shape)}, no images [B, H, W, 3]")
+        self.path, self.header, self.shape = path, header, shape
+
+    @property
+    def config(self) -> DetectorConfig:
+        return self.header.config
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.header.class_names)
+
+    def detect(
+        self, images: list[NDArray[np.uint8]], class_names: tuple[str, ...], score: float | None = None
+    ) -> list[Detections]:
+        """The objects in images [H, W, 3]: together where all are of one size, else one by one.
+
+        Raises:
+            ConfigError: on a `score`, since the graph has the model's own threshold built in.
+            ImageError: on an image of another size than the one that the file is made for.
+            CheckpointError: where the graph cannot be computed, or gives something else than detections.
+        """
+        if score is not None:
+            own = self.config.roi.score_threshold
+            raise ConfigError(
+                f"{self.path}: finds nothing of a score below {own:g}, which is built in; ask for that, or use its run"
+            )
+        together = self.shape[0] is None and len({image.shape for image in images}) == 1
+        batches = [np.stack(images)] if together else [image[None] for image in images]
+        return [found for batch in batches for found in self._detect(batch, class_names)]
+
+    def _detect(self, images: NDArray[np.uint8], class_names: tuple[str, ...]) -> list[Detections]:
+        height, width = images.shape[1:3]
+        if any(fixed not in (None, n) for fixed, n in zip(self.shape[1:3], (height, width), strict=True)):
+            raise ImageError(
+                f"image of {width}x{height}: {self.path} is made for {self.shape[2]}x{self.shape[1]} alone; "
+                "export without --size"
+            )
+        try:
+            rows = zip(*self._run(np.ascontiguousarray(images)), strict=True)
+            return [
+                Detections(boxes[real], scores[real], class_ids[real], class_names)
+                for boxes, scores, class_ids in rows
+                for real in [class_ids >= 0]
+            ]
+        except DataError as error:
+            raise CheckpointError(f"{self.path}: gives something else than detections: {error}") from None
+        except Exception as error:  # the runtimes raise their own kinds, and RuntimeError
+            raise CheckpointError(f"{self.path}: cannot be computed: {first_line(error)}") from None
+
+    @abstractmethod
+    def _run(self, images: NDArray[np.uint8]) -> list[NDArray[Any]]:
+        """Boxes [B, D, 4], scores [B, D] and class ids [B, D]; see `grcn.export.graph`."""
+
+
+class OnnxRuntime(Exported):
+    """An `.onnx` file."""
+
+    device = "cpu (ONNX Runtime)"
+
+    def __init__(self, path: Path) -> None:
+        try:
+            import onnxruntime
+        except ImportError:
+            raise _missing(path, "onnxruntime") from None
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3  # errors, which are raised anyway
+        try:
+            self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+            metadata = self._session.get_modelmeta().custom_metadata_map
+        except Exception as error:
+            raise CheckpointError(f"{path}: no readable ONNX model: {first_line(error)}") from None
+        _check_names(path, [i.name for i in inputs], [o.name for o in outputs])
+        shape = tuple(n if isinstance(n, int) else None for n in inputs[0].shape)
+        super().__init__(path, read_header(path, metadata), shape)
+
+    def _run(self, images: NDArray[np.uint8]) -> list[NDArray[Any]]:
+        outputs: list[NDArray[Any]] = self._session.run(OUTPUTS, {INPUT: images})
+        return outputs
+
+
+class OpenVino(Exported):
+    """An OpenVINO model, `.xml` with its `.bin` beside it.
+
+    Args:
+        bf16: compute in bfloat16.
+    """
+
+    def __init__(self, path: Path, bf16: bool) -> None:
+        try:
+            import openvino
+        except ImportError:
+            raise _missing(path, "openvino") from None
+        self.device = f"cpu (OpenVINO, {'bf16' if bf16 else 'f32'})"
+        hints = {"INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32", "PERFORMANCE_HINT": "LATENCY"}
+        try:
+            core = openvino.Core()
+            model = core.read_model(path)
+            metadata = {KEY: str(model.get_rt_info([KEY]).value)} if model.has_rt_info([KEY]) else {}
+            inputs, outputs = ([port.get_any_name() for port in ports] for ports in (model.inputs, model.outputs))
+            shape = tuple(n.get_length() if n.is_static else None for n in model.inputs[0].partial_shape)
+            self._request = core.compile_model(model, "CPU", hints).create_infer_request()
+        except Exception as error:
+            raise CheckpointError(f"{path}: no readable OpenVINO model: {first_line(error)}") from None
+        _check_names(path, inputs, outputs)
+        self._lock = threading.Lock()  # a request is one computation at a time
+        super().__init__(path, read_header(path, metadata), shape)
+
+    def _run(self, images: NDArray[np.uint8]) -> list[NDArray[Any]]:
+        with self._lock:
+            self._request.infer([images])
+            return [self._request.get_tensor(name).data.copy() for name in OUTPUTS]
+
+
+def open_exported(source: Path, optimize: Optimization = "fold") -> Exported | None:
+    """The exported detector that `source` holds; None where it is something else, such as a run.
+
+    Args:
+        source: an `.onnx` file, an OpenVINO folder or its `.xml` file.
+        optimize: `bf16` for OpenVINO to compute so.
+
+    Raises:
+        CheckpointError: on a file that is broken or no detector, or a `.pt2` file.
+        ConfigError: where the runtime is not installed, or cannot do what `optimize` says.
+    """
+    suffix = source.suffix.lower()
+    if suffix == ".pt2":
+        raise CheckpointError(
+            f"{source}: grcn does not load .pt2 files: torch evaluates text in them as Python; use torch.export.load "
+            "where you trust the file, or export to onnx or openvino"
+        )
+    if source.is_dir() and (source / OPENVINO_FILE).is_file():
+        source, suffix = source / OPENVINO_FILE, ".xml"
+    if suffix not in (".onnx", ".xml"):
+        return None
+    if not source.is_file():
+        raise CheckpointError(f"{source}: no such file")
+    if suffix == ".xml":
+        return OpenVino(source, bf16=optimize == "bf16")
+    if optimize == "bf16":
+        raise ConfigError(f"optimize 'bf16' with {source}: ONNX Runtime has none on a CPU; export to openvino for it")
+    return OnnxRuntime(source)
+
+
+def _check_names(path: Path, inputs: list[str], outputs: list[str]) -> None:
+    if inputs != [INPUT] or not set(OUTPUTS) <= set(outputs):
+        raise CheckpointError(
+            f"{path}: not a grcn detector: from {inputs[:4]} to {outputs[:4]}, not from ['{INPUT}'] to {list(OUTPUTS)}"
+        )
+
+
+def _missing(path: Path, package: str) -> ConfigError:
+    return ConfigError(f"{path}: needs {package}; pip install 'grcn[export]'")

@@ -1,0 +1,135 @@
+"""A detector's network as torch runs it, behind the same `detect` as an exported one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from grcn.config import DetectorConfig, Optimization
+from grcn.data.transforms import resize, scale_boxes
+from grcn.errors import ConfigError
+from grcn.model.detector import RCNN, build_detector
+from grcn.predict.checkpoint import LoadedDetector
+from grcn.predict.optimize import optimized
+from grcn.predict.published import PUBLISHED
+from grcn.predict.trained import THEIRS, load_trained
+from grcn.presets import PRESETS
+from grcn.types import Detections
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+class Eager:
+    """Prediction by a torch module.
+
+    Args:
+        model: the network; `detect` leaves its mode and gradients as they are.
+    """
+
+    def __init__(self, model: RCNN) -> None:
+        self.model = model
+
+    @property
+    def num_classes(self) -> int:
+        return self.model.num_classes
+
+    @property
+    def config(self) -> DetectorConfig:
+        return self.model.config
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    def detect(
+        self, images: list[NDArray[np.uint8]], class_names: tuple[str, ...], score: float | None = None
+    ) -> list[Detections]:
+        """The objects in images [H, W, 3] of any sizes, above `score`; None: above the model's own threshold."""
+        size = self.config.input
+        # [H, W, 3] in memory, as the loader's images: resizing is fastest on it. A copy only where torch needs one.
+        tensors = [torch.from_numpy(np.require(image, requirements=["C", "W"])).permute(2, 0, 1) for image in images]
+        resized = [resize(image, size.short_side, size.long_side) for image in tensors]
+        with _evaluating(self.model):
+            outputs = self.model([image.to(self.device) for image in resized], score=score)
+        return [
+            to_detections(output, _size(small), _size(image), class_names)
+            for output, image, small in zip(outputs, tensors, resized, strict=True)
+        ]
+
+
+def load(
+    source: Path, *, device: str | torch.device, class_names: Sequence[str] | None, optimize: Optimization
+) -> LoadedDetector:
+    """A detector from weights or a preset's name; arguments and errors as those of `Detector.load`."""
+    target = _device(device)
+    is_preset = str(source) in PRESETS and not source.exists()
+    if is_preset and class_names:
+        model = build_detector(str(source), len(class_names))
+        loaded = LoadedDetector(model, tuple(class_names), str(source), {})
+    elif is_preset and str(source) not in PUBLISHED:
+        raise ConfigError(
+            f"preset '{source}' is untrained and has no classes yet; give class_names (COCO's weights are published "
+            f"for {' and '.join(PUBLISHED)})"
+        )
+    else:
+        loaded = load_trained(source)
+        if class_names is not None and not (loaded.file and loaded.file.suffix in THEIRS):
+            raise ConfigError(f"{source}: has its own class names; leave class_names out")
+        loaded = replace(loaded, class_names=tuple(class_names or loaded.class_names))
+    return replace(loaded, model=optimized(loaded.model, optimize).to(target))
+
+
+def to_detections(
+    output: dict[str, Tensor], seen: tuple[int, int], own: tuple[int, int], class_names: tuple[str, ...]
+) -> Detections:
+    """What the model found in one image, as `Detections` in the image's own pixels, inside the image.
+
+    Args:
+        output: `boxes`, `scores` and `labels` in the pixels of the image as the model saw it.
+        seen: height and width of that; own: of the image itself.
+    """
+    height, width = own
+    boxes = scale_boxes(output["boxes"].float().cpu(), seen, own).clamp(min=0)  # [N, 4]
+    boxes = boxes.minimum(boxes.new_tensor([width, height] * 2))
+    return Detections(
+        boxes.numpy(), output["scores"].float().cpu().numpy(), output["labels"].cpu().numpy(), class_names
+    )
+
+
+def _size(image: Tensor) -> tuple[int, int]:
+    return image.shape[-2], image.shape[-1]
+
+
+def _device(name: str | torch.device) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch built without CUDA raises AssertionError
+        raise ConfigError(f"device '{name}': {str(error).splitlines()[0]}") from None
+    return device
+
+
+@contextmanager
+def _evaluating(model: torch.nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients; each module's own mode is restored, also after an error.
+
+    no_grad, not inference_mode: a map that the model keeps (anchors) must stay usable in a later training step.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode

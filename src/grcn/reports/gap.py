@@ -1,0 +1,81 @@
+"""`grcn gap`: detectors side by side, by what each task loses them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from grcn.evaluation.gap import ERRORS, KEYS, ORACLES, Gap, Intervals, to_json
+from grcn.reports.gap_page import gap_page
+
+
+def label(sources: Sequence[str]) -> list[str]:
+    """A short name for each source: its file's or folder's, or its whole path where two are called alike.
+
+    >>> label(["runs/c4", "runs/grcn/", "other/c4"])
+    ['runs/c4', 'grcn', 'other/c4']
+    >>> label(["hf://me/cells", "hf://you/cells"])
+    ['hf://me/cells', 'hf://you/cells']
+    """
+    paths = [Path(source) for source in sources]
+    short = [path.stem if path.suffix in (".json", ".jsonl", ".safetensors") else path.resolve().name for path in paths]
+    whole = [source if source.startswith("hf://") else str(Path(source)) for source in sources]
+    return [name if short.count(name) == 1 else other for name, other in zip(short, whole, strict=True)]
+
+
+def page_and_json(
+    names: Sequence[str], gaps: Sequence[Gap], intervals: Intervals | None, detections: Sequence[int], data: str
+) -> tuple[str, dict[str, Any]]:
+    """The page as HTML, and the same figures as JSON has them."""
+    page = gap_page(names, gaps, intervals, data=data, detections=detections)
+    matches = gaps[0].matches["none"]
+    detectors = []
+    for i, (name, gap) in enumerate(zip(names, gaps, strict=True)):
+        entry = {"name": name, "detections": detections[i], **to_json(gap)}
+        if intervals:
+            entry["intervals"] = _finite(intervals.of[i])
+            entry["difference_to_first"] = _finite(intervals.difference[i])
+        detectors.append(entry)
+    content = {
+        "data": data,
+        "images": len(matches.objects),
+        "objects": int(matches.objects.sum()),
+        "class_names": list(gaps[0].class_names),
+        "resamples": intervals.resamples if intervals else 0,
+        "detectors": detectors,
+    }
+    return page, content
+
+
+def _finite(intervals: dict[str, tuple[float, float]]) -> dict[str, list[float] | None]:
+    return {key: None if np.isnan(ends).any() else list(ends) for key, ends in intervals.items()}
+
+
+def print_gaps(names: Sequence[str], gaps: Sequence[Gap], intervals: Intervals | None) -> None:
+    """Prints what each task loses, and the costs of the errors, in points of 100 AP."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    lost = [f"AP loses {oracle}" for oracle in ORACLES[1:]]
+    table = Table("detector", title="AP in points of 100, and what it loses to each task")
+    for heading in (*KEYS, "lost to\nloc.", "lost to\ncls.", "lost to\nboth"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for i, (name, gap) in enumerate(zip(names, gaps, strict=True)):
+        figures = gap.figures()
+        table.add_row(name, *(f"{100 * figures[key]:.1f}" for key in (*KEYS, *lost)))
+        if intervals:
+            for e, end in enumerate(("2.5%", "97.5%")):
+                values = (100 * intervals.of[i][key][e] for key in (*KEYS, *lost))
+                table.add_row(f"  {end}", *(f"{value:.1f}" for value in values), style="dim")
+    console.print(table)
+    errors = Table("error", title=f"what each type of error costs in AP{100 * gaps[0].errors.iou:g}, and how many")
+    for name in names:
+        errors.add_column(name, justify="right")
+    for e, error in enumerate(ERRORS):
+        cells = (f"{100 * gap.errors.cost[e]:.1f}  {gap.errors.count[e].sum():6}" for gap in gaps)
+        errors.add_row(error, *cells)
+    console.print(errors)

@@ -1,0 +1,471 @@
+"""`grcn serve`: a detector as an HTTP service. POST /predict takes a photo, GET /healthz tells what answers.
+
+What a request passes: `Gate` (bytes and seconds), the endpoint (content type and fields), `Batcher` (one thread that
+decodes and predicts what is waiting). docs/adr/0017-service.md says why.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import math
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import uvicorn
+from fastapi import FastAPI, HTTPException, Query, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from numpy.typing import NDArray
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+from pydantic.json_schema import SkipJsonSchema
+from python_multipart.exceptions import FormParserError
+from starlette.datastructures import Headers, UploadFile
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from grcn import __version__
+from grcn.config import ServeLimits
+from grcn.data.image import read_image
+from grcn.errors import ConfigError, ImageError, first_line
+from grcn.types import Detections
+
+if TYPE_CHECKING:
+    from grcn.predict.detector import Detector
+
+# A list, not a tuple: many generators of clients do not know OpenAPI 3.1's tuples.
+_Box = Annotated[list[float], Field(min_length=4, max_length=4)]
+
+
+class Prediction(BaseModel):
+    """The objects found in one photo, by falling score: `boxes[i]` is of the class `names[i]`."""
+
+    width: int = Field(description="of the photo, upright, in pixels")
+    height: int
+    boxes: list[_Box] = Field(description="x1, y1, x2, y2 in the photo's pixels, upright")
+    scores: list[float] = Field(description="0..1")
+    class_ids: list[int] = Field(description="0..C-1, the places of the names in /healthz's `classes`")
+    names: list[str]
+
+
+class Health(BaseModel):
+    """The detector that answers."""
+
+    detector: str = Field(description="its preset")
+    classes: list[str] = Field(description="names by class id")
+    ready: bool = Field(description="whether photos are answered")
+    requests: int = Field(description="photos in the service: arriving, waiting and predicted")
+
+
+class Problem(BaseModel):
+    """Why there is no answer, in one line."""
+
+    detail: str
+
+
+@dataclass(frozen=True)
+class _Answer:
+    found: Detections
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class _Waiting:
+    content: bytes
+    score: float | None
+    answer: asyncio.Future[_Answer]
+    request: Request
+
+
+class Batcher:
+    """Predicts the photos of concurrent requests together, in one thread of its own.
+
+    Whenever the thread is free it takes what is waiting, up to `max_batch`; nothing waits for a batch to fill. Only
+    photos of one size share a pass through the network: others would be padded, which moves scores a little, and an
+    answer must not depend on who else is asking.
+    """
+
+    def __init__(self, detector: Detector, limits: ServeLimits) -> None:
+        self.detector, self.limits = detector, limits
+        self.requests = 0
+        self.ready = False
+        self._queue: asyncio.Queue[_Waiting] = asyncio.Queue()
+
+    @contextmanager
+    def admitted(self) -> Iterator[None]:
+        """A place in the service; 503 where all are taken."""
+        if self.requests >= self.limits.max_requests:
+            raise HTTPException(
+                503, f"{self.requests} photos are in the service already: try again", {"Retry-After": "1"}
+            )
+        self.requests += 1
+        try:
+            yield
+        finally:
+            self.requests -= 1
+
+    async def predict(self, content: bytes, score: float | None, request: Request) -> _Answer:
+        """What is found in an encoded photo; left unanswered where the request's client has gone.
+
+        Args:
+            score: objects below it may be left out; None: the detector's own threshold.
+
+        Raises:
+            ImageError: on what is no photo, or one too large.
+            ConfigError: on a score that the detector cannot go down to.
+        """
+        answer: asyncio.Future[_Answer] = asyncio.get_running_loop().create_future()
+        self._queue.put_nowait(_Waiting(content, score, answer, request))
+        return await answer
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Answers as long as it is open, which starts with a prediction that warms the network up."""
+        with ThreadPoolExecutor(1, "grcn-predict") as thread:
+            blank = np.zeros((480, 640, 3), np.uint8)
+            await asyncio.get_running_loop().run_in_executor(thread, self.detector.predict, blank)
+            work = asyncio.create_task(self._work(thread))
+            work.add_done_callback(lambda _: setattr(self, "ready", False))  # at the end; before it only by a defect
+            self.ready = True
+            try:
+                yield
+            finally:
+                work.cancel()
+
+    async def _work(self, thread: ThreadPoolExecutor) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            taken = [await self._queue.get()]
+            while len(taken) < self.limits.max_batch and not self._queue.empty():
+                taken.append(self._queue.get_nowait())
+            batch = []
+            for waiting in taken:
+                if waiting.answer.done():  # cancelled: its time is over
+                    continue
+                if await waiting.request.is_disconnected():
+                    waiting.answer.set_exception(ClientDisconnect())
+                else:
+                    batch.append(waiting)
+            try:
+                answers = await loop.run_in_executor(thread, self._answers, batch)
+            except Exception as error:  # a defect, or no memory: 500 for these, and the next are tried
+                answers = [error] * len(batch)
+            for waiting, answer in zip(batch, answers, strict=True):
+                if waiting.answer.done():
+                    continue
+                if isinstance(answer, Exception):
+                    waiting.answer.set_exception(answer)
+                else:
+                    waiting.answer.set_result(answer)
+
+    def _answers(self, batch: list[_Waiting]) -> list[_Answer | Exception]:
+        """What is found in each photo, or what is wrong with it or its score."""
+        answers: dict[int, _Answer | Exception] = {}
+        own = self.detector.config.roi.score_threshold
+        # Photos by their place, by their shape and by the score where that is below the detector's own threshold.
+        sizes: dict[tuple[tuple[int, ...], float | None], dict[int, NDArray[np.uint8]]] = {}
+        for place, waiting in enumerate(batch):
+            score = None if waiting.score is None or waiting.score >= own else waiting.score
+            try:
+                photo = read_image(waiting.content, name="image", max_pixels=self.limits.max_pixels)
+            except ImageError as error:
+                answers[place] = error
+            else:
+                sizes.setdefault((photo.shape, score), {})[place] = photo
+        for ((height, width, _), score), photos in sizes.items():
+            try:
+                found = self.detector.predict(list(photos.values()), score=score, batch_size=len(photos))
+            except ConfigError as error:
+                answers |= dict.fromkeys(photos, error)
+            else:
+                answers |= {place: _Answer(one, width, height) for place, one in zip(photos, found, strict=True)}
+        return [answers[place] for place in range(len(batch))]
+
+
+class Gate:
+    """Bounds every request in bytes and in seconds, whatever the app within does with it.
+
+    A body is counted while it arrives. An answer that is ready before the body has ended is sent at once, and the rest
+    of the body is read and thrown away: where the connection is to be closed after the answer, a client that is still
+    sending would else see a broken one instead.
+    """
+
+    def __init__(self, app: ASGIApp, limits: ServeLimits) -> None:
+        self.app, self.limits = app, limits
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        size, ended, started = 0, False, False
+        declared = int(Headers(scope=scope).get("content-length", 0))  # of digits: the HTTP parser has seen to that
+
+        async def next_part() -> Message:
+            nonlocal ended
+            message = await receive()
+            ended = not message.get("more_body", False)
+            return message
+
+        async def receive_bounded() -> Message:
+            nonlocal size
+            if declared <= self.limits.max_bytes:
+                message = await next_part()
+                size += len(message.get("body", b""))
+                if size <= self.limits.max_bytes:
+                    return message
+            raise HTTPException(413, f"body: more than {self.limits.max_bytes} bytes are refused")
+
+        async def send_and_drain(message: Message) -> None:
+            nonlocal started
+            started = True
+            if message["type"] == "http.response.body" and not message.get("more_body", False) and not ended:
+                await send({**message, "more_body": True})
+                while (await next_part()).get("more_body", False):
+                    pass
+                message = {"type": "http.response.body"}
+            await send(message)
+
+        try:
+            async with asyncio.timeout(self.limits.timeout):
+                await self.app(scope, receive_bounded, send_and_drain)
+        except ClientDisconnect:
+            pass
+        except TimeoutError:
+            if not started:
+                code, what = (504, "answered") if ended else (408, "sent")
+                detail = f"the request was not {what} within {self.limits.timeout:g} s"
+                response = JSONResponse({"detail": detail}, code, {"Connection": "close"})
+                await response(scope, receive, send)
+
+
+_Score = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+_SCORE: TypeAdapter[float] = TypeAdapter(_Score)
+_SCORE_HELP = "leave out objects below this score; default: the detector's own threshold"
+
+_REQUEST_BODY = {
+    "required": True,
+    "content": {
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "required": ["image"],
+                "properties": {
+                    "image": {"type": "string", "format": "binary", "description": "the photo's file"},
+                    "score": {"type": "number", "minimum": 0, "maximum": 1, "description": _SCORE_HELP},
+                },
+                "additionalProperties": False,
+            }
+        },
+        "image/*": {"schema": {"type": "string", "format": "binary"}},
+    },
+}
+
+_PROBLEMS: dict[int | str, dict[str, Any]] = {
+    code: {"model": Problem, "description": description}
+    for code, description in {
+        400: "a form that cannot be read",
+        408: "the body did not arrive in time",
+        413: "the body is too long",
+        415: "neither a form nor an image",
+        422: "no photo, or one that cannot be decoded or has too many pixels; a score outside 0..1 or too low",
+        500: "a defect of the service",
+        503: "too many requests; Retry-After says when to try again",
+        504: "no answer in time",
+    }.items()
+}
+
+
+def create_app(detector: Detector, limits: ServeLimits, ready: Callable[[], None] = lambda: None) -> ASGIApp:
+    """The service as an ASGI application.
+
+    Args:
+        detector: what answers.
+        limits: what it takes on, but for `max_connections`, which is the server's to keep.
+        ready: called when photos are answered.
+    """
+    batcher = Batcher(detector, limits)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        async with batcher.running():
+            ready()
+            yield
+
+    app = FastAPI(
+        title="grcn",
+        version=__version__,
+        description="Objects in photos.",
+        lifespan=lifespan,
+        redoc_url=None,
+        exception_handlers={
+            RequestValidationError: _invalid,
+            ImageError: _refused,
+            ConfigError: _refused,
+            Exception: _defect,
+        },
+    )
+
+    @app.get("/healthz", operation_id="healthz", summary="What answers")
+    async def healthz() -> Health:
+        return Health(
+            detector=detector.preset or "detector",
+            classes=list(detector.class_names),
+            ready=batcher.ready,
+            requests=batcher.requests,
+        )
+
+    @app.post(
+        "/predict",
+        operation_id="predict",
+        summary="Objects in a photo",
+        description="The photo is the file `image` of a form, or the whole body; its content tells its kind.",
+        responses=_PROBLEMS,
+        openapi_extra={"requestBody": _REQUEST_BODY},
+    )
+    async def predict(
+        request: Request,
+        score: Annotated[
+            _Score | SkipJsonSchema[None], Query(description=f"{_SCORE_HELP}. A form's field goes before it.")
+        ] = None,
+    ) -> Prediction:
+        with batcher.admitted():
+            content, score_of_form = await _upload(request)
+            lowest = score if score_of_form is None else score_of_form
+            answer = await batcher.predict(content, lowest, request)
+        found = answer.found if lowest is None else answer.found.above(lowest)
+        return Prediction(
+            width=answer.width,
+            height=answer.height,
+            boxes=found.boxes.tolist(),
+            scores=found.scores.tolist(),
+            class_ids=found.class_ids.tolist(),
+            names=found.names,
+        )
+
+    return Gate(app, limits)
+
+
+async def _upload(request: Request) -> tuple[bytes, float | None]:
+    """The bytes of the photo, and the form's score where it has one.
+
+    Raises:
+        HTTPException: on another content type, and on fields other than one file `image` and one `score`.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind.startswith("image/"):
+        return await request.body(), None
+    if kind != "multipart/form-data":
+        raise HTTPException(
+            415, f"content type '{_short(kind)}': send a form with the file 'image', or the image as image/jpeg, ..."
+        )
+    try:
+        async with request.form(max_files=1, max_fields=1, max_part_size=1000) as form:
+            unknown = next((name for name in form if name not in ("image", "score")), None)
+            if unknown is not None:
+                raise HTTPException(422, f"field '{_short(unknown)}': unknown; the photo is the file 'image'")
+            image = form.get("image")
+            if not isinstance(image, UploadFile):
+                raise HTTPException(422, "image: missing; the form needs a file of this name")
+            try:
+                score = _SCORE.validate_python(form["score"]) if "score" in form else None
+            except ValidationError as error:
+                raise HTTPException(422, f"score: {error.errors()[0]['msg']}") from None
+            return await image.read(), score
+    except FormParserError as error:  # starlette answers for some of its parser's errors itself, newer ones for all
+        raise HTTPException(400, f"form: cannot be read: {first_line(error)}") from None
+
+
+def _short(text: str) -> str:
+    """A client's text, fit to be shown to it in one line."""
+    return " ".join(text.split())[:40]
+
+
+def _problem(code: int, detail: str) -> JSONResponse:
+    return JSONResponse({"detail": detail}, code)
+
+
+async def _invalid(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    return _problem(422, f"{first['loc'][1]}: {first['msg']}")  # loc: query, score, ...
+
+
+async def _refused(_: Request, error: Exception) -> JSONResponse:
+    return _problem(422, str(error))
+
+
+async def _defect(_: Request, error: Exception) -> JSONResponse:
+    return _problem(500, f"internal error: {type(error).__name__}")  # its message and place go to the log
+
+
+def serve(detector: Detector, host: str, port: int, limits: ServeLimits, say: Callable[[str], None]) -> None:
+    """Answers until SIGINT or SIGTERM; then takes no more, answers what it has taken, and returns.
+
+    Args:
+        detector: what answers.
+        host, port: where to listen; port 0: a free one.
+        limits: what it takes on.
+        say: told the address when photos are answered, and what the user should know about it.
+
+    Raises:
+        ConfigError: where it cannot listen there.
+    """
+    if not _is_loopback(host):
+        say(f"warning: {host} can be reached by others, and there is no encryption or password; put a proxy before it")
+    listener = _listen(host, port)
+    address = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
+    app = create_app(detector, limits, lambda: say(f"{address}: ready; POST photos to /predict; Ctrl-C stops"))
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app,
+            http="h11",  # not whichever happens to be installed
+            ws="none",
+            lifespan="on",
+            log_level="error",
+            access_log=False,
+            server_header=False,
+            limit_concurrency=limits.max_connections + 1,  # uvicorn refuses the one that reaches it
+            # Requests end by their own limit; this is for connections whose clients never take their answer.
+            timeout_graceful_shutdown=math.ceil(limits.timeout) + 1,
+        )
+    )
+
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns of each form that is not one
+
+    def stop(*_: object) -> None:
+        server.should_exit = True
+
+    # Once stopped, uvicorn raises the signal again, which would end the process as a failure; so it must find this.
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        server.run(sockets=[listener])
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    say("stopped")
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    if not 0 <= port <= 65535:
+        raise ConfigError(f"port {port}: needs 0..65535")
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family, backlog=128)
+    except (OSError, UnicodeError) as error:
+        what = getattr(error, "strerror", None) or error
+        raise ConfigError(f"cannot listen on {host}:{port}: {what}; choose another --host or --port") from None
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
