@@ -36,9 +36,9 @@ from grcn.config import Optimization
 from grcn.export.export import Format, export
 from grcn.model.detector import build_detector
 from grcn.predict.checkpoint import LoadedDetector, find_weights, load_detector
+from grcn.predict.dataset import predict_dataset
 from grcn.predict.optimize import optimized
 from grcn.predict.runtimes import OPENVINO_FILE
-from grcn.predict.stream import evaluate_detector
 from grcn.runtime import tune_cpu
 from grcn.scenes.render import render_scene
 from inference import CLASSES, scene
@@ -129,7 +129,7 @@ def products_share(file: Path, precision: str, pixels: NDArray[np.uint8]) -> flo
 def average_precision(detector: Detector, data: Path) -> float:
     """AP on the test split, in points of 100."""
     dataset = open_dataset(data, split="test", class_names=detector.class_names)
-    found = evaluate_detector(detector, dataset)
+    found = predict_dataset(detector, dataset)
     return 100 * evaluate(found, [r.target for r in dataset.records], dataset.class_names)["AP"]
 
 

@@ -39,7 +39,7 @@ from grcn.evaluation import evaluate
 from grcn.model.backbones import make_backbone
 from grcn.model.backbones.pretrained import load_backbone
 from grcn.model.detector import RCNN, resolve
-from grcn.predict.stream import evaluate_detector
+from grcn.predict.dataset import predict_dataset
 from grcn.presets import detector_of, train_config
 from grcn.training import train
 
@@ -137,7 +137,7 @@ def main() -> None:
     data = open_dataset(config.data, split=options.test_split, format=config.format)
     (model,) = made
     model.load_state_dict(safetensors.torch.load_file(run / "last.safetensors"))
-    found = evaluate_detector(Detector(model.eval(), data.class_names), data)
+    found = predict_dataset(Detector(model.eval(), data.class_names), data)
     metrics = evaluate(found, [r.target for r in data.records], data.class_names)
     rows = [{"seed": options.seed, **{key: metrics[key] for key in METRICS}}]
     print(record.table(rows, ("seed", "AP", "AP50", "AP70")))

@@ -23,10 +23,10 @@ from rich.table import Table
 from grcn.config import AugmentConfig, InputConfig, OptimConfig, RoIConfig, ScheduleConfig, TrainConfig
 from grcn.data.dataset import open_dataset
 from grcn.evaluation import evaluate
+from grcn.predict.dataset import predict_dataset
 from grcn.predict.detector import Detector
 from grcn.predict.job import predict
 from grcn.predict.sources import find_sources
-from grcn.predict.stream import evaluate_detector
 from grcn.presets import preset
 from grcn.reports.metrics import write_report
 from grcn.scenes.generate import generate
@@ -100,7 +100,7 @@ def demo(out: Path, *, iterations: int, progress: Progress, console: Console | N
     detector = Detector.load(run)
     test = open_dataset(data, split="test", class_names=detector.class_names)
     with progress(f"testing on {len(test)} pictures") as tell:
-        found = evaluate_detector(detector, test, batch_size=4, progress=tell)
+        found = predict_dataset(detector, test, batch_size=4, progress=tell)
     targets = [record.target for record in test]
     metrics = evaluate(found, targets, test.class_names)
     write_report(out / "report", metrics, found, targets, test.class_names)

@@ -1,7 +1,7 @@
 """`grcn serve`: a detector as an HTTP service. POST /predict takes a photo, GET /healthz tells what answers.
 
 What a request passes: `Gate` (bytes and seconds), the endpoint (content type and fields), `Batcher` (one thread that
-decodes and predicts what is waiting). docs/adr/0017-service.md says why.
+predicts what is waiting, and others that decode it). docs/adr/0017-service.md says why.
 """
 
 from __future__ import annotations
@@ -170,24 +170,27 @@ class Batcher:
         """What is found in each photo, or what is wrong with it or its score."""
         answers: dict[int, _Answer | Exception] = {}
         own = self.detector.config.roi.score_threshold
-        # Photos by their place, by their shape and by the score where that is below the detector's own threshold.
-        sizes: dict[tuple[tuple[int, ...], float | None], dict[int, NDArray[np.uint8]]] = {}
+        # Photos by their place, and by the score where that is below the detector's own threshold.
+        scores: dict[float | None, dict[int, bytes]] = {}
         for place, waiting in enumerate(batch):
             score = None if waiting.score is None or waiting.score >= own else waiting.score
+            scores.setdefault(score, {})[place] = waiting.content
+        for score, photos in scores.items():
+            work = self.detector.stream(
+                photos.items(), score=score, batch_size=self.limits.max_batch, read=self._read, finish=_answer
+            )
             try:
-                photo = read_image(waiting.content, name="image", max_pixels=self.limits.max_pixels)
-            except ImageError as error:
-                answers[place] = error
-            else:
-                sizes.setdefault((photo.shape, score), {})[place] = photo
-        for ((height, width, _), score), photos in sizes.items():
-            try:
-                found = self.detector.predict(list(photos.values()), score=score, batch_size=len(photos))
+                answers |= {place: answer for (place, _), answer in work}
             except ConfigError as error:
                 answers |= dict.fromkeys(photos, error)
-            else:
-                answers |= {place: _Answer(one, width, height) for place, one in zip(photos, found, strict=True)}
         return [answers[place] for place in range(len(batch))]
+
+    def _read(self, photo: tuple[int, bytes]) -> NDArray[np.uint8]:
+        return read_image(photo[1], name="image", max_pixels=self.limits.max_pixels)
+
+
+def _answer(_: tuple[int, bytes], photo: NDArray[np.uint8], found: Detections) -> _Answer:
+    return _Answer(found, photo.shape[1], photo.shape[0])
 
 
 class Gate:

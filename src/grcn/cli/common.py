@@ -40,7 +40,8 @@ def add_device_options(parser: Parser, batches: bool = True) -> None:
         "well, slightly other detections; none: the network as trained",
     )
     if batches:
-        parser.add_argument("--batch_size", type=int, default=1, help="images at a time")
+        parser.add_argument("--batch_size", type=int, default=1, help="images of one size at a time")
+        parser.add_argument("--workers", type=int, default=2, help="threads that read images meanwhile")
 
 
 def load_detector(source: str, options: Any) -> Detector:
@@ -66,8 +67,8 @@ def read_detections(
     """
     from grcn.data.dataset import open_dataset, resolve_split
     from grcn.data.results import load_results
+    from grcn.predict.dataset import predict_dataset
     from grcn.predict.results import KEY, load_own_results, read_key
-    from grcn.predict.stream import evaluate_detector
 
     split = resolve_split(options.data, options.split, "test", options.format)
 
@@ -80,7 +81,9 @@ def read_detections(
         detector = load_detector(source, options)
         dataset = open_with(detector.class_names)
         with progress_bar(f"{source}: detecting in {options.data}, {split}") as progress:
-            return dataset, evaluate_detector(detector, dataset, batch_size=options.batch_size, progress=progress)
+            return dataset, predict_dataset(
+                detector, dataset, batch_size=options.batch_size, workers=options.workers, progress=progress
+            )
     path = Path(source)
     if not path.with_name(KEY).exists():
         dataset = open_with(None)

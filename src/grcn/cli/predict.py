@@ -34,7 +34,7 @@ def predict(words: Sequence[str]) -> int:
         default=[],
         help="also write labels to correct and train on",
     )
-    add_device_options(parser, batches=False)
+    add_device_options(parser)
     options = parser.read(words)
     if not 0 <= options.score <= 1:
         raise ConfigError(f"score {options.score}: needs 0..1")
@@ -59,6 +59,8 @@ def predict(words: Sequence[str]) -> int:
             out,
             score=options.score,
             save=options.save,
+            batch_size=options.batch_size,
+            workers=options.workers,
             on_broken=lambda error: say(f"error: {error}"),
             progress=progress,
         )

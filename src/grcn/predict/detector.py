@@ -7,9 +7,9 @@ What computes them is a network: torch's (`grcn.predict.torch_backend`) or an ex
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, get_args, overload, runtime_checkable
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, get_args, overload
 
 import numpy as np
 from PIL import Image
@@ -19,6 +19,7 @@ from grcn.data.image import read_image
 from grcn.errors import CheckpointError, ConfigError, ImageError
 from grcn.predict.hub import download, local, push
 from grcn.predict.runtimes import open_exported
+from grcn.predict.stream import Network, stream
 from grcn.types import Detections, duplicate
 
 if TYPE_CHECKING:
@@ -26,26 +27,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from grcn.model.detector import RCNN
+    from grcn.predict.stream import Pixels
 
-    Picture: TypeAlias = str | Path | Image.Image | NDArray[np.uint8] | torch.Tensor
+    Picture: TypeAlias = str | Path | bytes | Image.Image | NDArray[np.uint8] | torch.Tensor
 
-
-@runtime_checkable
-class Network(Protocol):
-    """What a detector needs of what computes it."""
-
-    @property
-    def num_classes(self) -> int: ...
-    @property
-    def config(self) -> DetectorConfig: ...
-    @property
-    def device(self) -> Any:
-        """What it runs on, as torch or the runtime calls it."""
-
-    def detect(
-        self, images: list[NDArray[np.uint8]], class_names: tuple[str, ...], score: float | None = None
-    ) -> list[Detections]:
-        """The objects in images [H, W, 3] of any sizes, above `score`; None: above the model's own threshold."""
+S = TypeVar("S")
+T = TypeVar("T")
 
 
 class Detector:
@@ -61,15 +48,16 @@ class Detector:
     """
 
     def __init__(self, model: RCNN | Network, class_names: Sequence[str], preset: str = "") -> None:
-        if not isinstance(model, Network):
-            from grcn.predict.torch_backend import Eager
+        if isinstance(model, Network):
+            self.network: Network = model
+        else:
+            from grcn.predict.torch_backend import TorchBackend
 
-            model = Eager(model)
-        if len(class_names) != model.num_classes:
-            raise ConfigError(f"{len(class_names)} class names for a model of {model.num_classes} classes")
+            self.network = TorchBackend(model)
+        if len(class_names) != self.network.num_classes:
+            raise ConfigError(f"{len(class_names)} class names for a model of {self.network.num_classes} classes")
         if twice := duplicate(class_names):
             raise ConfigError(f"class '{twice}' is named twice; results could not tell one from the other")
-        self.network = model
         self.class_names = tuple(class_names)
         self.preset = preset
         self.source: Path | None = None  # the weights file that it was loaded from
@@ -199,8 +187,8 @@ class Detector:
         """The objects in one picture, or in each of a list.
 
         Args:
-            images: a path, a PIL image, a uint8 RGB array [H, W, 3], a tensor [3, H, W] (uint8, or float in 0..1), or
-                a list of these, of any sizes. Files are decoded upright, as in training.
+            images: a path, the bytes of a file, a PIL image, a uint8 RGB array [H, W, 3], a tensor [3, H, W] (uint8,
+                or float in 0..1), or a list of these, of any sizes. Files are decoded upright, as in training.
             score: only detections of at least this score, 0 for as many as the model keeps of an image
                 (`roi.detections_per_image`); None: its own threshold (`roi.score_threshold`).
             batch_size: pictures of a list that pass through the network together.
@@ -212,34 +200,107 @@ class Detector:
             ImageError: on a file that cannot be decoded, or a value that is no picture.
             ConfigError: on a score below its own threshold, which an exported detector has built in.
         """
-        lower = None
-        if score is not None and score < self.config.roi.score_threshold:
-            lower = float(np.nextafter(np.float32(score), np.float32(-1)))  # networks keep what is above it
         if batch_size < 1:
             raise ConfigError(f"batch_size {batch_size}: needs at least 1")
         single = not isinstance(images, (list, tuple))
-        pictures = images if isinstance(images, (list, tuple)) else [images]
+        pictures = list(images) if isinstance(images, (list, tuple)) else [images]
+        named = [(picture, "image" if single else f"images[{i}]") for i, picture in enumerate(pictures)]
+        results = self.stream(
+            named, score=score, batch_size=batch_size, workers=0, read=lambda source: to_pixels(*source)
+        )
         found: list[Detections] = []
-        for start in range(0, len(pictures), batch_size):
-            batch = [
-                _to_array(picture, "image" if single else f"images[{start + i}]")
-                for i, picture in enumerate(pictures[start : start + batch_size])
-            ]
-            found.extend(self.network.detect(batch, self.class_names, lower))
-        if score is not None:
-            found = [detections.above(score) for detections in found]
+        for _, result in results:
+            if isinstance(result, ImageError):
+                raise result
+            found.append(result)
         return found[0] if single else found
 
+    @overload
+    def stream(
+        self,
+        sources: Iterable[S],
+        *,
+        score: float | None = ...,
+        batch_size: int = ...,
+        workers: int = ...,
+        read: Callable[[S], Pixels] | None = ...,
+    ) -> Iterator[tuple[S, Detections | ImageError]]: ...
+    @overload
+    def stream(
+        self,
+        sources: Iterable[S],
+        *,
+        score: float | None = ...,
+        batch_size: int = ...,
+        workers: int = ...,
+        read: Callable[[S], Pixels] | None = ...,
+        finish: Callable[[S, Any, Detections], T],
+    ) -> Iterator[tuple[S, T | ImageError]]: ...
+    def stream(
+        self,
+        sources: Iterable[Any],
+        *,
+        score: float | None = None,
+        batch_size: int = 1,
+        workers: int = 2,
+        read: Callable[[Any], Pixels] | None = None,
+        finish: Callable[[Any, Any, Detections], Any] | None = None,
+    ) -> Iterator[tuple[Any, Any]]:
+        """The objects in many pictures, in order: while the network looks at some, threads read the next ones.
 
-def _to_array(picture: Any, name: str) -> NDArray[np.uint8]:
-    """A picture of any accepted kind as uint8 [H, W, 3], which is what training sees.
+        ```python
+        for path, found in detector.stream(sorted(folder.glob("*.jpg"))):
+            print(path, found if isinstance(found, ImageError) else found.names)
+        ```
+        A picture that cannot be read costs itself alone. Memory stays bounded however many there are.
+
+        Args:
+            sources: pictures as `predict` takes them, or whatever `read` takes; an iterator is read as it is needed.
+            score: as `predict`.
+            batch_size: pictures of one size, after resizing, that pass through the network together.
+            workers: threads that read and finish.
+            read: makes a picture, uint8 [H, W, 3] RGB, of a source; may raise ImageError. Default: as `predict`.
+            finish: makes of source, pixels and detections what is handed out, such as a drawn picture, in a thread; may
+                raise ImageError. Default: the detections.
+
+        Yields:
+            Each source with its detections, or what `finish` makes of them; with an ImageError where there are none.
+
+        Raises:
+            ConfigError: on a score below its own threshold, which an exported detector has built in.
+        """
+        if batch_size < 1 or workers < 0:
+            raise ConfigError(f"batch_size {batch_size} and workers {workers}: need at least 1 and 0")
+        lower = None
+        if score is not None and score < self.config.roi.score_threshold:
+            lower = float(np.nextafter(np.float32(score), np.float32(-1)))  # networks keep what is above it
+
+        def finished(source: Any, pixels: Pixels, found: Detections) -> Any:
+            found = found if score is None else found.above(score)
+            return found if finish is None else finish(source, pixels, found)
+
+        return stream(
+            self.network,
+            sources,
+            self.class_names,
+            read=read or to_pixels,
+            finish=finished,
+            score=lower,
+            batch_size=batch_size,
+            workers=workers,
+        )
+
+
+def to_pixels(picture: Any, name: str = "picture") -> Pixels:
+    """A picture of any accepted kind as uint8 [H, W, 3], which is what training sees; a tensor on a GPU stays there, as
+    uint8 [3, H, W].
 
     Raises:
         ImageError: naming the picture, what was found, and what is accepted.
     """
     if isinstance(picture, (str, Path)):
         return read_image(picture)
-    if isinstance(picture, Image.Image):
+    if isinstance(picture, (Image.Image, bytes)):
         return read_image(picture, name=name)
     if isinstance(picture, np.ndarray):
         if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or not picture.size:
@@ -251,17 +312,18 @@ def _to_array(picture: Any, name: str) -> NDArray[np.uint8]:
     raise ImageError(f"{name}: {type(picture).__name__} is no picture; needs a path, PIL image, array or tensor")
 
 
-def _from_tensor(picture: torch.Tensor, name: str) -> NDArray[np.uint8]:
+def _from_tensor(picture: torch.Tensor, name: str) -> Pixels:
     if picture.ndim != 3 or picture.shape[0] != 3 or not picture.numel():
         raise ImageError(f"{name}: tensor {list(picture.shape)}; needs [3, H, W] (several images: a list)")
-    values = picture.detach().permute(1, 2, 0).cpu()
-    if not picture.is_floating_point():
-        if str(picture.dtype) != "torch.uint8":
-            raise ImageError(f"{name}: tensor of {picture.dtype}; needs uint8, or float in 0..1")
-        pixels: NDArray[np.uint8] = values.numpy()
-        return pixels
-    floats: NDArray[np.float32] = values.float().numpy()
-    low, high = float(floats.min()), float(floats.max())
-    if not (low >= 0 and high <= 1):  # false for NaN, too
-        raise ImageError(f"{name}: float tensor with values {low:g}..{high:g}; needs 0..1")
-    return np.rint(floats * 255).astype(np.uint8)
+    values = picture.detach()
+    if picture.is_floating_point():
+        low, high = float(values.min()), float(values.max())
+        if not (low >= 0 and high <= 1):  # false for NaN, too
+            raise ImageError(f"{name}: float tensor with values {low:g}..{high:g}; needs 0..1")
+        values = (values.float() * 255).round().byte()
+    elif str(picture.dtype) != "torch.uint8":
+        raise ImageError(f"{name}: tensor of {picture.dtype}; needs uint8, or float in 0..1")
+    if values.device.type != "cpu":
+        return values
+    pixels: NDArray[np.uint8] = values.permute(1, 2, 0).numpy()
+    return pixels

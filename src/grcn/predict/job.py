@@ -20,15 +20,15 @@ from __future__ import annotations
 
 import io
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
-from itertools import chain
+from itertools import chain, groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+import simplejpeg
 from PIL import Image
 
 from grcn.data.formats.fiftyone import write_fiftyone
@@ -37,9 +37,10 @@ from grcn.data.formats.voc import write_voc
 from grcn.data.formats.yolo import write_yolo, write_yolo_yaml
 from grcn.data.image import SUFFIXES, read_image
 from grcn.data.records import AnnotatedImage
-from grcn.errors import CheckpointError, ConfigError, ImageError, first_line
-from grcn.files import atomic_file, to_json, write_json
+from grcn.errors import ConfigError, ImageError, first_line
+from grcn.files import atomic_file
 from grcn.predict.draw import draw_detections
+from grcn.predict.results import FrameLines, PredictedFiles, Results, files_of
 from grcn.predict.sources import Source
 from grcn.predict.video import read_video, write_video
 from grcn.types import Detections
@@ -73,6 +74,8 @@ def predict(
     *,
     score: float | None = 0.3,
     save: Sequence[str] = (),
+    batch_size: int = 1,
+    workers: int = 2,
     on_broken: Callable[[ImageError], None] = lambda error: None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Summary:
@@ -87,6 +90,7 @@ def predict(
         out: the folder of results, made where absent; results of an earlier run are replaced.
         score: detections below it are left out; None: the model's own threshold.
         save: any of SAVED.
+        batch_size, workers: as `Detector.stream`.
         on_broken: called for each source that cannot be done; the others are done all the same.
         progress: called with sources done and sources in all.
 
@@ -98,140 +102,95 @@ def predict(
         if (out / kind).exists():
             raise ConfigError(f"{out / kind}: exists, perhaps with corrected labels; move it or choose another --out")
     summary = Summary()
-    results = _Results(out, detector.class_names)
+    results = Results(out, detector.class_names)
+    saved: dict[str, list[AnnotatedImage]] = {kind: [] for kind in save}
     with ExitStack() as last:  # done also when it is stopped, and each also where another fails
-        saved: dict[str, list[AnnotatedImage]] = {kind: [] for kind in save}
         for kind in save:
             last.callback(_finish_labels, kind, out / kind, saved[kind], detector)
         last.callback(results.close)
-        for done, source in enumerate(sources):
-            progress(done, len(sources))
-            try:
-                if source.is_video:
-                    _predict_video(detector, source, out, score, summary)
-                    continue
-                # Read once: what was decoded is what is copied, also from standard input.
-                content = _read(source)
-                image = read_image(content, name=str(source))
-                found = detector.predict(image, score=score)
-                with _files_of(source) as files:
-                    labels = [_save_labels(kind, out / kind, source, content, image, found, files) for kind in save]
-                    files.write(out / "drawn" / f"{source.name}.jpg", _drawn(source, image, found))
-                    results.add(source, image, found)
-            except ImageError as error:
-                summary.broken.append(error)
-                on_broken(error)
-                continue
-            for kind, annotated in zip(save, labels, strict=True):
-                saved[kind].append(annotated)
-            summary.images += 1
-            summary.found.update(found.names)
-        progress(len(sources), len(sources))
+        done = 0
+        progress(0, len(sources))
+        for are_videos, group in groupby(sources, lambda source: source.is_video):
+            if are_videos:
+                work = _predict_videos(detector, group, out, score, workers, summary)
+            else:
+                photos = detector.stream(
+                    map(_Photo, group),
+                    score=score,
+                    batch_size=batch_size,
+                    workers=workers,
+                    read=_Photo.read,
+                    finish=_Photo.see,
+                )
+                work = last.enter_context(closing(_write_photos(photos, out, results, saved, summary)))
+            for error in work:
+                if error is not None:
+                    summary.broken.append(error)
+                    on_broken(error)
+                done += 1
+                progress(done, len(sources))
         results.finish()
     return summary
 
 
-class _Results:
-    """results.jsonl, which grows; images.json, which is kept up to it; and results.json, once all is there.
+@dataclass
+class _Photo:
+    """An image on its way: its file, read once, since what was decoded is what is copied, and what was seen in it."""
 
-    Args:
-        out: the folder, made where absent.
-    """
+    source: Source
+    content: bytes = b""
 
-    def __init__(self, out: Path, class_names: Sequence[str]) -> None:
-        self._out = out
-        self._categories = [{"id": i, "name": name} for i, name in enumerate(class_names, start=1)]
-        self._images: list[dict[str, Any]] = []
-        self._list_images(complete=False)
+    def read(self) -> NDArray[np.uint8]:
         try:
-            (out / "results.json").unlink(missing_ok=True)  # of an earlier run
-            self._lines = open(out / "results.jsonl", "wb", buffering=0)  # noqa: SIM115 - see close
+            path = self.source.path
+            self.content = sys.stdin.buffer.read() if path is None else path.read_bytes()
         except OSError as error:
-            raise CheckpointError(f"{error.filename}: cannot be written: {error.strerror}") from None
+            raise ImageError(f"{self.source}: cannot be read: {error.strerror}") from None
+        return read_image(self.content, name=str(self.source))
 
-    def add(self, source: Source, image: NDArray[np.uint8], found: Detections) -> None:
-        """Appends what was found in an image, all of it or, where an error is raised, nothing."""
-        image_id = len(self._images) + 1
-        _append(self._lines, b"".join(map(to_json, found.to_coco(image_id))))
-        self._images.append(_describe(image_id, source, image))
-        if time.monotonic() >= self._next:
-            with suppress(CheckpointError):  # of a full disk; the next image tries again, and the end for good
-                self._list_images(complete=False)
-
-    def finish(self) -> None:
-        """Makes results.json of the lines."""
-        with atomic_file(self._out / "results.json") as file, open(self._out / "results.jsonl", "rb") as lines:
-            file.write(b"[")
-            for number, line in enumerate(lines):
-                file.write((b",\n" if number else b"") + line.rstrip())
-            file.write(b"]\n")
-        self._list_images(complete=True)
-
-    def close(self) -> None:
-        """Leaves a list of the images that are done, also of a run that was stopped."""
-        self._lines.close()
-        if not self._complete:
-            self._list_images(complete=False)
-
-    def _list_images(self, *, complete: bool) -> None:
-        started = time.monotonic()
-        content = {"complete": complete, "images": self._images, "categories": self._categories}
-        write_json(self._out / "images.json", content, durable=complete)
-        self._complete = complete
-        # Of thousands of images it takes a while: never more than a twentieth of the whole time.
-        self._next = started + max(1.0, 20 * (time.monotonic() - started))
+    def see(self, image: NDArray[np.uint8], found: Detections) -> _Seen:
+        return _Seen(image, found, _drawn(self.source, image, found))
 
 
-def _append(file: io.FileIO, data: bytes) -> None:
-    """Writes all of `data` at the end of an unbuffered file, or raises and leaves it as it was."""
-    end = file.tell()
-    try:
-        rest = memoryview(data)
-        while rest:
-            rest = rest[file.write(rest) :]
-    except BaseException as error:
-        file.truncate(end)
-        file.seek(end)
-        if isinstance(error, OSError):
-            raise OSError(error.errno, error.strerror, file.name) from None
-        raise
+@dataclass(frozen=True)
+class _Seen:
+    """An image, what was found in it, and both drawn as a JPEG."""
+
+    image: NDArray[np.uint8]
+    found: Detections
+    drawn: bytes
 
 
-class _Files:
-    """The files of one source, which go where it is not done to its end."""
-
-    def __init__(self) -> None:
-        self._made: list[Path] = []
-
-    def write(self, path: Path, data: bytes) -> None:
-        with atomic_file(self.claim(path), durable=False) as file:
-            file.write(data)
-
-    def claim(self, path: Path) -> Path:
-        """Makes place for a file that someone else writes."""
-        path.unlink(missing_ok=True)  # of an earlier run
-        self._made.append(path)
-        return path
-
-    def remove(self) -> None:
-        for path in self._made:
-            path.unlink(missing_ok=True)
-
-
-@contextmanager
-def _files_of(source: Source) -> Iterator[_Files]:
-    """The files of a source to be written: all, or none and an ImageError that names source and file."""
-    files = _Files()
-    try:
-        yield files
-    except BaseException as error:
-        with suppress(OSError):
-            files.remove()
-        if isinstance(error, OSError) and error.filename is not None:
-            raise ImageError(f"{source}: {error.filename}: cannot be written: {error.strerror}") from None
-        if isinstance(error, OSError | CheckpointError):
-            raise ImageError(f"{source}: {error}") from None
-        raise
+def _write_photos(
+    photos: Iterator[tuple[_Photo, _Seen | ImageError]],
+    out: Path,
+    results: Results,
+    saved: dict[str, list[AnnotatedImage]],
+    summary: Summary,
+) -> Generator[ImageError | None]:
+    """Writes what belongs to each image, whole or not at all, and yields what went wrong with it."""
+    with closing(photos):  # type: ignore[type-var]  # a generator
+        for photo, seen in photos:
+            try:
+                if isinstance(seen, ImageError):
+                    raise seen
+                source = photo.source
+                with files_of(source) as files:
+                    labels = [
+                        _save_labels(kind, out / kind, source, photo.content, seen.image, seen.found, files)
+                        for kind in saved
+                    ]
+                    files.write(out / "drawn" / f"{source.name}.jpg", seen.drawn)
+                    results.add(source, seen.image.shape[:2], seen.found)
+            except ImageError as error:
+                yield error
+                continue
+            for annotated, kind in zip(labels, saved, strict=True):
+                saved[kind].append(annotated)
+            summary.images += 1
+            summary.found.update(seen.found.names)
+            del photo, seen  # they may be large
+            yield None
 
 
 def _drawn(source: Source, image: NDArray[np.uint8], found: Detections) -> bytes:
@@ -244,73 +203,69 @@ def _drawn(source: Source, image: NDArray[np.uint8], found: Detections) -> bytes
     height, width = picture.shape[:2]
     if max(height, width) > MAX_JPEG:
         raise ImageError(f"{source}: {width} x {height} pixels drawn; a JPEG has at most {MAX_JPEG} a side")
-    file = io.BytesIO()
-    Image.fromarray(picture).save(file, "JPEG", quality=92)
-    return file.getvalue()
+    return bytes(simplejpeg.encode_jpeg(picture, quality=92, colorsubsampling="420"))
 
 
-def _read(source: Source) -> bytes:
-    try:
-        return sys.stdin.buffer.read() if source.path is None else source.path.read_bytes()
-    except OSError as error:
-        raise ImageError(f"{source}: cannot be read: {error.strerror}") from None
+def _predict_videos(
+    detector: Detector, sources: Iterable[Source], out: Path, score: float | None, workers: int, summary: Summary
+) -> Iterator[ImageError | None]:
+    """Does videos one after the other, and yields what went wrong with each."""
+    for source in sources:
+        try:
+            _predict_video(detector, source, out, score, workers, summary)
+        except ImageError as error:
+            yield error
+        else:
+            yield None
 
 
-def _describe(image_id: int, source: Source, image: NDArray[np.uint8]) -> dict[str, Any]:
-    where = {"file_name": source.path.name, "path": str(source.path.resolve())} if source.path else {"file_name": "-"}
-    return {"id": image_id, **where, "width": image.shape[1], "height": image.shape[0]}
-
-
-def _predict_video(detector: Detector, source: Source, out: Path, score: float | None, summary: Summary) -> None:
+def _predict_video(
+    detector: Detector, source: Source, out: Path, score: float | None, workers: int, summary: Summary
+) -> None:
     """Draws one video, frame by frame, and writes the detections of each frame.
 
     Raises:
         ImageError: where it cannot be opened, holds no frame, or cannot be written.
     """
     assert source.path is not None
-    listed = out / "frames" / f"{source.name}.json"
-    lines = listed.with_suffix(f"{listed.suffix}l")
-    with read_video(source.path) as video, _files_of(source) as files:
-        files.claim(listed)
-        lines.unlink(missing_ok=True)  # of an earlier run; this one's stay, whatever happens
+    with read_video(source.path) as video, files_of(source) as files:
         names: Counter[str] = Counter()
-        with closing(_predict_frames(detector, video.frames, score, lines, names)) as frames:
-            count = _write_video(frames, out / "drawn" / f"{source.name}.mp4", video.fps, files)
-        about = {"video": str(source), "width": video.width, "height": video.height, "fps": video.fps}
-        with atomic_file(listed) as file, open(lines, "rb") as every:
-            file.write(to_json(about).rstrip()[:-1] + b', "frames": [')
-            for number, line in enumerate(every):
-                file.write((b",\n" if number else b"\n") + line.rstrip())
-            file.write(b"]}\n")
+        with FrameLines(out / "frames" / f"{source.name}.json", files) as lines:
+            drawn = _drawn_frames(detector, video.frames, score, workers, lines, names)
+            with closing(drawn):
+                count = _write_video(drawn, out / "drawn" / f"{source.name}.mp4", video.fps, files)
+            lines.finish({"video": str(source), "width": video.width, "height": video.height, "fps": video.fps})
     summary.frames += count
     summary.found.update(names)
 
 
-def _predict_frames(
+def _drawn_frames(
     detector: Detector,
     images: Iterable[NDArray[np.uint8]],
     score: float | None,
-    lines: Path,
+    workers: int,
+    lines: FrameLines,
     names: Counter[str],
 ) -> Generator[NDArray[np.uint8]]:
-    """The drawn frames, [H, W, 3] uint8 RGB.
-
-    Args:
-        lines: the file to fill with the results of each frame, a line each; it is made with the first.
-        names: to fill with what was found.
-    """
-    with ExitStack() as opened:
-        for number, image in enumerate(images):
-            if not number:
-                lines.parent.mkdir(parents=True, exist_ok=True)
-                file = opened.enter_context(open(lines, "wb", buffering=0))
-            found = detector.predict(image, score=score)
-            _append(file, to_json(found.to_coco(number)))
+    """The drawn frames, [H, W, 3] uint8 RGB; `lines` and `names` are told what was found in each."""
+    frames = detector.stream(
+        images,
+        score=score,
+        workers=workers,
+        read=lambda image: image,
+        finish=lambda image, _, found: (draw_detections(image, found), found),
+    )
+    with closing(frames):  # type: ignore[type-var]  # a generator
+        for number, (_, seen) in enumerate(frames):
+            if isinstance(seen, ImageError):
+                raise seen
+            drawn, found = seen
+            lines.add(number, found)
             names.update(found.names)
-            yield draw_detections(image, found)
+            yield drawn
 
 
-def _write_video(frames: Iterator[NDArray[np.uint8]], path: Path, fps: float, files: _Files) -> int:
+def _write_video(frames: Iterator[NDArray[np.uint8]], path: Path, fps: float, files: PredictedFiles) -> int:
     """Writes a video whole or not at all, and returns its number of frames.
 
     Raises:
@@ -357,7 +312,7 @@ def _save_labels(
     content: bytes,
     image: NDArray[np.uint8],
     found: Detections,
-    files: _Files,
+    files: PredictedFiles,
 ) -> AnnotatedImage:
     """Puts a picture and what was found in it into the folder `root` of a format.
 

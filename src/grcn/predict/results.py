@@ -1,25 +1,176 @@
-"""`grcn evaluate`: a run, or anyone's results file, against the annotations of a data set."""
+"""Detections on disk as `grcn predict` writes them, and read again against the annotations of a data set.
+
+What is found stands at once in lines of JSON, each written whole or not at all; the one file that COCO's tools read is
+made of them when all is done. `grcn.predict.job` lists the files.
+"""
 
 from __future__ import annotations
 
+import io
 import json
+import time
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from grcn.data.formats.fiftyone import write_fiftyone
 from grcn.data.records import AnnotatedImage
 from grcn.data.results import load_results
-from grcn.errors import AnnotationError
+from grcn.errors import AnnotationError, CheckpointError, ImageError
+from grcn.files import atomic_file, to_json, write_json
+from grcn.predict.sources import Source
 from grcn.types import Detections
 
 if TYPE_CHECKING:
-    from grcn.data.dataset import Dataset
+    from grcn.data.records import Dataset
 
 KEY = "images.json"
 """What `grcn predict` writes beside its results: which images and classes the ids in them mean."""
+
+
+class Results:
+    """results.jsonl, which grows; images.json, which is kept up to it; and results.json, once all is there.
+
+    Args:
+        out: the folder, made where absent.
+        class_names: of the detector.
+
+    Raises:
+        CheckpointError: where they cannot be written.
+    """
+
+    def __init__(self, out: Path, class_names: Sequence[str]) -> None:
+        self._out = out
+        self._categories = [{"id": i, "name": name} for i, name in enumerate(class_names, start=1)]
+        self._images: list[dict[str, Any]] = []
+        self._list_images(complete=False)
+        try:
+            (out / "results.json").unlink(missing_ok=True)  # of an earlier run
+            self._lines = open(out / "results.jsonl", "wb", buffering=0)  # noqa: SIM115 - see close
+        except OSError as error:
+            raise CheckpointError(f"{error.filename}: cannot be written: {error.strerror}") from None
+
+    def add(self, source: Source, size: tuple[int, int], found: Detections) -> None:
+        """Appends what was found in an image of (height, width), all of it or, where an error is raised, nothing."""
+        image_id = len(self._images) + 1
+        _append(self._lines, b"".join(map(to_json, found.to_coco(image_id))))
+        path = source.path
+        where = {"file_name": path.name, "path": str(path.resolve())} if path else {"file_name": "-"}
+        self._images.append({"id": image_id, **where, "width": size[1], "height": size[0]})
+        if time.monotonic() >= self._next:
+            with suppress(CheckpointError):  # of a full disk; the next image tries again, and the end for good
+                self._list_images(complete=False)
+
+    def finish(self) -> None:
+        """Makes results.json of the lines."""
+        with atomic_file(self._out / "results.json") as file, open(self._out / "results.jsonl", "rb") as lines:
+            file.write(b"[")
+            for number, line in enumerate(lines):
+                file.write((b",\n" if number else b"") + line.rstrip())
+            file.write(b"]\n")
+        self._list_images(complete=True)
+
+    def close(self) -> None:
+        """Leaves a list of the images that are done, also of a run that was stopped."""
+        self._lines.close()
+        if not self._complete:
+            self._list_images(complete=False)
+
+    def _list_images(self, *, complete: bool) -> None:
+        started = time.monotonic()
+        content = {"complete": complete, "images": self._images, "categories": self._categories}
+        write_json(self._out / "images.json", content, durable=complete)
+        self._complete = complete
+        # Of thousands of images it takes a while: never more than a twentieth of the whole time.
+        self._next = started + max(1.0, 20 * (time.monotonic() - started))
+
+
+class PredictedFiles:
+    """The files of one source, which go where it is not done to its end."""
+
+    def __init__(self) -> None:
+        self._made: list[Path] = []
+
+    def write(self, path: Path, data: bytes) -> None:
+        with atomic_file(self.claim(path), durable=False) as file:
+            file.write(data)
+
+    def claim(self, path: Path) -> Path:
+        """Makes place for a file that someone else writes."""
+        path.unlink(missing_ok=True)  # of an earlier run
+        self._made.append(path)
+        return path
+
+    def remove(self) -> None:
+        for path in self._made:
+            path.unlink(missing_ok=True)
+
+
+@contextmanager
+def files_of(source: Source) -> Iterator[PredictedFiles]:
+    """The files of a source to be written: all, or none and an ImageError that names source and file."""
+    files = PredictedFiles()
+    try:
+        yield files
+    except BaseException as error:
+        with suppress(OSError):
+            files.remove()
+        if isinstance(error, OSError) and error.filename is not None:
+            raise ImageError(f"{source}: {error.filename}: cannot be written: {error.strerror}") from None
+        if isinstance(error, OSError | CheckpointError):
+            raise ImageError(f"{source}: {error}") from None
+        raise
+
+
+class FrameLines:
+    """The detections in each frame of a video: NAME.jsonl, which stays whatever happens, and NAME.json at the end.
+
+    Args:
+        path: of NAME.json.
+        files: of the video.
+    """
+
+    def __init__(self, path: Path, files: PredictedFiles) -> None:
+        self._path, self._lines = files.claim(path), path.with_suffix(".jsonl")
+
+    def __enter__(self) -> FrameLines:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = open(self._lines, "wb", buffering=0)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._file.close()
+
+    def add(self, number: int, found: Detections) -> None:
+        """Appends what was found in a frame, from 0."""
+        _append(self._file, to_json(found.to_coco(number)))
+
+    def finish(self, about: dict[str, Any]) -> None:
+        """Makes NAME.json of the lines, with what there is to say about the video."""
+        with atomic_file(self._path) as file, open(self._lines, "rb") as lines:
+            file.write(to_json(about).rstrip()[:-1] + b', "frames": [')
+            for number, line in enumerate(lines):
+                file.write((b",\n" if number else b"\n") + line.rstrip())
+            file.write(b"]}\n")
+
+
+def _append(file: io.FileIO, data: bytes) -> None:
+    """Writes all of `data` at the end of an unbuffered file, or raises and leaves it as it was."""
+    end = file.tell()
+    try:
+        rest = memoryview(data)
+        while rest:
+            rest = rest[file.write(rest) :]
+    except BaseException as error:
+        file.truncate(end)
+        file.seek(end)
+        if isinstance(error, OSError):
+            raise OSError(error.errno, error.strerror, file.name) from None
+        raise
 
 
 @dataclass(frozen=True)

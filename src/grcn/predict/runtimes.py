@@ -17,10 +17,13 @@ import numpy as np
 from grcn.config import DetectorConfig, Optimization
 from grcn.errors import CheckpointError, ConfigError, DataError, ImageError, first_line
 from grcn.predict.header import KEY, Header, read_header
+from grcn.predict.stream import Prepared
 from grcn.types import Detections
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from grcn.predict.stream import Pixels
 
 INPUT, OUTPUTS = "images", ("boxes", "scores", "class_ids")
 OPENVINO_FILE = "model.xml"  # in its folder, with model.bin beside it
@@ -51,14 +54,28 @@ class Exported(ABC):
     def num_classes(self) -> int:
         return len(self.header.class_names)
 
+    def prepare(self, image: Pixels) -> Prepared:
+        """A photo, uint8 [H, W, 3]; the graph resizes it.
+
+        Raises:
+            ImageError: on an image of another size than the one that the file is made for.
+        """
+        pixels = np.ascontiguousarray(image if isinstance(image, np.ndarray) else image.permute(1, 2, 0).cpu().numpy())
+        height, width = pixels.shape[:2]
+        if any(fixed not in (None, n) for fixed, n in zip(self.shape[1:3], (height, width), strict=True)):
+            raise ImageError(
+                f"image of {width}x{height}: {self.path} is made for {self.shape[2]}x{self.shape[1]} alone; "
+                "export without --size"
+            )
+        return Prepared(pixels, (height, width))
+
     def detect(
-        self, images: list[NDArray[np.uint8]], class_names: tuple[str, ...], score: float | None = None
+        self, images: list[Prepared], class_names: tuple[str, ...], score: float | None = None
     ) -> list[Detections]:
-        """The objects in images [H, W, 3]: together where all are of one size, else one by one.
+        """The objects in photos of one size: together, or one by one where the file is made for one at a time.
 
         Raises:
             ConfigError: on a `score`, since the graph has the model's own threshold built in.
-            ImageError: on an image of another size than the one that the file is made for.
             CheckpointError: where the graph cannot be computed, or gives something else than detections.
         """
         if score is not None:
@@ -66,19 +83,13 @@ class Exported(ABC):
             raise ConfigError(
                 f"{self.path}: finds nothing of a score below {own:g}, which is built in; ask for that, or use its run"
             )
-        together = self.shape[0] is None and len({image.shape for image in images}) == 1
-        batches = [np.stack(images)] if together else [image[None] for image in images]
+        pixels = [image.input for image in images]
+        batches = [np.stack(pixels)] if self.shape[0] is None else [image[None] for image in pixels]
         return [found for batch in batches for found in self._detect(batch, class_names)]
 
     def _detect(self, images: NDArray[np.uint8], class_names: tuple[str, ...]) -> list[Detections]:
-        height, width = images.shape[1:3]
-        if any(fixed not in (None, n) for fixed, n in zip(self.shape[1:3], (height, width), strict=True)):
-            raise ImageError(
-                f"image of {width}x{height}: {self.path} is made for {self.shape[2]}x{self.shape[1]} alone; "
-                "export without --size"
-            )
         try:
-            rows = zip(*self._run(np.ascontiguousarray(images)), strict=True)
+            rows = zip(*self._run(images), strict=True)
             return [
                 Detections(boxes[real], scores[real], class_ids[real], class_names)
                 for boxes, scores, class_ids in rows

@@ -1,86 +1,214 @@
-"""A detector over a whole data set."""
+"""Many photos through one network: read, detected and finished at the same time, and handed out in order.
+
+Worker threads read and prepare photos, and finish them (such as draw). The thread that asks for results runs the
+network. Photos pass it together only where they have one size as it sees them: others would be padded, which moves
+scores a little. Which photos share a batch depends on their order alone, so that results do not depend on time.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, runtime_checkable
 
-import numpy as np
-
-from grcn.errors import DataError, ImageError
+from grcn.config import DetectorConfig
+from grcn.errors import ImageError
 from grcn.types import Detections
 
 if TYPE_CHECKING:
-    from grcn.data.dataset import Dataset, ImageRecord
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+    Pixels = NDArray[np.uint8] | torch.Tensor
+
+S = TypeVar("S")
+T = TypeVar("T")
+
+_AHEAD = 4
+"""Batches of photos among which those of one size are looked for."""
 
 
-class Predictor(Protocol):
-    """What is needed of a detector; `grcn.predict.detector.Detector` is one."""
-
-    def predict(self, images: list[Path], *, score: float | None, batch_size: int) -> Sequence[Detections]:
-        """The detections of each image, at least `score` (None: the model's own threshold)."""
-
-
-def evaluate_detector(
-    detector: Predictor,
-    dataset: Dataset,
-    *,
-    batch_size: int = 1,
-    score: float | None = None,
-    progress: Callable[[int, int], None] | None = None,
-    on_broken: Callable[[ImageRecord, ImageError], None] | None = None,
-) -> list[Detections]:
-    """Run a detector over every image of a data set.
+@dataclass(frozen=True)
+class Prepared:
+    """A photo as a network takes it.
 
     Args:
-        detector: anything with `predict(paths, score=..., batch_size=...)`.
-        dataset: opened with the detector's class names.
-        batch_size: images at a time.
-        score: lowest score kept; None: the model's own threshold, which is low (0.05 in every preset), since AP wants
-            nearly all detections.
-        progress: called after each batch with images done and images in all.
-        on_broken: what to do with an image that cannot be read. Default: raise, since a figure over fewer images is not
-            the data set's. When given, it is told of each, and the image counts as one in which nothing was found, so
-            that skipping never improves a figure.
-
-    Returns:
-        Detections aligned with `dataset.records`, ready for `evaluate` with the records' targets.
-
-    Raises:
-        ImageError: on an image that cannot be read, without `on_broken`.
-        DataError: when the detector's classes are not the data set's.
+        input: an array or tensor; those of one shape can be detected together.
+        size: the photo's own height and width, in pixels.
     """
-    records = dataset.records
-    found: list[Detections] = []
-    for start in range(0, len(records), batch_size):
-        batch = records[start : start + batch_size]
-        try:
-            found += detector.predict([r.checked_path() for r in batch], score=score, batch_size=batch_size)
-        except ImageError:
-            if on_broken is None:
-                raise
-            # One of them is broken: one by one, to lose no other.
-            found += [_predict_one(detector, record, score, dataset.class_names, on_broken) for record in batch]
-        if found[start].class_names != dataset.class_names:
-            raise DataError(
-                f"{dataset.root}: classes {list(dataset.class_names)} are not the detector's "
-                f"{list(found[start].class_names)}: open the data set with the detector's class names"
-            )
-        if progress is not None:
-            progress(len(found), len(records))
-    return found
+
+    input: Any
+    size: tuple[int, int]
 
 
-def _predict_one(
-    detector: Predictor,
-    record: ImageRecord,
-    score: float | None,
+@runtime_checkable
+class Network(Protocol):
+    """What a detector needs of what computes it."""
+
+    @property
+    def num_classes(self) -> int: ...
+    @property
+    def config(self) -> DetectorConfig: ...
+    @property
+    def device(self) -> Any:
+        """What it runs on, as torch or the runtime calls it."""
+
+    def prepare(self, image: Pixels) -> Prepared:
+        """A photo, uint8 [H, W, 3] RGB or a tensor [3, H, W], made ready; called from any thread.
+
+        Raises:
+            ImageError: on a photo that it cannot take.
+        """
+
+    def detect(
+        self, images: list[Prepared], class_names: tuple[str, ...], score: float | None = None
+    ) -> list[Detections]:
+        """The objects in photos whose inputs have one shape, in the photos' own pixels, above `score`; None: above the
+        model's own threshold."""
+
+
+def stream(
+    network: Network,
+    sources: Iterable[S],
     class_names: tuple[str, ...],
-    on_broken: Callable[[ImageRecord, ImageError], None],
-) -> Detections:
+    *,
+    read: Callable[[S], Pixels],
+    finish: Callable[[S, Any, Detections], T],
+    score: float | None = None,
+    batch_size: int = 1,
+    workers: int = 2,
+) -> Iterator[tuple[S, T | ImageError]]:
+    """What `finish` makes of each source, in order.
+
+    Sources are taken as they are needed. In memory are at most _AHEAD batches (at a batch of one: one photo), and two
+    photos for each worker.
+
+    Args:
+        read: decodes a source; called in a worker.
+        finish: called in a worker with source, pixels and detections.
+        score: as `Network.detect`.
+        batch_size: photos that pass through the network together, where they have one size.
+        workers: threads; 0: all is done by the caller's.
+
+    Yields:
+        Each source with the value of `finish`, or with the ImageError that `read`, `prepare` or `finish` raised. What
+        else they raise ends the stream.
+    """
+    photos = _Photos(network, sources, class_names, read, finish, score, batch_size, workers)
     try:
-        return detector.predict([record.checked_path()], score=score, batch_size=1)[0]
-    except ImageError as error:
-        on_broken(record, error)
-        return Detections(np.empty((0, 4)), np.empty(0), np.empty(0), class_names)
+        yield from photos.results()
+    finally:
+        photos.pool.shutdown(cancel_futures=True)
+
+
+@dataclass(eq=False)  # each is itself: sources may be arrays
+class _Photo(Generic[S, T]):
+    """A source on its way; `error` where it has come to an end."""
+
+    source: S
+    ready: Future[tuple[Pixels, Prepared]]
+    finished: Future[T] | None = None
+    error: ImageError | None = None
+
+    @property
+    def is_done(self) -> bool:
+        return self.error is not None or (self.finished is not None and self.finished.done())
+
+    def result(self) -> T | ImageError:
+        if self.error is not None:
+            return self.error
+        assert self.finished is not None
+        try:
+            return self.finished.result()
+        except ImageError as error:
+            return error
+
+
+class _Photos(Generic[S, T]):
+    """The photos of a stream that are under way."""
+
+    def __init__(
+        self,
+        network: Network,
+        sources: Iterable[S],
+        class_names: tuple[str, ...],
+        read: Callable[[S], Pixels],
+        finish: Callable[[S, Any, Detections], T],
+        score: float | None,
+        batch_size: int,
+        workers: int,
+    ) -> None:
+        self.network, self.sources, self.class_names = network, iter(sources), class_names
+        self.read, self.finish, self.score, self.batch_size = read, finish, score, batch_size
+        self.pool = ThreadPoolExecutor(workers, "grcn-photo") if workers else _SameThread()
+        self.ahead = _AHEAD * batch_size if batch_size > 1 else 1
+        self.room = self.ahead + 2 * workers
+        self.held: deque[_Photo[S, T]] = deque()  # not handed out yet, in order
+        self.waiting: deque[_Photo[S, T]] = deque()  # those among them that are not detected yet
+
+    def results(self) -> Iterator[tuple[S, T | ImageError]]:
+        self._take_in()
+        while self.held:
+            if self.waiting:
+                self._detect(self._next_batch())
+            # Without anything to detect, the oldest is waited for.
+            while self.held and (self.held[0].is_done or not self.waiting):
+                photo = self.held.popleft()
+                yield photo.source, photo.result()
+                del photo  # its pixels may be large
+                self._take_in()
+
+    def _take_in(self) -> None:
+        while len(self.held) < self.room:
+            try:
+                source = next(self.sources)
+            except StopIteration:
+                return
+            photo: _Photo[S, T] = _Photo(source, self.pool.submit(self._prepared, source))
+            self.held.append(photo)
+            self.waiting.append(photo)
+
+    def _prepared(self, source: S) -> tuple[Pixels, Prepared]:
+        pixels = self.read(source)
+        return pixels, self.network.prepare(pixels)
+
+    def _next_batch(self) -> list[_Photo[S, T]]:
+        """The oldest photo that waits, and the next of its size; empty where none of those looked at can be read."""
+        shapes = {}
+        for photo in list(self.waiting)[: self.ahead]:
+            try:
+                shapes[id(photo)] = photo.ready.result()[1].input.shape
+            except ImageError as error:
+                photo.error = error
+                self.waiting.remove(photo)
+        if not shapes:
+            return []
+        shape = shapes[id(self.waiting[0])]
+        batch = [photo for photo in self.waiting if shapes.get(id(photo)) == shape][: self.batch_size]
+        for photo in batch:
+            self.waiting.remove(photo)
+        return batch
+
+    def _detect(self, batch: list[_Photo[S, T]]) -> None:
+        if not batch:
+            return
+        images = [photo.ready.result() for photo in batch]
+        found = self.network.detect([prepared for _, prepared in images], self.class_names, self.score)
+        for photo, (pixels, _), detections in zip(batch, images, found, strict=True):
+            photo.finished = self.pool.submit(self.finish, photo.source, pixels, detections)
+            del photo.ready
+
+
+class _SameThread(Executor):
+    """Does what it is given at once."""
+
+    def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        try:
+            future.set_result(function(*args, **kwargs))
+        except Exception as error:
+            future.set_exception(error)
+        return future

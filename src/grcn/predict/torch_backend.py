@@ -19,15 +19,16 @@ from grcn.model.detector import RCNN, build_detector
 from grcn.predict.checkpoint import LoadedDetector
 from grcn.predict.optimize import optimized
 from grcn.predict.published import PUBLISHED
+from grcn.predict.stream import Prepared
 from grcn.predict.trained import THEIRS, load_trained
 from grcn.presets import PRESETS
 from grcn.types import Detections
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from grcn.predict.stream import Pixels
 
 
-class Eager:
+class TorchBackend:
     """Prediction by a torch module.
 
     Args:
@@ -49,19 +50,23 @@ class Eager:
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
 
-    def detect(
-        self, images: list[NDArray[np.uint8]], class_names: tuple[str, ...], score: float | None = None
-    ) -> list[Detections]:
-        """The objects in images [H, W, 3] of any sizes, above `score`; None: above the model's own threshold."""
+    def prepare(self, image: Pixels) -> Prepared:
+        """A photo, uint8 [H, W, 3] or a tensor [3, H, W], resized as in training, where it lies."""
+        if not isinstance(image, Tensor):
+            # [H, W, 3] in memory, as the loader's images: resizing is fastest on it. A copy only where torch needs one.
+            image = torch.from_numpy(np.require(image, requirements=["C", "W"])).permute(2, 0, 1)
         size = self.config.input
-        # [H, W, 3] in memory, as the loader's images: resizing is fastest on it. A copy only where torch needs one.
-        tensors = [torch.from_numpy(np.require(image, requirements=["C", "W"])).permute(2, 0, 1) for image in images]
-        resized = [resize(image, size.short_side, size.long_side) for image in tensors]
+        return Prepared(resize(image, size.short_side, size.long_side), _size(image))
+
+    def detect(
+        self, images: list[Prepared], class_names: tuple[str, ...], score: float | None = None
+    ) -> list[Detections]:
+        """The objects in photos, above `score`; None: above the model's own threshold."""
         with _evaluating(self.model):
-            outputs = self.model([image.to(self.device) for image in resized], score=score)
+            outputs = self.model([image.input.to(self.device) for image in images], score=score)
         return [
-            to_detections(output, _size(small), _size(image), class_names)
-            for output, image, small in zip(outputs, tensors, resized, strict=True)
+            to_detections(output, _size(image.input), image.size, class_names)
+            for output, image in zip(outputs, images, strict=True)
         ]
 
 

@@ -210,8 +210,8 @@ def run_trial(job: Job, progress: bool) -> dict[str, Any]:
     from grcn.data.dataset import open_dataset
     from grcn.evaluation import evaluate
     from grcn.evaluation.gap import measure_gap, to_json
+    from grcn.predict.dataset import predict_dataset
     from grcn.predict.detector import Detector
-    from grcn.predict.stream import evaluate_detector
     from grcn.training import train
 
     began = time.monotonic()
@@ -225,7 +225,7 @@ def run_trial(job: Job, progress: bool) -> dict[str, Any]:
     train(config, progress=progress)
     detector = Detector.load(run / "last.safetensors")
     test = open_dataset(job.data, split=job.source.test_split, class_names=detector.class_names)
-    found = evaluate_detector(detector, test)
+    found = predict_dataset(detector, test)
     targets = [record.target for record in test.records]
     metrics = evaluate(found, targets, test.class_names)
     gap = to_json(measure_gap(targets, found, test.class_names))

@@ -4,33 +4,39 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from grcn.data.image import read_image
+from grcn import Detector, preset
 from grcn.data.records import Dataset, ImageRecord
 from grcn.errors import DataError, ImageError
 from grcn.evaluation import evaluate
-from grcn.predict.stream import evaluate_detector
+from grcn.predict.dataset import predict_dataset
+from grcn.predict.stream import Prepared
 from grcn.types import Detections, Target
 
 NAMES = ("bright", "dark")
 
 
 class Thresholder:
-    """A detector with no learning: one box over the whole picture, its score the mean brightness."""
+    """A network with no learning: one box over the whole picture, its score the mean brightness."""
 
-    def __init__(self, class_names=NAMES):
-        self.class_names = class_names
+    num_classes, device, config = 2, "none", preset("faster_rcnn_r18_c5")
+
+    def __init__(self):
         self.calls = []
 
-    def predict(self, images, *, score, batch_size):
-        self.calls.append((len(images), score, batch_size))
-        found = []
-        for path in images:
-            pixels = read_image(path)
-            height, width, _ = pixels.shape
-            value = pixels.mean() / 255
-            detections = Detections([[0, 0, width, height]], [value], [0 if value > 0.5 else 1], self.class_names)
-            found.append(detections if score is None else detections.above(score))
-        return found
+    def prepare(self, image):
+        return Prepared(image, image.shape[:2])
+
+    def detect(self, images, class_names, score=None):
+        self.calls.append((len(images), score))
+        values = [image.input.mean() / 255 for image in images]
+        return [
+            Detections([[0, 0, image.size[1], image.size[0]]], [value], [0 if value > 0.5 else 1], class_names)
+            for image, value in zip(images, values, strict=True)
+        ]
+
+
+def detector(network=None, class_names=NAMES):
+    return Detector(network or Thresholder(), class_names)
 
 
 @pytest.fixture
@@ -48,34 +54,30 @@ def spoil(dataset, index):
     Path(dataset[index].path).write_bytes(b"no picture")
 
 
-def test_detections_are_aligned_with_the_records(dataset):
-    for batch_size in (1, 2, 5, 8):
-        detector = Thresholder()
-        found = evaluate_detector(detector, dataset, batch_size=batch_size)
-        assert [d.boxes[0, 2] for d in found] == [10, 11, 12, 13, 14]
-        assert all(call[1:] == (None, batch_size) for call in detector.calls)
-        assert [call[0] for call in detector.calls] == {1: [1] * 5, 2: [2, 2, 1]}.get(batch_size, [5])
-        assert evaluate(found, [r.target for r in dataset.records], NAMES)["AP"] == pytest.approx(1)
+@pytest.mark.parametrize("batch_size", [1, 2, 8])
+def test_detections_are_aligned_with_the_records(dataset, batch_size):
+    network = Thresholder()
+    found = predict_dataset(detector(network), dataset, batch_size=batch_size)
+    assert [d.boxes[0, 2] for d in found] == [10, 11, 12, 13, 14]
+    assert network.calls == [(1, None)] * 5  # each is of another size
+    assert evaluate(found, [r.target for r in dataset.records], NAMES)["AP"] == pytest.approx(1)
 
 
 def test_score_is_passed_on(dataset):
-    found = evaluate_detector(Thresholder(), dataset, score=0.6)
+    found = predict_dataset(detector(), dataset, score=0.6)
     assert [len(d) for d in found] == [1, 0, 1, 0, 0]
-    detector = Thresholder()
-    evaluate_detector(detector, dataset, score=None)
-    assert detector.calls[0][1] is None
 
 
-def test_progress_is_told_of_each_batch(dataset):
+def test_progress_is_told_of_each_image(dataset):
     told = []
-    evaluate_detector(Thresholder(), dataset, batch_size=2, progress=lambda done, total: told.append((done, total)))
-    assert told == [(2, 5), (4, 5), (5, 5)]
+    predict_dataset(detector(), dataset, progress=lambda done, total: told.append((done, total)))
+    assert told == [(1, 5), (2, 5), (3, 5), (4, 5), (5, 5)]
 
 
 def test_a_broken_image_raises_unless_told_otherwise(dataset):
     spoil(dataset, 2)
     with pytest.raises(ImageError, match=r"2\.png"):
-        evaluate_detector(Thresholder(), dataset, batch_size=2)
+        predict_dataset(detector(), dataset, batch_size=2)
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 5])
@@ -83,8 +85,8 @@ def test_a_broken_image_can_count_as_empty(dataset, batch_size):
     spoil(dataset, 0)
     spoil(dataset, 3)
     broken = []
-    found = evaluate_detector(
-        Thresholder(), dataset, batch_size=batch_size, on_broken=lambda record, error: broken.append((record, error))
+    found = predict_dataset(
+        detector(), dataset, batch_size=batch_size, on_broken=lambda record, error: broken.append((record, error))
     )
     assert [record.image_id for record, _ in broken] == ["0", "3"]
     assert all(isinstance(error, ImageError) for _, error in broken)
@@ -97,17 +99,17 @@ def test_a_broken_image_can_count_as_empty(dataset, batch_size):
 def test_an_image_of_another_size_is_broken(dataset, batch_size):
     PIL.Image.new("RGB", (30, 20)).save(dataset[3].path)
     with pytest.raises(ImageError, match=r"3\.png: is 30 x 20, but was 13 x 20 when its boxes were read"):
-        evaluate_detector(Thresholder(), dataset, batch_size=batch_size)
+        predict_dataset(detector(), dataset, batch_size=batch_size)
     broken = []
-    evaluate_detector(Thresholder(), dataset, batch_size=batch_size, on_broken=lambda record, _: broken.append(record))
+    predict_dataset(detector(), dataset, batch_size=batch_size, on_broken=lambda record, _: broken.append(record))
     assert broken == [dataset[3]]
 
 
 def test_a_detector_of_other_classes_is_refused(dataset):
     with pytest.raises(DataError, match=r"\['bright', 'dark'\] are not the detector's \['dark', 'bright'\]"):
-        evaluate_detector(Thresholder(("dark", "bright")), dataset)
+        predict_dataset(detector(class_names=("dark", "bright")), dataset)
 
 
 def test_no_images(dataset):
     empty = Dataset(dataset.root, "voc", "test", NAMES, (1, 2), (), ())
-    assert evaluate_detector(Thresholder(), empty) == []
+    assert predict_dataset(detector(), empty) == []
