@@ -100,6 +100,9 @@ def stream(
     photos = _Photos(network, sources, class_names, read, finish, score, batch_size, workers)
     try:
         yield from photos.results()
+    except KeyboardInterrupt:  # what has been seen is handed out first
+        yield from photos.seen()
+        raise
     finally:
         photos.pool.shutdown(cancel_futures=True)
 
@@ -160,6 +163,12 @@ class _Photos(Generic[S, T]):
                 yield photo.source, photo.result()
                 del photo  # its pixels may be large
                 self._take_in()
+
+    def seen(self) -> Iterator[tuple[S, T | ImageError]]:
+        """What there is of the oldest photos without reading or detecting anything more."""
+        while self.held and (self.held[0].error is not None or self.held[0].finished is not None):
+            photo = self.held.popleft()
+            yield photo.source, photo.result()
 
     def _take_in(self) -> None:
         while len(self.held) < self.room:

@@ -202,7 +202,7 @@ def test_training_goes_on_after_a_prediction(picture: np.ndarray) -> None:
         (torch.full((3, 4, 4), -0.1), r"needs 0\.\.1"),
         (torch.full((3, 4, 4), float("nan")), "values nan"),
         (None, "NoneType is no picture"),
-        (b"bytes", "bytes is no picture"),
+        (b"bytes", "image: damaged, or not an image"),
         (3, "int is no picture"),
         ([np.zeros((4, 4, 3), np.uint8)], "list is no picture"),
     ],

@@ -17,33 +17,34 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import networks
+from grcn import Detector
 from grcn.data.dataset import open_dataset
 from grcn.data.image import read_image
 from grcn.errors import ConfigError, ImageError
 from grcn.predict.job import Summary, predict
 from grcn.predict.results import read_key
 from grcn.predict.sources import find_sources
-from grcn.types import Detections
+from networks import looking
 from videos import decode, encode
 
 NAMES = ("light", "dark")
 
 
-class Finder:
-    """Finds the bounding boxes of white (light) and of black (dark) pixels on grey; what is asked of a Detector."""
+def look(image: np.ndarray) -> tuple[Any, Any, Any]:
+    """The bounding boxes of white (light) and of black (dark) pixels on grey."""
+    boxes, scores, ids = [], [], []
+    for class_id, mask in enumerate(((image > 220).all(axis=2), (image < 30).all(axis=2))):
+        rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+        if len(rows):
+            boxes.append([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
+            scores.append(0.9 - 0.4 * class_id)
+            ids.append(class_id)
+    return boxes, scores, ids
 
-    class_names = NAMES
-    preset = "finder"
 
-    def predict(self, image: np.ndarray, *, score: float) -> Detections:
-        boxes, scores, ids = [], [], []
-        for class_id, mask in enumerate(((image > 220).all(axis=2), (image < 30).all(axis=2))):
-            rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-            if len(rows):
-                boxes.append([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
-                scores.append(0.9 - 0.4 * class_id)
-                ids.append(class_id)
-        return Detections(np.array(boxes).reshape(-1, 4), np.array(scores), np.array(ids), NAMES).above(score)
+def finder(look: Callable[[np.ndarray], tuple[Any, Any, Any]] = look) -> Detector:
+    return looking(look, NAMES, "finder")
 
 
 def picture(light: tuple[int, int, int, int], dark: tuple[int, int, int, int] | None = None) -> np.ndarray:
@@ -72,7 +73,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def run(*arguments: str, out: str = "out", **options: Any) -> Summary:
     sources, _ = find_sources(arguments, Path(out))
-    return predict(Finder(), sources, Path(out), **options)
+    return predict(finder(), sources, Path(out), **options)
 
 
 def read(path: str) -> Any:
@@ -140,7 +141,7 @@ def test_broken_images_are_told_and_the_rest_is_done(folder: Path) -> None:
 def test_a_file_that_vanishes_is_a_broken_source(folder: Path) -> None:
     sources, _ = find_sources(["a", "b"], Path("out"))
     (folder / "a" / "x.png").unlink()
-    summary = predict(Finder(), sources, Path("out"))
+    summary = predict(finder(), sources, Path("out"))
     assert [str(error) for error in summary.broken] == ["a/x.png: cannot be read: No such file or directory"]
     assert summary.images == 2
 
@@ -271,18 +272,17 @@ def test_broken_videos_are_broken_sources(folder: Path) -> None:
 # What was found is kept, and what fails costs itself alone.
 
 
-class Stopped(Finder):
-    """Is interrupted, as by Ctrl-C, at its call number `end`, from 1; before that it tells `seen` of each call."""
+def stopped(end: int, seen: Callable[[], None] = lambda: None) -> Detector:
+    """Is interrupted, as by Ctrl-C, at its picture number `end`, from 1; before that it tells `seen` of each."""
+    calls = iter(range(1, 1_000_000))
 
-    def __init__(self, end: int, seen: Callable[[], None] = lambda: None) -> None:
-        self.left, self.seen = end, seen
-
-    def predict(self, image: np.ndarray, *, score: float) -> Detections:
-        self.left -= 1
-        if not self.left:
+    def look_until(image: np.ndarray) -> tuple[Any, Any, Any]:
+        if next(calls) == end:
             raise KeyboardInterrupt
-        self.seen()
-        return super().predict(image, score=score)
+        seen()
+        return look(image)
+
+    return finder(look_until)
 
 
 def test_results_grow_image_by_image(folder: Path) -> None:
@@ -295,7 +295,7 @@ def test_results_grow_image_by_image(folder: Path) -> None:
         assert read("out/images.json")["complete"] is False
 
     sources, _ = find_sources(["a", "b"], Path("out"))
-    predict(Stopped(-1, look), sources, Path("out"))
+    predict(stopped(-1, look), sources, Path("out"), workers=0)
     assert seen == [(False, 0), (False, 2), (False, 2)], "the second image shows nothing"
     assert len(read("out/results.json")) == 3
 
@@ -304,7 +304,7 @@ def test_what_was_found_before_a_stop_is_kept(folder: Path) -> None:
     run("b")
     sources, _ = find_sources(["a", "b"], Path("out"))
     with pytest.raises(KeyboardInterrupt):
-        predict(Stopped(3), sources, Path("out"), save=["voc", "yolo", "labelstudio", "fiftyone"])
+        predict(stopped(3), sources, Path("out"), save=["voc", "yolo", "labelstudio", "fiftyone"])
     assert not Path("out/results.json").exists()
     assert len(Path("out/results.jsonl").read_text().splitlines()) == 2
     listed = read("out/images.json")
@@ -357,20 +357,15 @@ def test_a_picture_that_cannot_be_written_costs_itself_alone(folder: Path, kind:
 
 
 def test_results_that_have_no_room_leave_whole_lines(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Many(Finder):
+    def much(image: np.ndarray) -> tuple[Any, Any, Any]:
         """Finds much more in the photo of two colours than the disk can take."""
-
-        def predict(self, image: np.ndarray, *, score: float) -> Detections:
-            found = super().predict(image, score=score)
-            if len(found) < 2:
-                return found
-            ids = np.zeros(1000, dtype=np.int64)
-            return Detections(np.tile([0, 0, 5, 5], (1000, 1)), np.full(1000, 0.5), ids, NAMES)
+        seen = look(image)
+        return seen if len(seen[0]) < 2 else (np.tile([0, 0, 5, 5], (1000, 1)), np.full(1000, 0.5), [0] * 1000)
 
     monkeypatch.setattr("grcn.predict.job.draw_detections", lambda image, found: image)
     sources, _ = find_sources(["b", "a"], Path("out"))
     with full_beyond(60_000):
-        summary = predict(Many(), sources, Path("out"))
+        summary = predict(finder(much), sources, Path("out"))
     assert [str(error) for error in summary.broken] == ["a/x.png: out/results.jsonl: cannot be written: File too large"]
     assert len(read("out/results.json")) == len(Path("out/results.jsonl").read_text().splitlines()) == 1
     assert {path.name for path in Path("out/drawn").iterdir()} == {"none.jpg", "x.jpg"}
@@ -411,26 +406,24 @@ def test_the_frames_before_a_stop_are_kept(folder: Path) -> None:
     encode(folder / "clip.avi", [picture((x, 20, x + 30, 50)) for x in (0, 20, 40, 60)])
     sources, _ = find_sources(["clip.avi"], Path("out"))
     with pytest.raises(KeyboardInterrupt):
-        predict(Stopped(4), sources, Path("out"))
+        predict(stopped(4), sources, Path("out"))
     frames = [json.loads(line) for line in Path("out/frames/clip.jsonl").read_text().splitlines()]
     assert [[result["image_id"] for result in frame] for frame in frames] == [[0], [1], [2]]
     assert files(folder / "out") == {"frames/clip.jsonl", "results.jsonl", "images.json"}
 
 
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(networks.__file__).parent)}
 SLOW = """
 import signal, sys, time
-import numpy as np
 from grcn.cli.main import main
 from grcn.predict.detector import Detector
-from grcn.types import Detections
+from networks import looking
 
-class Slow:
-    class_names, preset, device = ("light",), "slow", "cpu"
-    def predict(self, image, *, score):
-        time.sleep(0.1)
-        return Detections(np.array([[0, 0, 5, 5]]), np.array([0.5]), np.array([0]), self.class_names)
+def look(image):
+    time.sleep(0.1)
+    return [[0, 0, 5, 5]], [0.5], [0]
 
-Detector.load = lambda *a, **k: Slow()
+Detector.load = lambda *a, **k: looking(look, ("light",), "slow")
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 sys.exit(main(["predict", "run", "many", "--out", "out"]))
 """
@@ -445,7 +438,12 @@ def test_a_process_that_is_stopped_has_kept_what_it_found(tmp_path: Path, number
         Image.fromarray(picture(LIGHT)).save(tmp_path / "a" / "many" / f"{i:03}.png")
     lines = tmp_path / "a" / "out" / "results.jsonl"
     child = subprocess.Popen(
-        [sys.executable, "-c", SLOW], cwd=tmp_path / "a", stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", SLOW],
+        cwd=tmp_path / "a",
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     try:
         deadline = time.monotonic() + 60
