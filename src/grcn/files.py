@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import secrets
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -12,44 +14,139 @@ from typing import Any, BinaryIO
 
 from grcn.errors import CheckpointError
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+NAMES = 8
+"""Names for what is unfinished of one file: so many writers at once leave nothing that a later one does not remove."""
+
 
 @contextmanager
 def atomic_file(path: str | Path, *, durable: bool = True) -> Iterator[BinaryIO]:
     """A file to write that takes its name only when it is complete and on the disk.
 
-    A crash, a kill or a full disk leaves the earlier file of that name as it was. What it leaves of the new one,
-    `.NAME.partial` beside it, is overwritten by the next attempt.
+    A crash, a kill or a full disk leaves the earlier file of that name as it was. Of several writers of one name, also
+    in other processes, each has its own `.NAME.N.partial` beside it; whose is done last remains. What a killed one has
+    left, the next one removes.
 
     Args:
         path: of the file; its folder is made where absent.
         durable: outlive a power cut, too, which takes waiting for the disk; not for files by the thousand.
 
     Raises:
-        CheckpointError: where the file cannot be written.
+        CheckpointError: where the file cannot be written, or another that is read or made for it fails, which is named.
     """
     path = Path(path)
-    partial = path.with_name(f".{path.name}.partial")
+    partial: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
+        with _own_partial(path) as partial:
             with open(partial, "wb") as file:
                 yield file
                 file.flush()
                 if durable:
                     os.fsync(file.fileno())
             os.replace(partial, path)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
         if durable:
-            folder = os.open(path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)  # the new name itself must reach the disk
-            finally:
-                os.close(folder)
+            _sync_folder(path.parent)  # the new name itself must reach the disk
     except OSError as error:
         kept = "; what was there before is intact" if os.path.lexists(path) else ""
-        raise CheckpointError(f"{path}: cannot be written: {error.strerror or error}{kept}") from error
+        other = error.filename if isinstance(error.filename, str) else None
+        named = "" if other is None or Path(other) in (path, partial) else f"{other}: "
+        raise CheckpointError(f"{path}: cannot be written: {named}{error.strerror or error}{kept}") from error
+
+
+@contextmanager
+def _own_partial(path: Path) -> Iterator[Path]:
+    """A name beside `path` that no living writer has; nothing is left under it, nor under those of dead ones.
+
+    A writer holds a lock on the file of its name as long as it lives. Where there are no locks (Windows, some network
+    file systems), the name is a random one, and what a kill leaves stays.
+    """
+    start = f".{path.name[:50]}"  # names are at most 255 bytes long; files that start alike share
+    partials = [path.with_name(f"{start}.{number}.partial") for number in range(NAMES)]
+    own: tuple[Path, int] | None = None
+    for partial in partials if fcntl is not None else ():
+        if own and not os.path.lexists(partial):
+            continue
+        try:
+            held = _hold(partial)
+        except NotImplementedError:
+            break
+        if held is None:
+            continue
+        if own is None:
+            own = partial, held
+        else:
+            partial.unlink(missing_ok=True)
+            os.close(held)
+    partial, held = own or (path.with_name(f"{start}.{secrets.token_hex(8)}.partial"), None)
+    try:
+        yield partial
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    finally:  # not before it is renamed or gone: who gets the lock takes the file for one that a kill has left
+        if held is not None:
+            os.close(held)
+
+
+def _hold(path: Path) -> int | None:
+    """Makes a file where absent, and locks it until the descriptor is closed; None where another process has it.
+
+    Raises:
+        NotImplementedError: where the file system has no locks; the file is gone.
+        OSError: where it cannot be made.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        if os.path.lexists(path):  # another user's
+            return None
+        raise OSError(error.errno, error.strerror) from None  # nobody knows the file by this name
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.samestat(os.fstat(descriptor), os.stat(path)):
+            return descriptor
+    except (BlockingIOError, FileNotFoundError):  # held, or just finished and renamed
+        pass
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        os.close(descriptor)
+        raise NotImplementedError(error.strerror) from None
+    os.close(descriptor)
+    return None
+
+
+def _sync_folder(folder: Path) -> None:
+    """Waits until the names in a folder are on the disk, where the system can tell."""
+    if os.name == "nt":  # opens no folders
+        return
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except PermissionError:  # it can be written, not read
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # what file systems say that cannot
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def why_not_lockable(folder: Path) -> str | None:
+    """Why files in a folder cannot be locked: it cannot be written, or its file system has no locks; None where they
+    can."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            if fcntl is not None:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.strerror or str(error)
+    return None
 
 
 def to_json(content: Any, *, indent: int | None = None) -> bytes:

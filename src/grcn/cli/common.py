@@ -133,7 +133,8 @@ def say(message: str) -> None:
 
 
 def print_json(content: Any) -> None:
-    print(json.dumps(content, indent=2, ensure_ascii=False))
+    is_unicode = str(sys.stdout.encoding).lower().startswith("utf")
+    print(json.dumps(content, indent=2, ensure_ascii=not is_unicode))
 
 
 @contextmanager

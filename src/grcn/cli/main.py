@@ -7,13 +7,14 @@ Exit codes are those of `grcn.errors`: 0 done, 1 unexpected, 2 wrong usage or co
 from __future__ import annotations
 
 import difflib
-import os
+import errno
 import sys
 import traceback
 from collections.abc import Sequence
 
 from grcn.cli.commands import COMMANDS
-from grcn.errors import ConfigError, GrcnError, Interrupted
+from grcn.cli.streams import lasting_streams
+from grcn.errors import CheckpointError, ConfigError, GrcnError, Interrupted
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -24,25 +25,51 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
-    words = [word for word in words if word != "--debug"]
+    with lasting_streams() as out:
+        code = _run([word for word in words if word != "--debug"], debug)
+        out.flush()
+        if isinstance(out.error, BrokenPipeError):  # as in `grcn models | head`
+            return code or 141
+        if out.error is not None:
+            lost = f"standard output cannot be written: {out.error.strerror}; the rest is done"
+            return code or _fail(f"error: {lost}", CheckpointError.exit_code)
+    return code
+
+
+def _run(words: list[str], debug: bool) -> int:
     try:
-        code = _dispatch(words)
-        sys.stdout.flush()  # here, where a closed pipe is understood
-        return code
+        return _dispatch(words)
     except SystemExit as stop:  # after --help and --print_config
         return stop.code if isinstance(stop.code, int) else 0
-    except BrokenPipeError:  # as in `grcn models | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return 141
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
     except Exception as error:
         if debug:
             traceback.print_exc()
+        hint = _remedy(error)
         if isinstance(error, GrcnError):
-            return _fail(f"{'' if isinstance(error, Interrupted) else 'error: '}{error}", error.exit_code)
-        hint = "" if debug else " (run with --debug for the traceback)"
+            start = "" if isinstance(error, Interrupted) else "error: "
+            return _fail(f"{start}{error}{hint}", error.exit_code)
+        if not hint and not debug:
+            hint = " (run with --debug for the traceback)"
         return _fail(f"error: {type(error).__name__}: {error}{hint}", 1)
+
+
+def _remedy(error: BaseException | None) -> str:
+    """What to do where, below an error, the process had too many files open."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+            return f"; the limit of open files is too low{_limit()}: raise it (ulimit -n)"
+        error = error.__cause__ or error.__context__
+    return ""
+
+
+def _limit() -> str:
+    try:
+        import resource
+    except ImportError:  # Windows
+        return ""
+    return f" ({resource.getrlimit(resource.RLIMIT_NOFILE)[0]})"
 
 
 def _fail(message: str, code: int) -> int:

@@ -29,6 +29,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from grcn.errors import ConfigError, DataError
+from grcn.locks import locked
 
 MAX_FILES = 200_000  # in one archive; COCO's train images are 118,287
 MAX_GROWTH = 10  # unpacked bytes per byte of archive; COCO's annotations grow about fourfold
@@ -118,7 +119,8 @@ def download(
     """Makes the folder `out` a copy of a public data set, in its own format (VOC XML or COCO JSON).
 
     Interrupted at any point, the same call continues: a partial archive is taken up where it stopped if the server
-    still has the same file, and what was unpacked whole is not fetched again.
+    still has the same file, and what was unpacked whole is not fetched again. Another process that is at the same
+    folder is waited for.
 
     Args:
         name: `voc2007`, `voc2012` or `coco2017`.
@@ -151,18 +153,19 @@ def download(
         if out.exists() and not state.is_dir() and (not out.is_dir() or any(out.iterdir())):
             raise DataError(f"{out}: exists and was not made by a download; name another folder")
         state.mkdir(parents=True, exist_ok=True)
-        for archive in ARCHIVES[name]:
-            done = state / f"{archive.name}.done"
-            if done.is_file() and done.read_text(encoding="utf-8") == archive.md5:
-                continue
-            file = state / archive.name
-            if not file.is_file():
-                url = archive.url if base_url is None else f"{base_url.rstrip('/')}/{archive.name}"
-                _fetch(archive, url, file, progress, attempts, pause, timeout)
-            extract(archive, file, out, progress)
-            done.write_text(archive.md5, encoding="utf-8")
-            if not keep_archives:
-                file.unlink()
+        with locked(state / "lock", str(out)):
+            for archive in ARCHIVES[name]:
+                done = state / f"{archive.name}.done"
+                if done.is_file() and done.read_text(encoding="utf-8") == archive.md5:
+                    continue
+                file = state / archive.name
+                if not file.is_file():
+                    url = archive.url if base_url is None else f"{base_url.rstrip('/')}/{archive.name}"
+                    _fetch(archive, url, file, progress, attempts, pause, timeout)
+                extract(archive, file, out, progress)
+                done.write_text(archive.md5, encoding="utf-8")
+                if not keep_archives:
+                    file.unlink()
     return out
 
 

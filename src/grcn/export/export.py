@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -229,17 +229,14 @@ def _after(op: Any) -> Any:
 
 def _save_openvino(openvino: Any, model: Any, out: Path, half: bool) -> None:
     """Writes the two files beside where they belong, then puts both in place."""
-    partial = out.with_name(f".{out.name}.partial")
     try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        openvino.save_model(model, partial / OPENVINO_FILE, compress_to_fp16=half)
-        out.mkdir(exist_ok=True)
-        for file in sorted(partial.iterdir()):  # the weights first
-            file.replace(out / file.name)
-        partial.rmdir()
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=f".{out.name}.partial-", dir=out.parent) as partial:
+            openvino.save_model(model, Path(partial, OPENVINO_FILE), compress_to_fp16=half)
+            out.mkdir(exist_ok=True)
+            for file in sorted(Path(partial).iterdir()):  # the weights first
+                file.replace(out / file.name)
     except (OSError, RuntimeError) as error:
-        shutil.rmtree(partial, ignore_errors=True)
         raise CheckpointError(f"{out}: cannot be written: {error}") from error
 
 

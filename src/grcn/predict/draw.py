@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
-from grcn.types import Detections, import_supervision
+from grcn import fonts
+from grcn.types import Array, Detections
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -18,9 +18,15 @@ PALETTE = ("#c2271f", "#1f5fb4", "#1b7f3a", "#8a3fb5", "#b85c00", "#0e7490", "#b
 MIN_SIDE = 512
 """Pictures whose longer side is shorter are enlarged to it, so that labels leave something to see."""
 
+# What a label's place costs by the share of it that lies on each.
+_ON_LABELS, _ON_ITS_OBJECT, _ON_OTHERS = 12.0, 10.0, 1.0
+
 
 def draw_detections(image: NDArray[np.uint8], detections: Detections) -> NDArray[np.uint8]:
     """A copy of the picture with each detection's box, class name and score.
+
+    A label lies beside its box where there is room, on no other label, and in the picture. Classes whose names no font
+    at hand can write are called by their number (`grcn.fonts`).
 
     Args:
         image: [H, W, 3] uint8 RGB.
@@ -29,32 +35,86 @@ def draw_detections(image: NDArray[np.uint8], detections: Detections) -> NDArray
     Returns:
         [H', W', 3] uint8 RGB; larger than `image` where its longer side is below `MIN_SIDE`.
     """
-    import matplotlib
-
-    sv = import_supervision()
-
     height, width = image.shape[:2]
     scale = max(1.0, MIN_SIDE / max(height, width))
     size = (max(round(width * scale), 1), max(round(height * scale), 1))
     scene = Image.fromarray(image).resize(size, Image.Resampling.BICUBIC) if scale > 1 else Image.fromarray(image)
     if not len(detections):
         return np.array(scene)
-    found = sv.Detections(xyxy=detections.boxes[::-1] * scale, class_id=detections.class_ids[::-1])
-    labels = [f"{name} {score:.2f}" for name, score in zip(detections.names, detections.scores, strict=True)][::-1]
-    side = max(size)
-    thickness = max(2, round(side / 500))
-    draw = ImageDraw.Draw(scene)  # without OpenCV, supervision takes six times as long
-    for (x1, y1, x2, y2), class_id in zip(found.xyxy.astype(int).tolist(), found.class_id, strict=True):
-        (left, right), (top, bottom) = sorted((x1, x2)), sorted((y1, y2))
-        near, far = thickness // 2, (thickness - 1) // 2
-        color = PALETTE[class_id % len(PALETTE)]
-        draw.rectangle((left - near, top - near, right + far, bottom + far), outline=color, width=thickness)
-    font_size = max(12, round(side / 55))
-    scene = sv.RichLabelAnnotator(
-        color=sv.ColorPalette.from_hex(list(PALETTE)),
-        font_path=str(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf")),  # Latin, Greek and Cyrillic names
-        font_size=font_size,
-        text_padding=max(2, font_size // 5),
-        smart_position=True,  # labels beside each other, and none outside the picture
-    ).annotate(scene, found, labels)
+    thickness = max(2, round(max(size) / 500))
+    boxes = _outlines(detections.boxes * scale, size, thickness)
+    labels = _labels(detections, max(12, round(max(size) / 55)), size[0])
+    places = _places(boxes, np.array([(label.width, label.height) for label in labels]), size)
+    colors = [PALETTE[class_id % len(PALETTE)] for class_id in detections.class_ids]
+    draw = ImageDraw.Draw(scene)
+    surest_last = range(len(labels) - 1, -1, -1)
+    for i in surest_last:
+        draw.rectangle(boxes[i].tolist(), outline=colors[i], width=thickness)
+    for i in surest_last:
+        label, (x, y) = labels[i], places[i].tolist()
+        draw.rectangle((x, y, x + label.width - 1, y + label.height - 1), fill=colors[i])
+        draw.text((x + label.padding, y + label.padding // 2), label.text, fill="white", font=label.font)
     return np.array(scene)
+
+
+class _Label(NamedTuple):
+    text: str
+    font: ImageFont.FreeTypeFont
+    width: int
+    height: int
+    padding: int
+
+
+def _labels(detections: Detections, font_size: int, most: int) -> list[_Label]:
+    """What is written for each detection, in at most `most` pixels of width where that is possible."""
+    names = fonts.drawable(detections.class_names)
+    at_hand, padding = fonts.fonts_for(names), max(2, font_size // 5)
+    labels = []
+    for class_id, score in zip(detections.class_ids, detections.scores, strict=True):
+        name = names[class_id]
+        font = fonts.load(at_hand.path(name), font_size)
+        text = f"{name} {score:.2f}"
+        while name and font.getlength(text) + 2 * padding > most:
+            name = name[: -max(1, len(name) // 10)]
+            text = f"{name}… {score:.2f}"
+        width, height = round(font.getlength(text)) + 2 * padding, sum(font.getmetrics()) + padding
+        labels.append(_Label(text, font, width, height, padding))
+    return labels
+
+
+def _outlines(boxes: Array, size: tuple[int, int], thickness: int) -> Array:
+    """The first and last pixels of the boxes' lines, [N, 4] int64: left, top, right, bottom."""
+    beyond = 2.0 * max(size)  # far outside, and no number too large for an integer
+    corners = np.clip(boxes, -beyond, beyond).astype(np.int64)
+    first, last = np.minimum(corners[:, :2], corners[:, 2:]), np.maximum(corners[:, :2], corners[:, 2:])
+    return np.concatenate([first - thickness // 2, last + (thickness - 1) // 2], axis=1)
+
+
+def _places(boxes: Array, sizes: Array, size: tuple[int, int]) -> Array:
+    """Where the labels lie, [N, 2] int64: left and top; the first takes what is best for it.
+
+    Args:
+        boxes: [N, 4], from `_outlines`.
+        sizes: [N, 2], width and height of the labels.
+        size: width and height of the picture.
+    """
+    areas = np.concatenate([boxes[:, :2], boxes[:, 2:] + 1], axis=1)  # half-open
+    taken = np.empty_like(areas)
+    for i, ((left, top, right, bottom), (w, h)) in enumerate(zip(areas.tolist(), sizes.tolist(), strict=True)):
+        beside = [(left, top - h), (right - w, top - h), (right, top), (left - w, top)]
+        beside += [(left, bottom), (right - w, bottom), (right, bottom - h), (left - w, bottom - h), (left, top)]
+        first = np.clip(beside, 0, (max(size[0] - w, 0), max(size[1] - h, 0)))
+        label = np.concatenate([first, first + np.array((w, h))], axis=1)  # [9, 4]
+        on_boxes = _shared(label, areas)
+        cost = _ON_OTHERS * on_boxes.sum(axis=1) + (_ON_ITS_OBJECT - _ON_OTHERS) * on_boxes[:, i]
+        cost += _ON_LABELS * _shared(label, taken[:i]).sum(axis=1)
+        taken[i] = label[int(cost.argmin())]
+    return taken[:, :2]
+
+
+def _shared(areas: Array, others: Array) -> Array:
+    """The pixels that each of [M, 4] areas shares with each of [N, 4] others: [M, N]."""
+    first = np.maximum(areas[:, None, :2], others[:, :2])
+    last = np.minimum(areas[:, None, 2:], others[:, 2:])
+    shared: Array = np.clip(last - first, 0, None).prod(axis=2)
+    return shared

@@ -17,7 +17,9 @@ is exact. Every object has at least `MIN_VISIBLE` of its area in sight; none is 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
+from glob import escape
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -27,6 +29,7 @@ import numpy as np
 from PIL import Image
 
 from grcn.errors import ConfigError, DataError
+from grcn.locks import locked
 from grcn.scenes.render import SceneObject, render_scene
 
 SPLITS = {"train": 0.6, "val": 0.15, "test": 0.25}
@@ -46,8 +49,8 @@ def generate(
     """Writes the embedded set to the folder `out`: JPEGImages, Annotations, ImageSets/Main/{train,val,test}.txt.
 
     The same arguments give the same bytes (with the same numpy and Pillow); image i does not depend on `images`. The
-    folder appears only when it is complete. One that is already there from the same arguments is left as it is, also
-    one that another process finishes first.
+    folder appears only when it is complete. One that is already there from the same arguments is left as it is; another
+    process that is making it is waited for.
 
     Args:
         out: the folder to make.
@@ -66,6 +69,41 @@ def generate(
         ConfigError: on arguments that cannot be carried out.
         DataError: where `out` exists and holds something else, or cannot be made.
     """
+    recipe = _recipe(images, seed, size, object_size, objects)
+    out = Path(out)
+    if _is_there(out, recipe):
+        return out
+    lock = out.parent / f".{out.name}.lock"
+    with locked(lock, str(out)) as alone:
+        if _is_there(out, recipe):  # since another process has rendered it
+            return out
+        if alone:
+            for left in out.parent.glob(f"{escape(_partial_name(out))}*"):  # by one that was killed
+                shutil.rmtree(left, ignore_errors=True)
+        with TemporaryDirectory(prefix=_partial_name(out), dir=out.parent) as own:
+            partial = Path(own) / out.name
+            try:
+                _render(partial, recipe, progress)
+                partial.rename(out)  # an empty folder gives way
+            except OSError as error:
+                if _recipe_of(out) != recipe:
+                    reason = error.strerror or error
+                    raise DataError(f"{out}: cannot be made: {reason}; name another folder") from None
+    return out
+
+
+def _recipe(
+    images: int,
+    seed: int,
+    size: tuple[int, int],
+    object_size: tuple[float, float] | None,
+    objects: tuple[int, int],
+) -> dict[str, Any]:
+    """What the set is made of, as JSON has it.
+
+    Raises:
+        ConfigError: on arguments that cannot be carried out.
+    """
     width, height = size
     if object_size is None:
         scale = min(width / 640, height / 480)
@@ -78,9 +116,7 @@ def generate(
         raise ConfigError(f"object_size {object_size}: needs 8 <= least <= greatest <= 80% of the shorter side")
     if not 1 <= objects[0] <= objects[1]:
         raise ConfigError(f"objects {objects}: needs 1 <= least <= greatest")
-
-    out = Path(out)
-    recipe = {
+    return {
         "version": VERSION,
         "images": images,
         "seed": seed,
@@ -88,36 +124,45 @@ def generate(
         "object_size": list(object_size),
         "objects": list(objects),
     }
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        if _recipe_of(out) == recipe:
-            return out
-        raise DataError(f"{out}: exists and is not this set; remove it or name another folder")
 
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as own:  # others may be rendering the same set
-        partial = Path(own) / out.name
-        for folder in ("JPEGImages", "Annotations", "ImageSets/Main"):
-            (partial / folder).mkdir(parents=True)
-        for index in range(images):
-            picture, found = render_scene(np.random.default_rng([seed, index]), size, object_size, objects)
-            name = f"{index:06d}"
-            Image.fromarray(picture).save(partial / "JPEGImages" / f"{name}.jpg", quality=92)
-            (partial / "Annotations" / f"{name}.xml").write_bytes(_voc_xml(f"{name}.jpg", size, found))
-            if progress is not None:
-                progress(index + 1, images)
-        first = 0
-        for split, last in zip(SPLITS, _split_ends(images), strict=True):
-            names = "".join(f"{index:06d}\n" for index in range(first, last))
-            (partial / "ImageSets" / "Main" / f"{split}.txt").write_text(names, encoding="utf-8")
-            first = last
-        # No suffix: a JSON file would make the folder look like COCO.
-        (partial / "GENERATED").write_text(json.dumps(recipe, indent=1) + "\n", encoding="utf-8")
-        try:
-            partial.rename(out)  # an empty folder gives way
-        except OSError as error:
-            if _recipe_of(out) != recipe:
-                raise DataError(f"{out}: cannot be made: {error.strerror}; name another folder") from None
-    return out
+
+def _is_there(out: Path, recipe: dict[str, Any]) -> bool:
+    """Whether the set is made already.
+
+    Raises:
+        DataError: where something else is.
+    """
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return False
+    if _recipe_of(out) != recipe:
+        raise DataError(f"{out}: exists and is not this set; remove it or name another folder")
+    return True
+
+
+def _partial_name(out: Path) -> str:
+    return f".{out.name}.partial-"
+
+
+def _render(folder: Path, recipe: dict[str, Any], progress: Callable[[int, int], None] | None) -> None:
+    """Writes the set into a new folder."""
+    images, (width, height) = recipe["images"], recipe["size"]
+    for name in ("JPEGImages", "Annotations", "ImageSets/Main"):
+        (folder / name).mkdir(parents=True)
+    for index in range(images):
+        random = np.random.default_rng([recipe["seed"], index])
+        picture, found = render_scene(random, (width, height), tuple(recipe["object_size"]), tuple(recipe["objects"]))
+        name = f"{index:06d}"
+        Image.fromarray(picture).save(folder / "JPEGImages" / f"{name}.jpg", quality=92)
+        (folder / "Annotations" / f"{name}.xml").write_bytes(_voc_xml(f"{name}.jpg", (width, height), found))
+        if progress is not None:
+            progress(index + 1, images)
+    first = 0
+    for split, last in zip(SPLITS, _split_ends(images), strict=True):
+        names = "".join(f"{index:06d}\n" for index in range(first, last))
+        (folder / "ImageSets" / "Main" / f"{split}.txt").write_text(names, encoding="utf-8")
+        first = last
+    # No suffix: a JSON file would make the folder look like COCO.
+    (folder / "GENERATED").write_text(json.dumps(recipe, indent=1) + "\n", encoding="utf-8")
 
 
 def _recipe_of(folder: Path) -> Any:

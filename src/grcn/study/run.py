@@ -6,7 +6,8 @@ OUT/runs/DATA/CELL-SEED-DIGEST/      its run folder while it trains; gone when i
 OUT/starts/DATA/DIGEST.safetensors   last weights of a trial that others start from
 OUT/data/NAME-DIGEST/                the embedded set, where a study wants it
 ```
-Interrupted or killed, the same command continues: within a trial from its last save. A result, or a run, of other files
+Interrupted or killed, the same command continues: within a trial from its last save. Several processes may run one
+study at once: each takes trials that none of the others is at. A result, or a run, of other files
 (photos, labels, weights to start from) than are there now does not count; it is put aside, under its name and a digest.
 """
 
@@ -14,18 +15,21 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from grcn.config import DetectorConfig, NotNegative, Text, check_fields, differences, to_dict
+from grcn.config import DetectorConfig, NotNegative, Text, TrainConfig, check_fields, differences, to_dict
 from grcn.errors import CheckpointError, ConfigError, GrcnError, Interrupted
-from grcn.files import atomic_file
+from grcn.files import atomic_file, write_json
+from grcn.locks import locked
 from grcn.study.plan import NOT_OF_THE_RESULT, DataSource, Study, Trial, digest
 from grcn.study.provenance import commit, fingerprint
 
@@ -123,25 +127,11 @@ def run_study(
     out, root = Path(out).resolve(), Path(root).resolve()
     distinct = list({(trial.data, trial.digest): trial for trial in study.trials}.values())
     results = {trial: read_result(out, trial) for trial in distinct}
-    missing = {trial.data for trial, result in results.items() if result is None}
     folders = {name: data_folder(name, study.sources[name], out, root) for name in study.sources}
-    for name in missing:
+    for name in {trial.data for trial, result in results.items() if result is None}:
         _provide(name, study.sources[name], folders[name], say)
     of = fingerprints_of(distinct, folders)
-    former = {t: r["fingerprints"] for t, r in results.items() if r is not None and "fingerprints" in r}
-    other = [trial for trial, fingerprints in former.items() if differences(fingerprints, of[trial])]
-    todo = [trial for trial, result in results.items() if result is None or trial in other]
-    # Weights that a trial starts from may be gone, though its result is there.
-    wanted = {(t.data, t.start.digest): _start_path(out, t.start, of[t]) for t in todo if t.start}
-    lost = [key for key, path in wanted.items() if not path.is_file()]
-    todo = [trial for trial in distinct if trial in todo or (trial.data, trial.digest) in lost]
-    say(f"{study.name}: {len(distinct) - len(todo)} of {len(distinct)} trials are done")
-    if unknown := [trial for trial, result in results.items() if result is not None and trial not in former]:
-        say(f"{len(unknown)} of them by results that do not say of which photos and labels they are")
-    if other:
-        say(f"{len(other)} were done with other photos, labels or weights and are done again; the former are put aside")
-    if not todo:
-        return 0
+    todo = _undone(study, results, of, out, say)
     jobs = [
         Job(
             trial,
@@ -152,6 +142,7 @@ def run_study(
             {"name": study.name, "digest": study.digest},
             start=str(_start_path(out, trial.start, of[trial])) if trial.start else "",
             keep=str(_start_path(out, trial, of[trial])) if (trial.data, trial.digest) in study.begins else "",
+            result=str(result_path(out, trial)),
         )
         for trial in todo
     ]
@@ -160,32 +151,77 @@ def run_study(
     else:  # in parallel: first what others start from
         waves = [[job for job in jobs if not job.start], [job for job in jobs if job.start]]
         finished = (done for wave in waves if wave for done in _on_ray(wave, resources))
-    began, failed = time.monotonic(), []
+    return _collect(finished, len(jobs), keep_runs, say)
+
+
+def _undone(
+    study: Study,
+    results: dict[Trial, dict[str, Any] | None],
+    of: dict[Trial, dict[str, str]],
+    out: Path,
+    say: Say,
+) -> list[Trial]:
+    """The trials to run, in the study's order, having said how many there are and why.
+
+    Args:
+        results: of each trial; None: none yet.
+        of: fingerprints of the files that are there now.
+    """
+    former = {t: r["fingerprints"] for t, r in results.items() if r is not None and "fingerprints" in r}
+    other = [trial for trial, fingerprints in former.items() if differences(fingerprints, of[trial])]
+    todo = [trial for trial, result in results.items() if result is None or trial in other]
+    # Weights that a trial starts from may be gone, though its result is there.
+    starts = {(t.data, t.start.digest): _start_path(out, t.start, of[t]) for t in todo if t.start}
+    lost = [key for key, path in starts.items() if not path.is_file()]
+    todo = [trial for trial in results if trial in todo or (trial.data, trial.digest) in lost]
+    say(f"{study.name}: {len(results) - len(todo)} of {len(results)} trials are done")
+    if unknown := [trial for trial, result in results.items() if result is not None and trial not in former]:
+        say(f"{len(unknown)} of them by results that do not say of which photos and labels they are")
+    if other:
+        say(f"{len(other)} were done with other photos, labels or weights and are done again; the former are put aside")
+    return todo
+
+
+def _collect(finished: Iterator[Finished], count: int, keep_runs: bool, say: Say) -> int:
+    """Keeps the results as they come, and returns how many trials were run.
+
+    Raises:
+        GrcnError: after the last, where trials failed.
+    """
+    began, run, failed = time.monotonic(), 0, list[str]()
     for done, (job, result) in enumerate(finished, start=1):
-        spent = time.monotonic() - began
-        left = _clock(spent / done * (len(todo) - done))
         if isinstance(result, GrcnError):
-            failed.append(f"{job.trial.name}: {result}")
-            say(f"[{done}/{len(todo)}] {failed[-1]}; about {left} left")
-            continue
-        path = result_path(out, job.trial)
-        if job.trial in other:
-            path.rename(path.with_stem(f"{path.stem}-{digest(former[job.trial])}"))
-        with atomic_file(path) as file:
-            file.write((json.dumps(result, allow_nan=False) + "\n").encode())
-        if not keep_runs:
-            shutil.rmtree(job.run, ignore_errors=True)
-        figures = ", ".join(f"{key} {result['metrics'][key] or 0:.3f}" for key in ("AP50", "AP70", "AP"))
-        say(f"[{done}/{len(todo)}] {job.trial.name}: {figures}; about {left} left")
+            told = f"{job.trial.name}: {result}"
+            failed.append(told)
+        elif result is None:
+            told = f"{job.trial.name}: done by another process"
+        else:
+            run += 1
+            _keep(Path(job.result), result)
+            if not keep_runs:
+                shutil.rmtree(job.run, ignore_errors=True)
+            figures = ", ".join(f"{key} {result['metrics'][key] or 0:.3f}" for key in ("AP50", "AP70", "AP"))
+            told = f"{job.trial.name}: {figures}"
+        say(f"[{done}/{count}] {told}; about {_clock((time.monotonic() - began) / done * (count - done))} left")
     if failed:
-        raise GrcnError(f"{len(failed)} of {len(todo)} trials failed, the first: {failed[0]}; the others are done")
-    return len(todo)
+        raise GrcnError(f"{len(failed)} of {count} trials failed, the first: {failed[0]}; the others are done")
+    return run
+
+
+def _keep(path: Path, result: dict[str, Any]) -> None:
+    """Writes a result; one of other files that stands in its place is put aside."""
+    if path.is_file():
+        former = json.loads(path.read_text(encoding="utf-8")).get("fingerprints", result["fingerprints"])
+        if differences(former, result["fingerprints"]):
+            path.rename(path.with_stem(f"{path.stem}-{digest(former)}"))
+    write_json(path, result)
 
 
 @dataclass(frozen=True)
 class Job:
     """A trial, its data set, the folders of both (`data`, `run`), fingerprints of the files that it is of, and the name
-    and digest of the study that runs it; the files of the weights that it starts from, and is to leave for others."""
+    and digest of the study that runs it; the files of the weights that it starts from, and is to leave for others, and
+    of its result."""
 
     trial: Trial
     source: DataSource
@@ -195,34 +231,50 @@ class Job:
     study: dict[str, str]
     start: str = ""
     keep: str = ""
+    result: str = ""
+
+    def locked(self, patience: float = math.inf) -> AbstractContextManager[bool]:
+        """What of two processes one alone has that runs this trial; the run folder itself may be moved."""
+        run = Path(self.run)
+        return locked(run.with_name(f".{run.name}.lock"), f"{run} ({self.trial.name})", patience=patience)
+
+    def is_done(self) -> bool:
+        """Whether another process has done it meanwhile, with the same files."""
+        path = Path(self.result)
+        if not path.is_file() or (self.keep and not Path(self.keep).is_file()):
+            return False
+        return bool(json.loads(path.read_text(encoding="utf-8")).get("fingerprints") == self.fingerprints)
 
 
-def run_trial(job: Job, progress: bool) -> dict[str, Any]:
+Finished = tuple[Job, dict[str, Any] | GrcnError | None]
+"""A job and its result, an error, or None where another process has done it."""
+
+
+def run_trial(job: Job, progress: bool) -> dict[str, Any] | None:
     """Trains and scores one trial; continues where an earlier attempt was cut off.
+
+    Another process that is at the same trial is waited for.
 
     Returns:
         Its result, as JSON has it: the configuration, `metrics` (of the last weights on the test split), `gap`
         (`grcn.evaluation.gap.to_json`), `curve` (rows of metrics.csv with an AP, and each tenth of the losses),
         `seconds` of an iteration (the median) and of the whole, `versions`, the package's `commit`, `fingerprints` of
         the files that it is of, the `study` that ran it (name and digest), the data set's entry in it, `source`, and
-        `objects` (of the training split, `_objects`).
+        `objects` (of the training split, `_objects`). None where another process has done it.
     """
+    with job.locked():
+        return None if job.is_done() else _trained_and_scored(job, progress)
+
+
+def _trained_and_scored(job: Job, progress: bool) -> dict[str, Any]:
     from grcn.data.dataset import open_dataset
     from grcn.evaluation import evaluate
     from grcn.evaluation.gap import measure_gap, to_json
     from grcn.predict.dataset import predict_dataset
     from grcn.predict.detector import Detector
-    from grcn.training import train
 
-    began = time.monotonic()
-    run, made_by = Path(job.run), commit()
-    _claim(run, job.fingerprints)
-    config = replace(job.trial.config, data=job.data, out=job.run)
-    if job.trial.start:
-        if not Path(job.start).is_file():
-            raise CheckpointError(f"the weights of {job.trial.start.name}, from which it starts, are not there")
-        config = replace(config, weights=job.start)
-    train(config, progress=progress)
+    began, made_by = time.monotonic(), commit()
+    run = _train(job, progress)
     detector = Detector.load(run / "last.safetensors")
     test = open_dataset(job.data, split=job.source.test_split, class_names=detector.class_names)
     found = predict_dataset(detector, test)
@@ -231,27 +283,14 @@ def run_trial(job: Job, progress: bool) -> dict[str, Any]:
     gap = to_json(measure_gap(targets, found, test.class_names))
     with open(run / "metrics.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    speeds = sorted(float(row["images_per_second"]) for row in rows if row["images_per_second"])
-    batch = job.trial.config.batch_size * job.trial.config.optim.accumulate
-    if job.keep:
-        with atomic_file(Path(job.keep)) as kept:
-            kept.write((run / "last.safetensors").read_bytes())
     return {
         "data": job.trial.data,
         "seed": job.trial.seed,
         "config": {k: v for k, v in to_dict(job.trial.config).items() if k not in ("data", "out", "resume")},
         "metrics": {key: metrics[key] for key in LOADED},
         "gap": {key: gap[key] for key in ("AP", "AP50", "AP70", "AP75", "loses", "errors", "true_positives")},
-        "curve": [
-            [int(row["iteration"]), *(float(row[key]) for key in ("AP50", "AP70", "AP"))] for row in rows if row["AP"]
-        ],
-        "loss": [[int(row["iteration"]), float(row["loss"])] for row in rows if row["loss"]][
-            :: max(1, len(rows) // 20)
-        ],
-        "seconds": {
-            "iteration": round(batch / speeds[len(speeds) // 2], 3) if speeds else None,
-            "all": round(time.monotonic() - began, 1),
-        },
+        **_curves(rows),
+        "seconds": {"iteration": _seconds(rows, job.trial.config), "all": round(time.monotonic() - began, 1)},
         "versions": json.loads((run / "versions.json").read_text()),
         "commit": made_by,
         "fingerprints": job.fingerprints,
@@ -259,6 +298,37 @@ def run_trial(job: Job, progress: bool) -> dict[str, Any]:
         "source": to_dict(job.source),
         "objects": _objects(job, detector.config),
     }
+
+
+def _train(job: Job, progress: bool) -> Path:
+    """Trains, leaves the weights that others start from, and returns the run folder."""
+    from grcn.training import train
+
+    run = Path(job.run)
+    _claim(run, job.fingerprints)
+    config = replace(job.trial.config, data=job.data, out=job.run)
+    if job.trial.start:
+        if not Path(job.start).is_file():
+            raise CheckpointError(f"the weights of {job.trial.start.name}, from which it starts, are not there")
+        config = replace(config, weights=job.start)
+    train(config, progress=progress)
+    if job.keep:
+        with atomic_file(Path(job.keep)) as kept:
+            kept.write((run / "last.safetensors").read_bytes())
+    return run
+
+
+def _curves(rows: list[dict[str, str]]) -> dict[str, Any]:
+    aps = [[int(row["iteration"]), *(float(row[key]) for key in ("AP50", "AP70", "AP"))] for row in rows if row["AP"]]
+    losses = [[int(row["iteration"]), float(row["loss"])] for row in rows if row["loss"]]
+    return {"curve": aps, "loss": losses[:: max(1, len(rows) // 20)]}
+
+
+def _seconds(rows: list[dict[str, str]], config: TrainConfig) -> float | None:
+    """Of an iteration, the median."""
+    speeds = sorted(float(row["images_per_second"]) for row in rows if row["images_per_second"])
+    images = config.batch_size * config.optim.accumulate
+    return round(images / speeds[len(speeds) // 2], 3) if speeds else None
 
 
 def _objects(job: Job, detector: DetectorConfig) -> dict[str, Any]:
@@ -314,22 +384,38 @@ def _claim(run: Path, fingerprints: dict[str, str]) -> None:
             aside = run.with_name(f"{run.name}-{digest(former)}")
             shutil.rmtree(aside, ignore_errors=True)
             run.rename(aside)
-    with atomic_file(path) as file:
-        file.write((json.dumps(fingerprints) + "\n").encode())
+    write_json(path, fingerprints)
 
 
-def _one_by_one(jobs: list[Job], progress: bool) -> Iterator[tuple[Job, dict[str, Any] | GrcnError]]:
+def _one_by_one(jobs: list[Job], progress: bool) -> Iterator[Finished]:
+    """Results as they come. What another process is at comes last, with what starts from it."""
+    later: list[Job] = []
     for job in jobs:
-        try:
-            result: dict[str, Any] | GrcnError = run_trial(job, progress)
-        except Interrupted:
-            raise
-        except GrcnError as error:
-            result = error
-        yield job, result
+        with ExitStack() as held:  # until the result is kept
+            try:
+                if any(job.start == other.keep for other in later if other.keep):
+                    raise ConfigError("it starts from what is not there yet")
+                held.enter_context(job.locked(patience=0))
+            except ConfigError:
+                later.append(job)
+                continue
+            yield job, _attempt(job, progress)
+    for job in later:
+        with job.locked():
+            yield job, _attempt(job, progress)
 
 
-def _on_ray(jobs: list[Job], resources: Resources) -> Iterator[tuple[Job, dict[str, Any] | GrcnError]]:
+def _attempt(job: Job, progress: bool) -> dict[str, Any] | GrcnError | None:
+    """What comes of a job whose lock is held."""
+    try:
+        return None if job.is_done() else _trained_and_scored(job, progress)
+    except Interrupted:
+        raise
+    except GrcnError as error:
+        return error
+
+
+def _on_ray(jobs: list[Job], resources: Resources) -> Iterator[Finished]:
     """Results as they come. A trial whose worker dies is started again, up to three times, and continues."""
     try:
         import ray

@@ -9,7 +9,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -28,7 +28,8 @@ from grcn.data.dataset import Dataset, OnError, list_splits, open_dataset, resol
 from grcn.data.files import split_kind
 from grcn.data.loader import Loader, Stream, TrainingSet, objects, training_loader, worker_deaths
 from grcn.errors import CheckpointError, ConfigError, DataError, ImageError, Interrupted
-from grcn.files import atomic_file, check_folder
+from grcn.files import atomic_file
+from grcn.locks import locked_run
 from grcn.model.backbones import make_backbone
 from grcn.model.detector import RCNN, build_detector, outline, resolve
 from grcn.predict.checkpoint import find_weights, load_detector
@@ -72,17 +73,15 @@ def train(config: TrainConfig, *, progress: bool = True) -> Path:
     tune_cpu()
     lead = _is_lead()
     say: Say = _print if progress and lead else _say_nothing
-    with _quiet(), worker_deaths():
+    config = _settle(config)
+    with locked_run(Path(config.out)) if lead else nullcontext(), _quiet(), worker_deaths():
         return _train(config, started, lead, progress, say)
 
 
 def _train(config: TrainConfig, started: float, lead: bool, progress: bool, say: Say) -> Path:
-    config = _settle(config)
     out = Path(config.out)
     if lead and not config.resume and (out / "config.yaml").exists():
         raise ConfigError(f"{out}: holds a run already; continue it with resume, or choose another folder with out")
-    if lead:
-        check_folder(out)
     data, val_data = _open(config, say)
     config = replace(config, train_split=data.split, val_split=val_data.split if val_data else "none")
     if config.fit == "data":

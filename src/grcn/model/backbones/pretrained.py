@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import safetensors.torch
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from grcn.errors import CheckpointError, ConfigError, first_line
+from grcn.locks import locked
 from grcn.model.backbones.base import Backbone
 
 
@@ -69,11 +71,15 @@ def fits(value: Tensor, wanted: Tensor) -> bool:
 def download_state_dict(url: str) -> dict[str, Tensor]:
     """A published state dict, from torch's cache (TORCH_HOME) or downloaded there and checked by its hash.
 
+    Another process that downloads the same is waited for.
+
     Raises:
         CheckpointError: where it cannot be fetched, or its content is not what its name promises.
     """
+    file = Path(torch.hub.get_dir(), "checkpoints", url.rsplit("/", 1)[-1])
     try:
-        return torch.hub.load_state_dict_from_url(url, map_location="cpu", check_hash=True, weights_only=True)
+        with nullcontext() if file.exists() else locked(file.with_name(f".{file.name}.lock"), str(file)):
+            return torch.hub.load_state_dict_from_url(url, map_location="cpu", check_hash=True, weights_only=True)
     except Exception as error:  # urllib, hashing and unpickling each raise their own
         raise CheckpointError(
             f"{url}: {first_line(error)}; fetch it by hand and pass weights=FILE, or start from weights=random"
