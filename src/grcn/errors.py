@@ -64,3 +64,31 @@ class Interrupted(GrcnError):  # noqa: N818 - a stop that was asked for is no er
 def first_line(error: Exception) -> str:
     """What an error of another library says in its first line, short enough to stand in one of ours."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+_EXTRAS = {
+    "train": ("torch", "torchvision", "lightning", "lightning_fabric", "safetensors"),
+    "timm": ("timm",),
+    "onnx": ("onnxruntime",),
+    "openvino": ("openvino",),
+    "export": ("onnx", "onnxscript", "nncf"),
+    "video": ("av",),
+    "study": ("ray", "scipy"),
+    "serve": ("fastapi", "uvicorn", "python_multipart", "starlette", "pydantic"),
+    "demo": ("gradio",),
+    "hub": ("huggingface_hub",),
+    "supervision": ("supervision",),
+    "tensorboard": ("tensorboard",),
+    "wandb": ("wandb",),
+    "mlflow": ("mlflow",),
+}
+"""The extras of the package, and the modules that come with each."""
+
+
+def missing_part(error: ModuleNotFoundError) -> ConfigError | None:
+    """The error of a part that is not installed, naming the extra to install; None on a module of no extra."""
+    module = (error.name or "").partition(".")[0]
+    extra = next((extra for extra, modules in _EXTRAS.items() if module in modules), None)
+    if extra is None:
+        return None
+    return ConfigError(f"needs {module}, which is not installed: pip install 'grcn[{extra}]'")

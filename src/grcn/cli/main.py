@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from grcn.cli.commands import COMMANDS
 from grcn.cli.streams import lasting_streams
-from grcn.errors import CheckpointError, ConfigError, GrcnError, Interrupted
+from grcn.errors import CheckpointError, ConfigError, GrcnError, Interrupted, missing_part
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -46,6 +46,8 @@ def _run(words: list[str], debug: bool) -> int:
     except Exception as error:
         if debug:
             traceback.print_exc()
+        if isinstance(error, ModuleNotFoundError):
+            error = missing_part(error) or error
         hint = _remedy(error)
         if isinstance(error, GrcnError):
             start = "" if isinstance(error, Interrupted) else "error: "

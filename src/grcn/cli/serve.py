@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import fields
 
 from grcn.cli.common import add_device_options, load_detector, say
-from grcn.errors import ConfigError
 
 
 def serve(words: Sequence[str]) -> int:
@@ -29,10 +28,7 @@ def serve(words: Sequence[str]) -> int:
     add_device_options(parser, batches=False)
     options = parser.read(words)
     limits = ServeLimits(**{field.name: options[field.name] for field in fields(ServeLimits)})
-    try:
-        from grcn.serve import serve
-    except ModuleNotFoundError as error:
-        raise ConfigError(f"serve needs {error.name}: pip install 'grcn[serve]'") from None
+    from grcn.serve import serve
 
     serve(load_detector(options.run, options), options.host, options.port, limits, say)
     return 0

@@ -322,11 +322,16 @@ def bootstrap(
 
 def rank_correlation(scores: Array, overlap: Array) -> float | None:
     """Spearman's rank correlation between the scores and the IoUs of true positives; None where it is undefined."""
-    from scipy.stats import spearmanr
-
     if len(np.unique(scores)) < 2 or len(np.unique(overlap)) < 2:
         return None
-    return float(spearmanr(scores, overlap).statistic)
+    return float(np.corrcoef(_ranks(scores), _ranks(overlap))[0, 1])
+
+
+def _ranks(values: Array) -> Array:
+    """The place of each value among all, from 1; equal ones share the mean of theirs."""
+    _, where, counts = np.unique(values, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    return (last - (counts - 1) / 2)[where]
 
 
 def to_json(gap: Gap) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from grcn.config import DetectorConfig, Optimization
-from grcn.errors import CheckpointError, ConfigError, DataError, ImageError, first_line
+from grcn.errors import CheckpointError, ConfigError, DataError, ImageError, first_line, missing_part
 from grcn.predict.header import KEY, Header, read_header
 from grcn.predict.stream import Prepared
 from grcn.types import Detections
@@ -111,10 +111,8 @@ class OnnxRuntime(Exported):
     device = "cpu (ONNX Runtime)"
 
     def __init__(self, path: Path) -> None:
-        try:
-            import onnxruntime
-        except ImportError:
-            raise _missing(path, "onnxruntime") from None
+        import onnxruntime
+
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # errors, which are raised anyway
         try:
@@ -140,10 +138,8 @@ class OpenVino(Exported):
     """
 
     def __init__(self, path: Path, bf16: bool) -> None:
-        try:
-            import openvino
-        except ImportError:
-            raise _missing(path, "openvino") from None
+        import openvino
+
         self.device = f"cpu (OpenVINO, {'bf16' if bf16 else 'f32'})"
         hints = {"INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32", "PERFORMANCE_HINT": "LATENCY"}
         try:
@@ -188,11 +184,12 @@ def open_exported(source: Path, optimize: Optimization = "fold") -> Exported | N
         return None
     if not source.is_file():
         raise CheckpointError(f"{source}: no such file")
-    if suffix == ".xml":
-        return OpenVino(source, bf16=optimize == "bf16")
-    if optimize == "bf16":
+    if suffix == ".onnx" and optimize == "bf16":
         raise ConfigError(f"optimize 'bf16' with {source}: ONNX Runtime has none on a CPU; export to openvino for it")
-    return OnnxRuntime(source)
+    try:
+        return OnnxRuntime(source) if suffix == ".onnx" else OpenVino(source, bf16=optimize == "bf16")
+    except ModuleNotFoundError as error:
+        raise missing_part(error) or error from None
 
 
 def _check_names(path: Path, inputs: list[str], outputs: list[str]) -> None:
@@ -200,7 +197,3 @@ def _check_names(path: Path, inputs: list[str], outputs: list[str]) -> None:
         raise CheckpointError(
             f"{path}: not a grcn detector: from {inputs[:4]} to {outputs[:4]}, not from ['{INPUT}'] to {list(OUTPUTS)}"
         )
-
-
-def _missing(path: Path, package: str) -> ConfigError:
-    return ConfigError(f"{path}: needs {package}; pip install 'grcn[export]'")
