@@ -237,7 +237,7 @@ def _listed(names: Iterable[str]) -> str:
 
 
 def _find(root: Root, format: str) -> list[tuple[str, Layout]]:
-    """The layouts at the root, or at the first level below it that has any; no folder twice, whatever links lead to it."""
+    """The layouts at the root, or at the first level below it that has any; of links to one folder, one."""
     level, seen = [root.path], set()
     for _ in range(_DEPTH):
         found = [layout for folder in level if (layout := _recognize(root, folder, format))]

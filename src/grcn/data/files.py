@@ -269,7 +269,7 @@ class ImageFinder:
                 for folder in self.folders:
                     if path := self._at(folder, parts[start:]):
                         return self._checked(path, parts, start > 0, name)
-        if "\0" in name or own is None and (os.path.isabs(name) or self._leaves(climbs)):
+        if "\0" in name or (own is None and (os.path.isabs(name) or self._leaves(climbs))):
             raise NotFoundError("path-escape", f"{shown(name)} leads outside {self.root.path}")
         looked = ", ".join(os.path.relpath(folder, self.root.path) for folder in self.folders)
         raise NotFoundError("missing-image", f"no image {shown(name)} in {looked}")

@@ -260,13 +260,13 @@ class Findings:
             AnnotationError: on an object of another class, unless the findings collect them.
         """
         counts = [len(item.names) for item in annotated]
-        ends = np.cumsum([0, *counts])
+        ends: list[int] = np.cumsum([0, *counts]).tolist()
         owner = np.repeat(np.arange(len(annotated)), counts)
         boxes = np.concatenate([np.zeros((0, 4)), *(np.reshape(item.boxes, (-1, 4)) for item in annotated)])
         ids = {name: class_id for class_id, name in enumerate(class_names)}
         labels = np.array([ids.get(name, -1) for item in annotated for name in item.names], dtype=np.int64)
         for i in np.flatnonzero(labels < 0):
-            self._unknown_class(annotated[owner[i]], int(i - ends[owner[i]]), class_names)
+            self._unknown_class(annotated[owner[i]], int(i) - ends[owner[i]], class_names)
         for item, start, end in zip(annotated, ends, ends[1:], strict=False):
             if item.size is not None and item.size != (item.header.height, item.header.width):
                 boxes[start:end] = self._align(item, boxes[start:end])
@@ -283,12 +283,12 @@ class Findings:
         boxes32, kept, problems = clean_boxes(boxes[known], sizes[known, 0], sizes[known, 1], same)
         for problem in problems:
             at = known[problem.index]
-            item, i = annotated[owner[at]], int(at - ends[owner[at]])
+            item, i = annotated[owner[at]], int(at) - ends[owner[at]]
             message = f"{item.where(i)} ('{item.names[i]}'): {problem.message}"
             self.note(problem.kind, item.file, message, item.places[i])
         kept = known[kept]
         areas = np.where(np.isfinite(areas[kept]), areas[kept], (boxes32[:, 2:] - boxes32[:, :2]).prod(axis=1))
-        first = np.searchsorted(owner[kept], np.arange(len(annotated) + 1))
+        first: list[int] = np.searchsorted(owner[kept], np.arange(len(annotated) + 1)).tolist()
         labels, difficult, crowd = labels[kept], difficult[kept], crowd[kept]
         records = []
         for item, start, end in zip(annotated, first, first[1:], strict=False):
@@ -312,7 +312,8 @@ class Findings:
         height, width = item.size
         header = item.header
         said = f"{item.path.name}: annotated as {width:g} x {height:g}"
-        if item.size == header.stored:
+        stored_height, stored_width = header.stored
+        if height == stored_height and width == stored_width:
             said += f", its size before EXIF orientation {header.orientation}: boxes turned with the image"
             self.note("exif-turned", item.file, said)
             return upright_boxes(boxes, header)
@@ -321,8 +322,13 @@ class Findings:
         return boxes
 
 
+def numbered(pattern: str, places: Sequence[int]) -> Callable[[int], str]:
+    """For `Annotations.where`: a pattern with the object's place in it, such as `line {}`."""
+    return lambda i: pattern.format(places[i])
+
+
 class ImageIds:
-    """Ids for images that the files of a format give none: their stems, or where several have one their paths.
+    """Ids for images to which their format gives none: their stems; where several share one, their paths.
 
     Args:
         images: all those of a split.
@@ -330,8 +336,14 @@ class ImageIds:
     """
 
     def __init__(self, images: Iterable[Path], folder: Path) -> None:
-        self.folder, self._stems = folder, Counter(image.stem for image in set(images))
+        self.folder = folder
+        every = set(images)
+        self._stems = Counter(image.stem for image in every)
+        self._paths = Counter(image.with_suffix("") for image in every) if len(self._stems) < len(every) else None
 
     def of(self, image: Path) -> str:
         """An image's id."""
-        return image.stem if self._stems[image.stem] == 1 else os.path.relpath(image, self.folder)
+        if self._paths is None or self._stems[image.stem] == 1:
+            return image.stem
+        bare = image.with_suffix("")
+        return Path(os.path.relpath(bare if self._paths[bare] == 1 else image, self.folder)).as_posix()

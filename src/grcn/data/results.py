@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import reprlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -122,8 +122,8 @@ def _read_list(path: Path, max_bytes: int) -> list[Any]:
 def _image_ids(dataset: Dataset) -> dict[Id, int]:
     """The record's index for every id that a file may use for an image; none for an id that two images share."""
     own: list[tuple[Id, int]] = [(record.image_id, i) for i, record in enumerate(dataset.records)]
-    stems = [(record.path.stem, i) for i, record in enumerate(dataset.records)]
-    return {**unshared([*by_id(own).items(), *by_id(stems).items()]), **unshared(own)}
+    stems: list[tuple[Id, int]] = [(record.path.stem, i) for i, record in enumerate(dataset.records)]
+    return {**by_id(own), **unshared(stems), **unshared(own)}
 
 
 def _value(where: str, result: dict[str, Any], key: str) -> Any:

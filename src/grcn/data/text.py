@@ -149,7 +149,7 @@ def by_id(ids: Iterable[tuple[Id, int]]) -> dict[Id, int]:
     """
     own = list(ids)
     others = [(other, place) for key, place in own if (other := _other(key)) is not None]
-    return {**unshared(others), **dict(own)}
+    return {**unshared(others), **unshared(own)}
 
 
 def _other(key: Id) -> Id | None:

@@ -25,7 +25,7 @@ import numpy as np
 from grcn.data.boxes import from_xywh
 from grcn.data.files import IMAGE_FOLDERS, ImageFinder, Root, check_names, split_kind
 from grcn.data.formats.protocol import Format, Opened, Writer
-from grcn.data.records import AnnotatedImage, Annotations, Findings
+from grcn.data.records import AnnotatedImage, Annotations, Findings, numbered
 from grcn.data.text import Id, as_id, by_id, flag, number, read_json, shown, sniff
 from grcn.errors import AnnotationError
 from grcn.files import write_json
@@ -171,7 +171,7 @@ def _images(
         where = f"images[{index}]"
         image_id = as_id(entry.get("id")) if isinstance(entry, dict) else None
         name = entry.get("file_name") if isinstance(entry, dict) else None
-        if image_id is None or not isinstance(name, str):
+        if image_id is None or not isinstance(name, str) or not name:
             findings.fault("bad-image-entry", path, f"{where}: needs an 'id' and a text 'file_name'", index)
             continue
         if image_id in places:
@@ -294,7 +294,7 @@ def _annotations(
                     [categories[item.category] for item in own],
                     boxes[start:end],
                     places := [item.index for item in own],
-                    lambda i, places=places: f"annotations[{places[i]}]",
+                    numbered("annotations[{}]", places),
                     image.size,
                     crowd=[item.crowd for item in own],
                     areas=[item.area for item in own],

@@ -77,9 +77,10 @@ class LabelStudioLayout:
         headers = findings.headers(list(task_of))
         annotated = [_task_annotations(ids.of(image), task_of[image], path, image, headers[image]) for image in headers]
         if len(self.splits) == 1:
+            spoken_of = set(found)
             for folder in dict.fromkeys(image.parent for image in headers):
                 for image in root.images(folder):
-                    if image not in set(found):
+                    if image not in spoken_of:
                         findings.note("missing-annotation", image, "no task speaks of it: image left out")
         return Opened(names, findings.records(annotated, names))
 

@@ -38,7 +38,7 @@ from grcn.data.boxes import from_voc
 from grcn.data.files import IMAGE_FOLDERS, Names, Root, read_class_list, split_kind
 from grcn.data.formats.protocol import Format, Opened, Writer, write_list
 from grcn.data.image import SUFFIXES, UNREAD_SUFFIXES, ImageHeader
-from grcn.data.records import AnnotatedImage, Annotations, Defect, Findings
+from grcn.data.records import AnnotatedImage, Annotations, Defect, Findings, numbered
 from grcn.data.text import flag, number, read_bytes, read_lines, sniff
 from grcn.errors import AnnotationError, ImageError
 from grcn.files import atomic_file
@@ -109,9 +109,9 @@ class VocLayout:
                 message = f"its image, {image.name}, is that of {entries[first].relative_to(root.path)}, too"
                 findings.fault("duplicate", entries[image_id], message)
         headers = findings.headers(list(images))
-        first = 0 if _counts_from_0(every, place, findings) else 1
+        origin = 0 if _counts_from_0(every, place, findings) else 1
         annotated = [
-            _annotations(image_id, image, headers[image], entries[image_id], file, first)
+            _annotations(image_id, image, headers[image], entries[image_id], file, origin)
             for image, image_id in images.items()
             if image in headers and (file := files[image_id])
         ]
@@ -330,7 +330,7 @@ def _annotations(image_id: str, image: Path, header: ImageHeader, xml: Path, fil
         file.names,
         from_voc(file.corners, first),
         file.indices,
-        lambda i: f"object {file.indices[i]}",
+        numbered("object {}", file.indices),
         file.size,
         difficult=file.difficult,
     )

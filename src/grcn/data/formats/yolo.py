@@ -7,8 +7,8 @@ Layouts that are read:
 - Without it, or for splits that it does not give: `images/SPLIT` with `labels/SPLIT`, `SPLIT/images` with
   `SPLIT/labels`, `SPLIT.txt` lists; `images` with `labels` alone, or with images beside subfolders of which none is
   named for a split, are one split, `train`. Names then stand in `classes.txt`, also in a folder above.
-- Darknet's, as CVAT and FiftyOne write it: `obj.data` names lists and the file of names; or the lists alone, with labels
-  for the images that they name.
+- Darknet's, as CVAT and FiftyOne write it: `obj.data` names lists and the file of names; or the lists alone, where
+  their images have labels.
 
 What `data.yaml` says holds inside the root only. Its `path` and absolute names are usually those of another machine:
 `path` is used where it leads to a folder in the root, and passed over otherwise; an entry that begins with one `../`,
@@ -46,7 +46,7 @@ from grcn.data.files import (
 )
 from grcn.data.formats.protocol import Format, Opened, Writer
 from grcn.data.image import UNREAD_SUFFIXES
-from grcn.data.records import AnnotatedImage, Annotations, Findings, ImageIds, ImageRecord
+from grcn.data.records import AnnotatedImage, Annotations, Findings, ImageIds, ImageRecord, numbered
 from grcn.data.text import number, read_lines, read_text, shown, sniff
 from grcn.errors import AnnotationError, DataError, ImageError
 from grcn.files import atomic_file
@@ -140,7 +140,7 @@ class YoloLayout:
                     [own[row.class_id] for row in some],
                     boxes[start : start + len(some)],
                     lines := [row.line for row in some],
-                    lambda i, lines=lines: f"line {lines[i]}",
+                    numbered("line {}", lines),
                 )
             )
             start += len(some)
@@ -276,13 +276,13 @@ def _resolve(root: Root, folder: Path, base: object, entry: str) -> Path | None:
 
 
 def _darknet(root: Root, folder: Path) -> tuple[Path | None, tuple[str, ...] | None, dict[str, tuple[Path, ...]]]:
-    """Darknet's configuration, the class names and the lists of images that it names; these are found by their names."""
+    """Darknet's configuration, and the class names and the lists of images that it names."""
     names = root.listing(folder).names
     for path in root.files(folder, ".data"):
         pairs = [line.replace("\\", "/").partition("=") for line in read_lines(path)]
         values = {key.strip().lower(): value.strip().split("/")[-1] for key, _, value in pairs}
         found = {key: root.guarded(folder / name) for key, value in values.items() if (name := names.find(value))}
-        lists = {key: (found[key],) for key in _KEYS if key in found}
+        lists: dict[str, tuple[Path, ...]] = {key: (found[key],) for key in _KEYS if key in found}
         if lists or "names" in found:
             return path, read_names(found["names"]) if "names" in found else None, lists
     return None, None, {}
@@ -453,7 +453,7 @@ def _row(text: str, classes: int, keypoints: bool) -> tuple[int, list[float]]:
         numbers = numbers[:4]
     elif len(numbers) % 2:
         raise ValueError(f"{len(values)} numbers are neither a box nor a polygon")
-    sure = -1 <= min(numbers) and max(numbers) <= 2  # of nearly all rows, which need no closer look
+    sure = min(numbers) >= -1 and max(numbers) <= 2  # of nearly all rows, which need no closer look
     stray = None if sure else next((v for v in numbers if not -1 <= v <= 2 and abs(v) <= LARGEST), None)
     if stray is not None:
         raise ValueError(f"{stray:g} is no fraction of the image's side; are these pixels?")
