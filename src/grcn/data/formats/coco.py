@@ -50,9 +50,15 @@ class CocoLayout:
         content = _load(path)
         findings.files.add(path)
         categories = _categories(content["categories"], path)
+        root_id = _root_category(content["categories"])
+        check_names(tuple(name for key, name in categories.items() if key != root_id), str(path))
         images, places = _images(content["images"], path, ImageFinder(self.root, folders), findings)
         objects = _objects(content["annotations"], path, images, places, categories, findings)
-        categories = _without_root(content["categories"], categories, objects, path, findings)
+        if root_id is not None and all(item.category != root_id for item in objects):
+            message = (
+                f"category {root_id} ('{categories.pop(root_id)}') is above all others, no object is of it: no class"
+            )
+            findings.remark("root-category", path, message)
         check_names(tuple(categories.values()), str(path))
         names = tuple(class_names) if class_names is not None else tuple(categories.values())
         ids_by_name = {name: category_id for category_id, name in categories.items()}
@@ -137,18 +143,11 @@ def _number_of(entry: Any) -> int | None:
     return category_id if isinstance(category_id, int) else None
 
 
-def _without_root(
-    entries: list[Any], categories: dict[int, str], objects: list[_Object], path: Path, findings: Findings
-) -> dict[int, str]:
-    """The categories without the one that is above all others, where no object is of it."""
+def _root_category(entries: list[Any]) -> int | None:
+    """The id of the one category that is above all others, as Roboflow has it."""
     above = {str(entry.get("supercategory")) for entry in entries if entry.get("supercategory") != "none"}
     root = [entry for entry in entries if entry.get("supercategory") == "none" and above == {entry["name"]}]
-    root_id = _number_of(root[0]) if len(root) == 1 and len(entries) > 1 else None
-    if root_id is None or any(item.category == root_id for item in objects):
-        return categories
-    message = f"category {root_id} ('{categories[root_id]}') is above all others and no object is of it: no class"
-    findings.remark("root-category", path, message)
-    return {category_id: name for category_id, name in categories.items() if category_id != root_id}
+    return _number_of(root[0]) if len(root) == 1 else None
 
 
 @dataclass(frozen=True)

@@ -169,7 +169,8 @@ def recognize(root: Root, folder: Path) -> VocLayout | None:
     lists = _split_lists(root, folder)
     if not lists and not (xml and any(split_kind(inner.name) for inner in root.subfolders(xml))):
         lists = _other_lists(root, folder)
-    for place in [xml, beside, folder] if lists else []:
+    near = root.folder(folder, "jpegimages", *IMAGE_FOLDERS[:-1])  # below `data` may lie anything
+    for place in [xml, near, folder] if lists else []:
         if place and (root.files(folder, ".xml") if place == folder else root.tree(place, ".xml")):
             return VocLayout(root, folder, {name: VocSplit(place, images, ids) for name, ids in lists.items()})
     splits = _split_folders(root, xml, images) if xml else {}

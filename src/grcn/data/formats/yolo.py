@@ -409,7 +409,9 @@ def _note_orphans(labels: _Labels, images: Sequence[Path], findings: Findings) -
         stems = Names((image.stem, image) for image in labels.root.images(folder)) if apart else Names[Path]()
         unread = {image.stem for image in labels.root.images(folder, UNREAD_SUFFIXES)}  # which are named themselves
         for stem, label in apart.items():
-            if stems.find(stem) is None and stem not in unread and label.name not in CLASS_LISTS:
+            if stem in unread:
+                findings.files.add(label)
+            elif stems.find(stem) is None and label.name not in CLASS_LISTS:
                 findings.note("missing-image", label, "no image of its name: left out", error=ImageError)
 
 
