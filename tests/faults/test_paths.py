@@ -122,7 +122,7 @@ def test_file_names_in_voc_files_are_not_followed(root: Path, outside: Path, nam
 @pytest.mark.parametrize("name", NAMES)
 def test_file_names_in_coco_files(root: Path, outside: Path, name: str) -> None:
     coco(root, name.format(outside=outside) + ".png")
-    refused(root, r"train\.json: images\[0\]: file_name .* leads outside")
+    refused(root, r"train\.json: images\[0\]: .* leads outside")
     data = open_dataset(root, on_error="collect")
     assert (len(data), [defect.kind for defect in data.defects]) == (0, ["path-escape"])
 
@@ -227,4 +227,4 @@ def test_links_to_other_folders_are_not_searched_for_data(root: Path, outside: P
     (root / "shortcut").symlink_to(outside)
     (root / "inner").mkdir()
     voc(root / "inner")
-    assert open_dataset(root).root == root.resolve() / "inner"
+    assert open_dataset(root)[0].path.is_relative_to(root.resolve() / "inner")

@@ -177,7 +177,7 @@ def test_all_that_lies_in_the_folder_passed(tmp_path: Path) -> None:
     photo(tmp_path / "beside.jpg")
     voc(tmp_path / "other" / "deeper" / "still" / "set")
     report = check_dataset(tmp_path)
-    assert report.root == (tmp_path / "deep" / "VOC2007").resolve()
+    assert report.root == tmp_path.resolve()
     assert {kind for kind, _ in found(report)} == {"in-no-split"}
     names = {Path(file).name for _, file in found(report)}
     assert names == {"beside.jpg", "train.jpg", "val.jpg", "train.xml", "val.xml"}

@@ -26,8 +26,9 @@ def add_data_options(parser: Parser, split: str) -> None:
 
 
 def add_format_option(parser: Parser, name: str = "--format") -> None:
-    formats = ("auto", "voc", "coco", "yolo", "labelstudio")
-    parser.add_argument(name, choices=formats, default="auto", help="of the annotations")
+    from grcn.data.formats import FORMATS
+
+    parser.add_argument(name, choices=("auto", *FORMATS), default="auto", help="of the annotations")
 
 
 def add_device_options(parser: Parser, batches: bool = True) -> None:
@@ -124,8 +125,8 @@ def keeping(what: str) -> Iterator[None]:
 
 
 def _tell_defects(dataset: Dataset) -> None:
-    if dataset.defects:
-        say(f"{dataset.root}: {len(dataset.defects)} defects in '{dataset.split}'; `grcn check` lists them")
+    if count := sum(defect.exit_code != 0 for defect in dataset.defects):
+        say(f"{dataset.root}: {count} defects in '{dataset.split}'; `grcn check` lists them")
 
 
 def say(message: str) -> None:

@@ -23,6 +23,7 @@ def check(words: Sequence[str]) -> int:
     parser.add_argument("--preset", type=str, default="grcn_r50", help="the detector to measure the sizes for")
     parser.add_argument("--short_side", type=int, help="input size to measure for; default: the preset's")
     parser.add_argument("--long_side", type=int, help="cap on the longer side; default: the preset's")
+    parser.add_argument("--all", action="store_true", help="list all defects, not five of a kind")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     options = parser.read(words)
 
@@ -43,7 +44,7 @@ def check(words: Sequence[str]) -> int:
     if options.json:
         print_json(report.to_dict())
     else:
-        render(report)
+        render(report, limit=None if options.all else 5)
     return report.exit_code
 
 

@@ -11,6 +11,7 @@ from grcn.errors import ConfigError, ImageError
 
 def predict(words: Sequence[str]) -> int:
     from grcn.cli.parser import Parser
+    from grcn.data.formats import WRITERS
 
     parser = Parser(
         "predict",
@@ -30,7 +31,7 @@ def predict(words: Sequence[str]) -> int:
     parser.add_argument(
         "--save",
         nargs="+",
-        choices=("voc", "yolo", "labelstudio", "fiftyone"),
+        choices=tuple(WRITERS),
         default=[],
         help="also write labels to correct and train on",
     )

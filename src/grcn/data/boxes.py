@@ -6,11 +6,11 @@
 | second corner left of or above the first | dropped, `box-inverted` |
 | no width or no height, in the file's own numbers | dropped, `box-no-area` |
 | wholly outside the image | dropped, `box-outside` |
-| partly outside the image | clipped to it, `box-clipped` |
+| a pixel or more outside the image | clipped to it, `box-clipped` |
 | same corners and class as an earlier box of the image | dropped, `box-twice` |
 
-Each is counted and named. Overshoots below a twentieth of a pixel are the rounding of decimals in the file: they are
-clipped and not counted.
+Each is counted and named. What reaches less than a pixel outside is the rounding of whoever drew or wrote the box: it
+is clipped and not counted.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 LARGEST = 1e6  # pixels; no image has a longer side
-ROUNDING = 0.05  # pixels
+UNCOUNTED = 1.0  # pixel; what reaches less outside is the rounding of whoever drew or wrote the box
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def clean_boxes(
         empty = ~_rows(~(second <= first))
         outside = ~_rows((first < size) & (second > 0))
         inside = np.clip(boxes, 0, np.tile(size, 2))
-        moved = ~_rows(np.abs(boxes - inside) <= ROUNDING)
+        moved = ~_rows(np.abs(boxes - inside) < UNCOUNTED)
         clipped = inside.astype(np.float32)
     # A sliver can be lost to float32; it then has no area either.
     empty |= finite & ~outside & ~_rows(clipped[:, 2:] > clipped[:, :2])
@@ -105,16 +105,19 @@ def _seen_before(boxes: NDArray[np.float32], labels: NDArray[np.int64]) -> NDArr
     return np.array([first.setdefault(data[i * size : (i + 1) * size], i) != i for i in range(len(rows))], dtype=bool)
 
 
-def from_voc(corners: NDArray[np.float64]) -> NDArray[np.float64]:
-    """VOC's 1-based inclusive corners, [N, 4] xmin, ymin, xmax, ymax, as half-open xyxy.
+def from_voc(corners: NDArray[np.float64], first: int = 1) -> NDArray[np.float64]:
+    """VOC's inclusive corners, [N, 4] xmin, ymin, xmax, ymax, as half-open xyxy.
 
     The first corner moves by one pixel. Where the file's two corners coincide or are inverted they are left alone,
     so that such a box is seen as without area, as in the other formats, and not as one pixel wide.
+
+    Args:
+        first: where the corners count from, 1 or 0; those from 0 are half-open as they are.
     """
     corners = np.asarray(corners, dtype=np.float64).reshape(-1, 4)
     with np.errstate(invalid="ignore"):
         degenerate = (corners[:, 2:] <= corners[:, :2]).any(axis=1, keepdims=True)
-    return np.where(degenerate, corners, corners - np.array([1.0, 1.0, 0.0, 0.0]))
+    return np.where(degenerate, corners, corners - np.array([first, first, 0.0, 0.0]))
 
 
 def from_xywh(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -124,10 +127,17 @@ def from_xywh(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
 
 
-def from_yolo(boxes: NDArray[np.float64], height: int, width: int) -> NDArray[np.float64]:
-    """YOLO's [N, 4] centre x, y, width, height, in fractions of the image, as xyxy pixels."""
+def from_yolo(
+    boxes: NDArray[np.float64], height: int | NDArray[np.int64], width: int | NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """YOLO's [N, 4] centre x, y, width, height, in fractions of the image, as xyxy pixels.
+
+    Args:
+        height, width: of the boxes' image, or [N] of each box's own.
+    """
     boxes = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
     with np.errstate(invalid="ignore", over="ignore"):
         half = boxes[:, 2:] / 2
         corners = np.concatenate([boxes[:, :2] - half, boxes[:, :2] + half], axis=1)
-        return corners * np.array([width, height, width, height], dtype=np.float64)
+        sides = np.stack([np.broadcast_to(width, len(boxes)), np.broadcast_to(height, len(boxes))], axis=1)
+        return corners * np.tile(sides.astype(np.float64), 2)

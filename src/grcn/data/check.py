@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from grcn.config import DetectorConfig, InputConfig
-from grcn.data.dataset import list_splits, open_dataset, resolve_split
+from grcn.data.dataset import DataFolder
 from grcn.data.records import Dataset, Defect, ImageRecord
 from grcn.data.sizing import QUANTILES, Sizing, fit, measure
 from grcn.data.unused import unused_files
@@ -122,9 +122,10 @@ def check_dataset(
         DataError: where the folder or a named split cannot be found or the format is not recognized. All else is a
             defect of the report.
     """
-    top = root = Path(root)
-    named = splits if splits is not None else list_splits(root, format)
-    names = dict.fromkeys(resolve_split(root, name, "train", format) for name in named)
+    folder = DataFolder(root, format)
+    root = folder.root.path
+    named = splits if splits is not None else folder.splits
+    names = dict.fromkeys(folder.resolve(name, "train") for name in named)
     config = config or PRESETS["grcn_r50"]
     size = InputConfig(short_side or config.input.short_side, long_side or config.input.long_side)
     config = replace(config, input=size)
@@ -133,22 +134,23 @@ def check_dataset(
     datasets: list[Dataset] = []
     for name in names:
         try:
-            datasets.append(open_dataset(root, split=name, format=format, on_error="collect"))
+            datasets.append(folder.open(name, on_error="collect"))
         except GrcnError as error:
             defects.append(Defect("unreadable-split", name, str(error), exit_code=error.exit_code))
-    root = datasets[0].root if datasets else root  # the data set may lie deeper in the folder
     for dataset in datasets:
         defects += dataset.defects
     distinct = {record.path: (dataset, record) for dataset in datasets for record in dataset.records}
     digests = _decode(root, [record for _, record in distinct.values()], defects, progress)
     defects += _without_photos(datasets, digests) + _below_pixel(root, datasets)
-    defects += _overlaps(root, datasets, digests) + _unknown_classes(root, datasets, format)
+    training = _training(folder, datasets)
+    defects += _overlaps(root, datasets, digests) + _unknown_classes(training, datasets)
     defects += _without_objects(datasets)
     if splits is None and len(datasets) == len(names):  # what a split that cannot be read would use is not known
-        defects += unused_files(top, datasets, [root / defect.file for defect in defects])
+        defects += unused_files(datasets, [root / defect.file for defect in defects])
 
-    training = _training(root, datasets, format)
     has_objects = any((~record.target.crowd).any() for dataset in training for record in dataset.records)
+    suggested = fit(training, config) if has_objects else config
+    defects += _dense(datasets, config, suggested)
     return CheckReport(
         root=root,
         format=datasets[0].format if datasets else format,
@@ -157,7 +159,7 @@ def check_dataset(
         classes=_count_classes(datasets, list(distinct.values())),
         defects=tuple(dict.fromkeys(defects)),  # splits that share files share their defects
         sizing=measure(training, config) if has_objects else None,
-        suggested=measure(training, fit(training, config)) if has_objects else None,
+        suggested=measure(training, suggested) if has_objects else None,
     )
 
 
@@ -208,6 +210,20 @@ def _below_pixel(root: Path, datasets: Sequence[Dataset]) -> list[Defect]:
     return found
 
 
+def _dense(datasets: Sequence[Dataset], config: DetectorConfig, suggested: DetectorConfig) -> list[Defect]:
+    """Splits with images that hold more objects than detections can come out; remarks."""
+    found = []
+    most, raised = config.roi.detections_per_image, suggested.roi.detections_per_image
+    for dataset in datasets:
+        counts = np.array([int((~record.target.crowd).sum()) for record in dataset.records])
+        if (counts > most).any():
+            message = f"{(counts > most).sum()} images hold more than {most} objects, up to {counts.max()}, but at most"
+            message += f" {most} detections of an image come out"
+            message += f"; --fit data makes it {raised}" if raised > most else "; raise model.roi.detections_per_image"
+            found.append(Defect("dense-images", dataset.split, message, exit_code=0))
+    return found
+
+
 def _overlaps(root: Path, datasets: Sequence[Dataset], digests: dict[Path, bytes]) -> list[Defect]:
     """Pictures of one split that are in another too, by file or by pixels; and those that one split has twice."""
     found = []
@@ -241,9 +257,8 @@ def _contains(whole: Dataset, part: Dataset) -> bool:
     return part.split in whole.split and {r.path for r in part.records} <= {r.path for r in whole.records}
 
 
-def _unknown_classes(root: Path, datasets: Sequence[Dataset], format: str) -> list[Defect]:
+def _unknown_classes(training: Sequence[Dataset], datasets: Sequence[Dataset]) -> list[Defect]:
     """Classes with objects in a split that the training split has none of."""
-    training = _training(root, datasets, format)
     known = set(_class_counts(training))
     return [
         Defect(
@@ -272,10 +287,10 @@ def _class_counts(datasets: Sequence[Dataset]) -> Counter[str]:
     return Counter(d.class_names[label] for d in datasets for record in d.records for label in record.target.labels)
 
 
-def _training(root: Path, datasets: Sequence[Dataset], format: str) -> list[Dataset]:
+def _training(folder: DataFolder, datasets: Sequence[Dataset]) -> list[Dataset]:
     """The split to learn from, by its usual name; where there is none, the first that was looked at."""
     try:
-        name = resolve_split(root, "auto", "train", format)
+        name = folder.resolve("auto", "train")
     except GrcnError:
         name = ""
     return [dataset for dataset in datasets if dataset.split == name] or list(datasets[:1])
@@ -308,12 +323,12 @@ def _count_classes(
 # ------------------------------------------------------------------------------------------------------ printing
 
 
-def render(report: CheckReport, console: Console | None = None, *, limit: int = 20) -> None:
+def render(report: CheckReport, console: Console | None = None, *, limit: int | None = 5) -> None:
     """Prints a report as tables.
 
     Args:
         console: where to. Default: standard output.
-        limit: defects shown of each kind; the rest is counted (`--json` has them all).
+        limit: defects shown of each kind, the rest being counted; None: all.
     """
     from rich.console import Console
     from rich.table import Table
@@ -352,8 +367,8 @@ def render(report: CheckReport, console: Console | None = None, *, limit: int = 
         say(f"{kind}: {len(defects)}")
         for defect in defects[:limit]:
             say(f"  {defect.file}: {defect.message}")
-        if len(defects) > limit:
-            say(f"  and {len(defects) - limit} more (--json lists all)")
+        if limit is not None and len(defects) > limit:
+            say(f"  and {len(defects) - limit} more (--all lists all)")
 
 
 def _sizing_table(now: Sizing, then: Sizing) -> Table:
@@ -377,5 +392,6 @@ def _sizing_table(now: Sizing, then: Sizing) -> Table:
         )
     for iou in now.reach:
         row(f"anchors reach IoU {iou:g}", lambda s, k=iou: f"{s.reach[k]:.1%} of objects")  # type: ignore[misc]
+    row("detections of an image, at most", lambda s: f"{s.detections_per_image} (objects: {s.most_objects})")
     table.caption = "cells: square root of an object's area / stride, at 10 / 50 / 90% of the objects"
     return table

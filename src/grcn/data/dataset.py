@@ -26,20 +26,16 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
-from grcn.data.files import Root, check_names, split_kind, subfolders
-from grcn.data.formats import coco, labelstudio, voc, yolo
-from grcn.data.formats.coco import CocoLayout, find_coco, read_coco
-from grcn.data.formats.labelstudio import LabelStudioLayout, find_labelstudio, read_labelstudio
-from grcn.data.formats.voc import VocLayout, find_voc, read_voc
-from grcn.data.formats.yolo import YoloLayout, find_yolo, read_yolo
-from grcn.data.records import AnnotatedImage, Dataset, Defect, Findings, Format, ImageRecord, OnError
+from grcn.data.files import Root, check_names, split_kind
+from grcn.data.formats import FORMATS, Layout
+from grcn.data.records import AnnotatedImage, Dataset, Defect, Findings, ImageRecord, OnError
 from grcn.errors import DataError
 
 __all__ = [
     "AnnotatedImage",
+    "DataFolder",
     "Dataset",
     "Defect",
-    "Format",
     "ImageRecord",
     "OnError",
     "list_splits",
@@ -47,18 +43,111 @@ __all__ = [
     "resolve_split",
 ]
 
-Layout = VocLayout | CocoLayout | YoloLayout | LabelStudioLayout
-
-_FINDERS = {"voc": find_voc, "coco": find_coco, "yolo": find_yolo, "labelstudio": find_labelstudio}
-_LOOKED_FOR = {
-    "voc": voc.LOOKED_FOR,
-    "coco": coco.LOOKED_FOR,
-    "yolo": yolo.LOOKED_FOR,
-    "labelstudio": labelstudio.LOOKED_FOR,
-}
 _DEPTH, _WIDTH = 4, 100  # levels, and folders of each, in which a data set is looked for: x/VOCdevkit/VOC2007
 _ROLES = {"train": ("train", "trainval"), "val": ("val",), "test": ("test",)}
 _FALLBACKS = {"train": (), "val": ("test",), "test": ("val",)}
+
+
+class DataFolder:
+    """A folder with a data set, looked through once and then asked for its splits.
+
+    The folder is the border: nothing outside it is opened. The data set may lie deeper in it; lists, class names and
+    links above that, inside the folder, count.
+
+    Args:
+        root: the folder.
+        format: a key of `grcn.data.formats.FORMATS`; `auto`: recognized from the folder.
+
+    Raises:
+        DataError: if there is no such folder, or no data set in it.
+        AnnotationError: on what describes the data set as a whole and is broken.
+    """
+
+    def __init__(self, root: str | Path, format: str = "auto") -> None:
+        if format != "auto" and format not in FORMATS:
+            raise DataError(f"format: '{format}' is none of auto, {', '.join(FORMATS)}")
+        if not os.path.isdir(root):
+            what = "is a file; pass the folder that holds it" if os.path.exists(root) else "no such folder"
+            raise DataError(f"{root}: {what}")
+        self.root = Root(root)
+        self._found = _find(self.root, format)
+        if not self._found:
+            wanted = FORMATS if format == "auto" else {format: FORMATS[format]}
+            looked = "; ".join(f"{name}: {row.looked_for}" for name, row in wanted.items())
+            raise DataError(f"{root}: no data set found. Looked for {looked}")
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The names of the splits: training first, then validation, test and others.
+
+        Raises:
+            DataError: if the folder holds several data sets.
+        """
+        order = ["train", "trainval", "val", "test", None]
+        return tuple(sorted(self._only().splits, key=lambda name: (order.index(split_kind(name)), name)))
+
+    def resolve(self, wanted: str, kind: Literal["train", "val", "test"]) -> str:
+        """The split to use for a purpose, as `resolve_split`."""
+        if wanted != "auto":
+            return self._named(wanted)[2]
+        splits = self._only().splits
+        for role in (kind, *_FALLBACKS[kind]):
+            if found := _by_role(splits, role):
+                return found
+        raise DataError(f"{self.root.path}: no split for '{kind}'; choose among {_listed(splits)}")
+
+    def open(
+        self, split: str = "train", *, class_names: Sequence[str] | None = None, on_error: OnError = "raise"
+    ) -> Dataset:
+        """Reads one split, as `open_dataset`."""
+        if on_error not in ("raise", "collect"):
+            raise DataError(f"on_error: '{on_error}' is neither 'raise' nor 'collect'")
+        if class_names is not None:
+            check_names(tuple(class_names), "class_names")
+        format, layout, name = self._named(split)
+        findings = Findings(self.root.path, on_error)
+        opened = layout.open(name.removeprefix(self._prefix(layout)), class_names, findings)
+        if on_error == "raise":
+            _check_use(self.root.path, name, opened.class_names, opened.records, findings)
+        return Dataset(
+            self.root.path,
+            format,
+            name,
+            opened.class_names,
+            opened.category_ids or tuple(range(1, len(opened.class_names) + 1)),
+            tuple(opened.records),
+            tuple(findings.defects),
+            frozenset(findings.files),
+        )
+
+    def _only(self) -> Layout:
+        if len(self._found) > 1:
+            folders = ", ".join(str(layout.folder) for _, layout in self._found)
+            layout = self._found[-1][1]
+            example = f"{self._prefix(layout)}{min(layout.splits)}"
+            raise DataError(
+                f"{self.root.path}: holds several data sets; name a split such as '{example}', or pass one of {folders}"
+            )
+        return self._found[0][1]
+
+    def _prefix(self, layout: Layout) -> str:
+        """What stands before the names of a layout's splits: the folder, where there are several layouts."""
+        return f"{layout.folder.relative_to(self.root.path).as_posix()}/" if len(self._found) > 1 else ""
+
+    def _named(self, split: str) -> tuple[str, Layout, str]:
+        """Format, layout and full name of a split that is given by its name or its role."""
+        for format, layout in self._found:
+            prefix = self._prefix(layout)
+            own = split.removeprefix(prefix) if split.startswith(prefix) else ""
+            role = split_kind(own) if own.isalpha() else None
+            if found := own if own in layout.splits else role in _ROLES and _by_role(layout.splits, role):
+                return format, layout, prefix + found
+        names = [self._prefix(layout) + name for _, layout in self._found for name in layout.splits]
+        if "/" not in split:
+            self._only()  # with several data sets, a name without its folder
+        near = difflib.get_close_matches(split, names, n=1)
+        hint = f"; did you mean '{near[0]}'?" if near else ""
+        raise DataError(f"{self.root.path}: no split '{split}' among {_listed(names)}{hint}")
 
 
 def open_dataset(
@@ -72,10 +161,10 @@ def open_dataset(
     """Reads one split of a data set; decodes no pixels.
 
     Args:
-        root: its folder, or one that holds nothing but it.
+        root: its folder, or one that holds it.
         split: its name in the folder (`list_splits`), or `train`, `val` or `test` for the one of that role
-            (`valid`, `val2017`, ...).
-        format: `voc`, `coco`, `yolo` or `labelstudio`; `auto`: recognized from the folder.
+            (`valid`, `val2017`, ...); where the folder holds several data sets, after the path of one: `fold0/train`.
+        format: a key of `grcn.data.formats.FORMATS`, such as `voc`; `auto`: recognized from the folder.
         class_names: the classes and their order, as a model has them: labels are matched to them by name. Default:
             the data set's own, by its format's rule (COCO: by category id; YOLO: as listed; VOC and Label Studio:
             `classes.txt`, else by name), the same for every split.
@@ -86,41 +175,7 @@ def open_dataset(
         AnnotationError: naming file and object.
         ImageError: naming the file.
     """
-    if on_error not in ("raise", "collect"):
-        raise DataError(f"on_error: '{on_error}' is neither 'raise' nor 'collect'")
-    if class_names is not None:
-        check_names(tuple(class_names), "class_names")
-    layout = _find(root, format)
-    name = _named(layout, split)
-    findings = Findings(layout.root.path, on_error)
-    category_ids: tuple[int, ...] | None = None
-    kind: Format
-    if isinstance(layout, CocoLayout):
-        kind = "coco"
-        names, category_ids, records = read_coco(layout, name, class_names, findings)
-    elif isinstance(layout, VocLayout):
-        kind = "voc"
-        names, records = read_voc(layout, name, class_names, findings)
-    elif isinstance(layout, LabelStudioLayout):
-        kind = "labelstudio"
-        names, records = read_labelstudio(layout, name, class_names, findings)
-    else:
-        kind = "yolo"
-        names, records = read_yolo(layout, name, class_names, findings)
-    if on_error == "raise":
-        _check_use(layout.root.path, name, names, records, findings)
-    category_ids = category_ids or tuple(range(1, len(names) + 1))
-    defects, files = tuple(findings.defects), frozenset(findings.files)
-    return Dataset(layout.root.path, kind, name, names, category_ids, tuple(records), defects, files)
-
-
-def _check_use(root: Path, split: str, names: tuple[str, ...], records: list[ImageRecord], findings: Findings) -> None:
-    if not records:
-        said = [f"{defect.file}: {defect.message}" for defect in findings.defects]
-        first = f"; first of {len(said)} defects: {said[0]}" if said else ""
-        raise DataError(f"{root}: no image in split '{split}' can be used{first}")
-    if not names:
-        raise DataError(f"{root}: no object of any class is annotated; name the classes in classes.txt, one a line")
+    return DataFolder(root, format).open(split, class_names=class_names, on_error=on_error)
 
 
 def list_splits(root: str | Path, format: str = "auto") -> tuple[str, ...]:
@@ -129,8 +184,7 @@ def list_splits(root: str | Path, format: str = "auto") -> tuple[str, ...]:
     Raises:
         DataError: if there is no data set, or several.
     """
-    order = ["train", "trainval", "val", "test", None]
-    return tuple(sorted(_find(root, format).splits, key=lambda name: (order.index(split_kind(name)), name)))
+    return DataFolder(root, format).splits
 
 
 def resolve_split(root: str | Path, wanted: str, kind: Literal["train", "val", "test"], format: str = "auto") -> str:
@@ -148,24 +202,16 @@ def resolve_split(root: str | Path, wanted: str, kind: Literal["train", "val", "
     Raises:
         DataError: if there is no such split, listing those that there are.
     """
-    layout = _find(root, format)
-    if wanted != "auto":
-        return _named(layout, wanted)
-    for role in (kind, *_FALLBACKS[kind]):
-        if found := _by_role(layout.splits, role):
-            return found
-    raise DataError(f"{layout.root.path}: no split for '{kind}'; choose among {_listed(layout)}")
+    return DataFolder(root, format).resolve(wanted, kind)
 
 
-def _named(layout: Layout, split: str) -> str:
-    if split in layout.splits:
-        return split
-    role = split_kind(split) if split.isalpha() else None
-    if role in _ROLES and (found := _by_role(layout.splits, role)):
-        return found
-    near = difflib.get_close_matches(split, layout.splits, n=1)
-    hint = f"; did you mean '{near[0]}'?" if near else ""
-    raise DataError(f"{layout.root.path}: no split '{split}' among {_listed(layout)}{hint}")
+def _check_use(root: Path, split: str, names: tuple[str, ...], records: list[ImageRecord], findings: Findings) -> None:
+    if not records:
+        said = [f"{defect.file}: {defect.message}" for defect in findings.defects]
+        first = f"; first of {len(said)} defects: {said[0]}" if said else ""
+        raise DataError(f"{root}: no image in split '{split}' can be used{first}")
+    if not names:
+        raise DataError(f"{root}: no object of any class is annotated; name the classes in classes.txt, one a line")
 
 
 def _by_role(splits: Iterable[str], role: str) -> str | None:
@@ -186,35 +232,28 @@ def _by_role(splits: Iterable[str], role: str) -> str | None:
     return splits[0] if role == "train" and len(splits) == 1 and split_kind(splits[0]) is None else None
 
 
-def _listed(layout: Layout) -> str:
-    return ", ".join(f"'{name}'" for name in sorted(layout.splits))
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(f"'{name}'" for name in sorted(names))
 
 
-def _find(root: str | Path, format: str) -> Layout:
-    """The layout of the data set in a folder, or in the only folder in it that has one."""
-    if format != "auto" and format not in _FINDERS:
-        raise DataError(f"format: '{format}' is none of auto, {', '.join(_FINDERS)}")
-    if not os.path.isdir(root):
-        what = "is a file; pass the folder that holds it" if os.path.exists(root) else "no such folder"
-        raise DataError(f"{root}: {what}")
-    level = [Root(root)]
+def _find(root: Root, format: str) -> list[tuple[str, Layout]]:
+    """The layouts at the root, or at the first level below it that has any; of links to one folder, one."""
+    level, seen = [root.path], set()
     for _ in range(_DEPTH):
-        found = [layout for folder in level if (layout := _find_here(folder, format))]
-        if len(found) == 1:
-            return found[0]
+        found = [layout for folder in level if (layout := _recognize(root, folder, format))]
         if found:
-            names = ", ".join(str(layout.root.path) for layout in found)
-            raise DataError(f"{root}: holds several data sets; pass one of {names}")
-        level = [Root(inner) for folder in level for inner in subfolders(folder.path) if folder.holds(inner)]
-        level = level[:_WIDTH]
-    wanted = _LOOKED_FOR if format == "auto" else {format: _LOOKED_FOR[format]}
-    looked = "; ".join(f"{name}: {what}" for name, what in wanted.items())
-    raise DataError(f"{root}: no data set found. Looked for {looked}")
+            return found
+        seen |= {os.path.realpath(folder) for folder in level}
+        below: dict[str, Path] = {}
+        for inner in (inner for folder in level for inner in root.subfolders(folder) if root.holds(inner)):
+            below.setdefault(os.path.realpath(inner), inner)
+        level = [inner for real, inner in below.items() if real not in seen][:_WIDTH]
+    return []
 
 
-def _find_here(root: Root, format: str) -> Layout | None:
-    finders = _FINDERS if format == "auto" else {format: _FINDERS[format]}
-    found = {name: layout for name, finder in finders.items() if (layout := finder(root))}
+def _recognize(root: Root, folder: Path, format: str) -> tuple[str, Layout] | None:
+    rows = FORMATS if format == "auto" else {format: FORMATS[format]}
+    found = {name: layout for name, row in rows.items() if (layout := row.recognize(root, folder))}
     if len(found) > 1:
-        raise DataError(f"{root.path}: looks like {' and '.join(found)}; choose with format {' or '.join(found)}")
-    return next(iter(found.values()), None)
+        raise DataError(f"{folder}: looks like {' and '.join(found)}; choose with format {' or '.join(found)}")
+    return next(iter(found.items()), None)

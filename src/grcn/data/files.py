@@ -1,23 +1,26 @@
-"""Finding and opening the files of a data set: names that annotations give lead inside its root or nowhere."""
+"""Finding the files of a data set: names that annotations give lead inside its root or nowhere.
+
+A folder is listed once. A name is found as it is, else where only the case of its letters or its Unicode form differs:
+what was written on one system is read on another.
+"""
 
 from __future__ import annotations
 
 import os
 import re
-import reprlib
 from collections import Counter
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Iterable, Sequence
 from pathlib import Path
+from typing import TypeVar
+from unicodedata import normalize
 
-from grcn.data.image import SUFFIXES
+from grcn.data.image import SUFFIXES, UNREAD, UNREAD_SUFFIXES
+from grcn.data.text import read_lines, shown
 from grcn.errors import AnnotationError, DataError
 
-MAX_TEXT = 2**26  # bytes of a list, label or XML file; the largest real ones are a hundredth of it
-
 CLASS_LISTS = ("classes.txt", "labels.txt", "obj.names")
-
-_QUOTE = reprlib.Repr()
-_QUOTE.maxlevel = 2  # deeper, YAML's aliases multiply
+IMAGE_FOLDERS = ("images", "jpegimages", "image", "imgs", "data")
+"""Names of folders of images, in lower case."""
 
 _KINDS = {
     "train": "train",
@@ -30,6 +33,8 @@ _KINDS = {
     "testing": "test",
 }
 
+T = TypeVar("T")
+
 
 def split_kind(name: str) -> str | None:
     """What a split is by its usual name: train, trainval, val, test; None for any other.
@@ -38,6 +43,55 @@ def split_kind(name: str) -> str | None:
     ('train', 'val', None)
     """
     return _KINDS.get(re.sub(r"[-_ ]*\d*$", "", name.lower()))
+
+
+class Names(dict[str, T]):
+    """Things by name, which `find` finds also where case or Unicode form differ.
+
+    >>> Names({"A.JPG": 1, "b": 2, "B": 3}).find("a.jpg"), Names({"b": 2, "B": 3}).find("b"), Names({"c": 4}).find("d")
+    (1, 2, None)
+    """
+
+    _alike: dict[str, list[str]] | None = None
+
+    def find(self, name: str) -> T | None:
+        """The thing of that name, else the only one whose name differs in case or Unicode form alone."""
+        if name in self:
+            return self[name]
+        if self._alike is None:
+            self._alike = {}
+            for own in self:
+                self._alike.setdefault(_folded(own), []).append(own)
+        alike = self._alike.get(_folded(name), [])
+        return self[alike[0]] if len(alike) == 1 else None
+
+
+def _folded(name: str) -> str:
+    return normalize("NFC", normalize("NFC", name).casefold())
+
+
+class Folder:
+    """What lies in a folder, in the order of the names; hidden ones are left out.
+
+    Args:
+        path: the folder.
+
+    Attributes:
+        names: all of it, a name being its own value; `folders` and `files` of these (links by what they lead to).
+        links: the names that are links.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            with os.scandir(path) as listed:
+                entries = sorted((e for e in listed if e.name[0] != "."), key=lambda e: e.name)
+        except OSError as error:
+            raise DataError(f"{path}: cannot be listed: {error.strerror}") from None
+        self.names = Names((e.name, e.name) for e in entries)
+        self.folders = Names((e.name, e.name) for e in entries if e.is_dir())
+        self.files = [e.name for e in entries if e.is_file()]
+        self.links = frozenset(e.name for e in entries if e.is_symlink())
 
 
 class Root:
@@ -49,22 +103,23 @@ class Root:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(os.path.realpath(path))
-        self._folders: dict[str, bool] = {}
+        self._inside: dict[str, bool] = {}
+        self._listed: dict[Path, Folder] = {}
 
     def holds(self, path: str | Path) -> bool:
         """Whether the path, with its symbolic links followed, lies inside the root."""
         try:
             if os.path.islink(path):
-                return self._inside(path)
+                return self._leads_inside(path)
             # Links are followed once per folder: a data set has few folders and very many files.
             parent = os.path.dirname(path)
-            if parent not in self._folders:
-                self._folders[parent] = self._inside(parent)
-            return self._folders[parent] or Path(path) == self.path
+            if parent not in self._inside:
+                self._inside[parent] = self._leads_inside(parent)
+            return self._inside[parent] or Path(path) == self.path
         except (OSError, ValueError):  # names that no file system takes
             return False
 
-    def _inside(self, path: str | Path) -> bool:
+    def _leads_inside(self, path: str | Path) -> bool:
         return Path(os.path.realpath(path)).is_relative_to(self.path)
 
     def join(self, folder: Path, name: str) -> Path | None:
@@ -86,14 +141,28 @@ class Root:
             )
         return path
 
+    def listing(self, folder: Path) -> Folder:
+        """What lies in a folder inside the root, as it was when first asked for.
+
+        Raises:
+            DataError: if it cannot be listed.
+        """
+        if folder not in self._listed:
+            self._listed[folder] = Folder(folder)
+        return self._listed[folder]
+
     def folder(self, parent: Path, *names: str) -> Path | None:
-        """The first of the named (in lower case) subfolders that exists, whatever the case of its own letters.
+        """The first of the named subfolders that exists, whatever the case of its letters.
 
         Raises:
             AnnotationError: if it is a link that leads outside the root.
         """
-        found = {path.name.lower(): path for path in reversed(subfolders(parent))}
-        return next((self.guarded(found[name]) for name in names if name in found), None)
+        found = next((name for wanted in names if (name := self.listing(parent).folders.find(wanted))), None)
+        return self.guarded(parent / found) if found else None
+
+    def subfolders(self, parent: Path) -> list[Path]:
+        """The subfolders, by name; hidden ones left out. Links among them are not followed here."""
+        return [parent / name for name in self.listing(parent).folders]
 
     def files(self, parent: Path, suffix: str) -> list[Path]:
         """The files with a suffix, by name; hidden ones left out.
@@ -101,7 +170,19 @@ class Root:
         Raises:
             AnnotationError: if one is a link that leads outside the root.
         """
-        return [self.guarded(path) for path in _list(parent, lambda e: e.name.lower().endswith(suffix) and e.is_file())]
+        return [self.guarded(parent / name) for name in self.listing(parent).files if name.lower().endswith(suffix)]
+
+    def images(self, parent: Path, suffixes: Container[str] = SUFFIXES) -> list[Path]:
+        """The image files of a folder, by suffix, sorted by name; hidden ones left out."""
+        return [parent / name for name in self.listing(parent).names if os.path.splitext(name)[1].lower() in suffixes]
+
+    def by_stem(self, parent: Path, suffix: str) -> Names[Path]:
+        """What a folder has with a suffix, whatever the case of its letters, by stem; hidden ones left out.
+
+        Of names that differ in that case only, the one in lower case.
+        """
+        names = self.listing(parent).names
+        return Names((os.path.splitext(n)[0], parent / n) for n in names if n.lower().endswith(suffix))
 
     def tree(self, parent: Path, suffix: str, without: Container[Path] = ()) -> list[Path]:
         """The files with a suffix in a folder and in those below it, folder by folder.
@@ -112,97 +193,143 @@ class Root:
         Raises:
             AnnotationError: if a file or a folder is a link that leads outside the root.
         """
+        return self.walk(parent, lambda folder: self.files(folder, suffix), without, self.guarded)
+
+    def walk(
+        self,
+        parent: Path,
+        of: Callable[[Path], Sequence[Path]],
+        without: Container[Path] = (),
+        guard: Callable[[Path], Path | None] = lambda path: path,
+    ) -> list[Path]:
+        """What `of` finds in a folder and in those below it, folder by folder.
+
+        Args:
+            without: folders below it that are passed over.
+            guard: gives a folder to go into, or None.
+        """
         found: list[Path] = []
         folders, seen = [parent], set()
         while folders:
-            folder = self.guarded(folders.pop())
-            if (real := os.path.realpath(folder)) not in seen:  # links may lead in circles
+            folder = guard(folders.pop())
+            if folder and (real := os.path.realpath(folder)) not in seen:  # links may lead in circles
                 seen.add(real)
-                found += self.files(folder, suffix)
-                folders += [inner for inner in reversed(subfolders(folder)) if inner not in without]
+                found += of(folder)
+                folders += [inner for inner in reversed(self.subfolders(folder)) if inner not in without]
         return found
 
-
-def subfolders(parent: Path) -> list[Path]:
-    """The subfolders, by name; hidden ones left out. Links among them are not followed here."""
-    return _list(parent, lambda e: e.is_dir())
-
-
-def image_files(parent: Path, suffixes: Container[str] = SUFFIXES) -> list[Path]:
-    """The image files of a folder, by suffix, sorted by name; hidden ones left out."""
-    return _list(parent, lambda e: os.path.splitext(e.name)[1].lower() in suffixes)
+    def upwards(self, folder: Path) -> list[Path]:
+        """The folder and those that hold it, up to the root."""
+        return [place for place in (folder, *folder.parents) if place.is_relative_to(self.path)]
 
 
-def by_stem(parent: Path, suffix: str) -> dict[str, Path]:
-    """What a folder has with a suffix, whatever the case of its letters, by stem; hidden ones left out.
+class NotFoundError(Exception):
+    """Why an image that an annotation names is not to be had.
 
-    Of names that differ in that case only, the one in lower case.
+    Args:
+        kind: of defect.
+        message: what is wrong, with the name.
+        file: that lies there in its place.
     """
-    return {path.stem: path for path in _list(parent, lambda e: e.name.lower().endswith(suffix))}
+
+    def __init__(self, kind: str, message: str, file: Path | None = None) -> None:
+        super().__init__(message)
+        self.kind, self.file = kind, file
 
 
-def _list(parent: Path, wanted: Callable[[os.DirEntry[str]], bool]) -> list[Path]:
-    try:
-        with os.scandir(parent) as entries:
-            return [parent / name for name in sorted(e.name for e in entries if e.name[0] != "." and wanted(e))]
-    except OSError as error:
-        raise DataError(f"{parent}: cannot be listed: {error.strerror}") from None
+class ImageFinder:
+    """Finds the images that annotations name, by the longest end of a name that leads to a file in the folders.
 
+    Names are often paths of another machine, whose separators may be backslashes; nothing outside the root is looked
+    at. Two names that differ and are found at one file by their ends alone are told apart by nothing: the second is
+    not found.
 
-def read_bytes(path: Path, limit: int = MAX_TEXT) -> bytes:
-    """A file's bytes.
-
-    Raises:
-        AnnotationError: if it cannot be read or is larger than `limit`.
+    Args:
+        root: the border.
+        folders: in which the images may lie, the likeliest first.
     """
-    try:
-        if not path.is_file():
-            raise AnnotationError(f"{path}: not a file")
-        with open(path, "rb") as file:
-            data = file.read(limit + 1)
-    except (OSError, ValueError) as error:
-        raise AnnotationError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    if len(data) > limit:
-        raise AnnotationError(f"{path}: larger than {limit} bytes")
-    return data
+
+    def __init__(self, root: Root, folders: Sequence[Path]) -> None:
+        self.root, self.folders = root, tuple(dict.fromkeys(folders))
+        self._places: dict[tuple[Path, tuple[str, ...]], Path | None] = {}
+        self._found: dict[Path, tuple[list[str], bool]] = {}
+
+    def find(self, name: str) -> Path:
+        """The image file.
+
+        Raises:
+            NotFoundError: where there is none, or it is of a kind that is not read.
+        """
+        own = self.root.join(self.root.path, name) if os.path.isabs(name) else None
+        relative = os.path.relpath(own, self.root.path) if own else name
+        for text in dict.fromkeys((relative, relative.replace("\\", "/"))):  # a backslash may belong to a name, too
+            parts = [part for part in os.path.normpath(text).split("/") if part not in ("", ".")]
+            climbs = parts.count("..")  # all of them at the beginning
+            for start in (0, *range(max(climbs, 1), len(parts))) if parts else ():
+                for folder in self.folders:
+                    if path := self._at(folder, parts[start:]):
+                        return self._checked(path, parts, start > 0, name)
+        if "\0" in name or (own is None and (os.path.isabs(name) or self._leaves(climbs))):
+            raise NotFoundError("path-escape", f"{shown(name)} leads outside {self.root.path}")
+        looked = ", ".join(os.path.relpath(folder, self.root.path) for folder in self.folders)
+        raise NotFoundError("missing-image", f"no image {shown(name)} in {looked}")
+
+    def _leaves(self, climbs: int) -> bool:
+        return any(climbs > len(folder.relative_to(self.root.path).parts) for folder in self.folders)
+
+    def _at(self, folder: Path, parts: Sequence[str]) -> Path | None:
+        """The file at a path below a folder, its directories found once."""
+        key = (folder, tuple(parts[:-1]))
+        if key not in self._places:
+            place: Path | None = folder
+            for part in parts[:-1]:
+                if place:
+                    place = place.parent if part == ".." else self._inner(place, part)
+                place = place if place and place.is_relative_to(self.root.path) else None
+            self._places[key] = place
+        place = self._places[key]
+        listed = self.root.listing(place) if place else None
+        found = listed.names.find(parts[-1]) if listed else None
+        return listed.path / found if listed and found and found not in listed.folders else None
+
+    def _inner(self, folder: Path, name: str) -> Path | None:
+        found = self.root.listing(folder).folders.find(name)
+        return folder / found if found and self.root.holds(folder / found) else None
+
+    def _checked(self, path: Path, parts: list[str], by_end: bool, name: str) -> Path:
+        if path.name in self.root.listing(path.parent).links and not self.root.holds(path):
+            message = f"{shown(name)} is a link that leads outside {self.root.path}"
+            raise NotFoundError("path-escape", f"{message}; pass the folder that holds both", path)
+        if path.suffix.lower() in UNREAD_SUFFIXES:
+            raise NotFoundError("unread-kind", UNREAD, path)
+        first, first_by_end = self._found.setdefault(path, (parts, by_end))
+        if first != parts and (by_end or first_by_end):
+            raise NotFoundError("ambiguous-name", f"{shown(name)} and {shown('/'.join(first))} both end as {path.name}")
+        return path
 
 
-def read_start(path: Path, size: int) -> bytes:
-    """A file's first bytes; none where it cannot be read."""
-    try:
-        if path.is_file():  # opening a pipe would wait for ever
-            with open(path, "rb") as file:
-                return file.read(size)
-    except OSError:
-        pass
-    return b""
-
-
-def read_lines(path: Path) -> list[str]:
-    """A UTF-8 text file's lines, stripped; empty ones are kept, so that index + 1 is the line's number.
-
-    Raises:
-        AnnotationError: if it cannot be read or is not UTF-8.
-    """
-    try:
-        return [line.strip() for line in read_bytes(path).decode("utf-8-sig").split("\n")]
-    except UnicodeDecodeError as error:
-        raise AnnotationError(f"{path}: not UTF-8 text at byte {error.start}; save it as UTF-8") from None
-
-
-def read_class_list(root: Root, folder: Path | None = None) -> tuple[str, ...] | None:
-    """The class names in `classes.txt` or the like, one a line, where the folder (default: the root) has one.
+def read_class_list(root: Root, places: Iterable[Path]) -> tuple[str, ...] | None:
+    """The class names in `classes.txt` or the like, one a line, of the first of the folders that has one.
 
     Raises:
         AnnotationError: if a name stands there twice.
     """
-    for name in CLASS_LISTS:
-        path = (folder or root.path) / name
-        if path.is_file():
-            names = tuple(line for line in read_lines(root.guarded(path)) if line)
-            check_names(names, str(path))
-            return names
+    for place in places:
+        for name in CLASS_LISTS:
+            if (found := root.listing(place).names.find(name)) and (place / found).is_file():
+                return read_names(root.guarded(place / found))
     return None
+
+
+def read_names(path: Path) -> tuple[str, ...]:
+    """The class names in a text file, one a line.
+
+    Raises:
+        AnnotationError: if a name stands there twice.
+    """
+    names = tuple(line for line in read_lines(path) if line)
+    check_names(names, str(path))
+    return names
 
 
 def check_names(names: tuple[str, ...], where: str) -> None:
@@ -210,34 +337,3 @@ def check_names(names: tuple[str, ...], where: str) -> None:
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         raise AnnotationError(f"{where}: class '{twice[0]}' is named twice")
-
-
-def number(text: object) -> float:
-    """A number from an annotation, NaN and infinity included.
-
-    Raises:
-        ValueError: for anything else.
-
-    >>> number(" 12.50"), number("1e3")
-    (12.5, 1000.0)
-    """
-    if type(text) is float:  # nearly all of a COCO file's millions
-        return text
-    if isinstance(text, bool) or not isinstance(text, (str, int, float)):
-        raise ValueError("not a number")
-    if isinstance(text, str) and ("_" in text or not text.isascii()):
-        raise ValueError("not a number")  # float() takes 1_000 and digits of every script
-    try:
-        return float(text)
-    except OverflowError:
-        return float("inf")
-
-
-def shown(value: object) -> str:
-    """A value from an annotation as an error message quotes it: short, whatever it is.
-
-    >>> shown([1, 2, 3]), shown("a" * 100)
-    ('[1, 2, 3]', "'aaaaaaaaaaaa...aaaaaaaaaaaaa'")
-    """
-    text = _QUOTE.repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."

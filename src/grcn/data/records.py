@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from grcn.data.image import ImageHeader, image_size, read_header, read_image, upright_boxes
+from grcn.data.boxes import clean_boxes
+from grcn.data.files import ImageFinder, NotFoundError
+from grcn.data.headers import read_headers
+from grcn.data.image import UNREAD, ImageHeader, read_image, upright_boxes
 from grcn.errors import AnnotationError, DataError, ImageError
 from grcn.types import Target
 
-Format = Literal["voc", "coco", "yolo", "labelstudio"]
 OnError = Literal["raise", "collect"]
 Boxes = NDArray[np.float64]
 
@@ -45,15 +50,6 @@ class ImageRecord:
         pixels = read_image(self.path)
         self._check_size(*pixels.shape[:2])
         return pixels
-
-    def checked_path(self) -> Path:
-        """The image file's path, for one who decodes it himself: its size has been compared with the record's.
-
-        Raises:
-            ImageError: as `pixels`.
-        """
-        self._check_size(*image_size(self.path))
-        return self.path
 
     def _check_size(self, height: int, width: int) -> None:
         if (height, width) != (self.height, self.width):
@@ -91,7 +87,7 @@ class Dataset:
     """One split of a data set, read and checked; pixels are decoded later, by `ImageRecord.pixels`.
 
     Args:
-        root: the data set's folder.
+        root: the folder that was opened; the data set may lie deeper in it.
         format: how it is annotated.
         split: the split's name as the folder gives it.
         class_names: [C] names; class id i is `class_names[i]`.
@@ -102,7 +98,7 @@ class Dataset:
     """
 
     root: Path
-    format: Format
+    format: str
     split: str
     class_names: tuple[str, ...]
     category_ids: tuple[int, ...]
@@ -122,8 +118,7 @@ class Dataset:
 
 @dataclass(frozen=True)
 class AnnotatedImage:
-    """One image and its boxes, to be written by `write_voc`, `write_coco`, `write_yolo` or
-    `write_labelstudio`.
+    """One image and its boxes, to be written in one of the formats.
 
     Args:
         file_name: the image's file name, as the annotation is to give it.
@@ -142,11 +137,42 @@ class AnnotatedImage:
 
 
 @dataclass
+class Annotations:
+    """What is annotated in one image, as a reader found it.
+
+    Args:
+        image_id: as in `ImageRecord`.
+        path, header: of the image.
+        file: that holds the annotations.
+        names: [N] the objects' classes.
+        boxes: [N, 4] xyxy in pixels of the image that was annotated.
+        places: [N] where in the file each object stands, as in `Defect`.
+        where: how messages call the object of an index 0..N-1.
+        size: (height, width) of the image as annotated; None where the file does not say.
+        difficult, crowd: [N] flags; none: all False.
+        areas: [N] as given, NaN where they are not; none: the boxes'.
+    """
+
+    image_id: int | str
+    path: Path
+    header: ImageHeader
+    file: Path
+    names: Sequence[str]
+    boxes: ArrayLike
+    places: Sequence[int]
+    where: Callable[[int], str]
+    size: tuple[float, float] | None = None
+    difficult: Sequence[bool] = ()
+    crowd: Sequence[bool] = ()
+    areas: Sequence[float] = ()
+
+
+@dataclass
 class Findings:
     """What a reader found wrong: raises, or collects and goes on.
 
     Args:
-        root: the data set's folder; defects name files relative to it.
+        root: the folder that was opened; defects name files relative to it.
         on_error: `raise`: broken files raise; `collect`: each becomes a defect and its file or object is left out.
         files: what was read, or spoken of in what was read; see `Dataset`.
     """
@@ -160,8 +186,15 @@ class Findings:
         self, kind: str, file: Path, message: str, index: int | None = None, error: type[DataError] = AnnotationError
     ) -> None:
         """Counts a defect that never stops reading."""
+        self._add(kind, file, message, index, error.exit_code)
+
+    def remark(self, kind: str, file: Path, message: str, index: int | None = None) -> None:
+        """Says what was made of something unusual by which nothing is lost."""
+        self._add(kind, file, message, index, 0)
+
+    def _add(self, kind: str, file: Path, message: str, index: int | None, exit_code: int) -> None:
         name = file.relative_to(self.root).as_posix() if file.is_relative_to(self.root) else str(file)
-        self.defects.append(Defect(kind, name, message, index, error.exit_code))
+        self.defects.append(Defect(kind, name, message, index, exit_code))
 
     def fault(
         self, kind: str, file: Path, message: str, index: int | None = None, error: type[DataError] = AnnotationError
@@ -175,44 +208,133 @@ class Findings:
         """The fault of a file that cannot be read at all, from the error that names it."""
         self.fault("broken-annotation", file, str(error).removeprefix(f"{file}: "))
 
-    def unknown_class(self, file: Path, where: str, name: str, known: Sequence[str], index: int) -> None:
-        """The fault of an object whose class is not among the known ones."""
-        shown = ", ".join(known[:10]) + (f" and {len(known) - 10} more" if len(known) > 10 else "")
-        self.fault("unknown-class", file, f"{where}: class '{name}' is none of the classes ({shown})", index)
-
-    def header(self, image: Path) -> ImageHeader | None:
-        """The image's size from its header; None where it is broken and that is collected."""
+    def locate(self, finder: ImageFinder, name: str, file: Path, where: str, index: int) -> Path | None:
+        """The image that an annotation names; None where it is left out, with its objects, and that is counted."""
         try:
-            return read_header(image)
-        except ImageError as error:
-            if self.on_error == "raise":
-                raise
-            self.note("broken-image", image, f"{str(error).removeprefix(f'{image}: ')}: left out", error=ImageError)
+            return finder.find(name)
+        except NotFoundError as error:
+            if error.kind == "unread-kind" and error.file:
+                self.unread(error.file)
+            elif error.kind == "missing-image":
+                self.note(error.kind, file, f"{where}: {error}: left out, with its objects", index, ImageError)
+            else:
+                self.fault(error.kind, file, f"{where}: {error}", index)
             return None
 
-    def align(
-        self, file: Path, image: Path, header: ImageHeader, declared: tuple[float, float] | None, boxes: Boxes
-    ) -> Boxes:
-        """Boxes as annotated, in the upright image's pixels.
+    def unread(self, image: Path) -> None:
+        """Counts a photo of a kind that is not read."""
+        self.note("unread-kind", image, f"{UNREAD}; left out, with its objects", error=ImageError)
+
+    def headers(self, images: Sequence[Path]) -> dict[Path, ImageHeader]:
+        """The images' sizes from their headers; without those that are broken where that is collected.
+
+        Raises:
+            ImageError: of the first broken one, unless they are collected.
+        """
+        found = {}
+        for image, header in zip(images, read_headers(images), strict=True):
+            if isinstance(header, ImageHeader):
+                found[image] = header
+            elif self.on_error == "raise":
+                raise header
+            else:
+                message = f"{str(header).removeprefix(f'{image}: ')}: left out"
+                self.note("broken-image", image, message, error=ImageError)
+        return found
+
+    def records(self, annotated: Sequence[Annotations], class_names: Sequence[str]) -> list[ImageRecord]:
+        """The records of a split: classes by id, boxes upright and by the one policy of `grcn.data.boxes`.
+
+        Boxes of all images are cleaned at once: image by image takes many times as long.
+
+        Raises:
+            AnnotationError: on an object of another class, unless the findings collect them.
+        """
+        counts = [len(item.names) for item in annotated]
+        ends: list[int] = np.cumsum([0, *counts]).tolist()
+        owner = np.repeat(np.arange(len(annotated)), counts)
+        boxes = np.concatenate([np.zeros((0, 4)), *(np.reshape(item.boxes, (-1, 4)) for item in annotated)])
+        ids = {name: class_id for class_id, name in enumerate(class_names)}
+        labels = np.array([ids.get(name, -1) for item in annotated for name in item.names], dtype=np.int64)
+        for i in np.flatnonzero(labels < 0):
+            self._unknown_class(annotated[owner[i]], int(i) - ends[owner[i]], class_names)
+        for item, start, end in zip(annotated, ends, ends[1:], strict=False):
+            if item.size is not None and item.size != (item.header.height, item.header.width):
+                boxes[start:end] = self._align(item, boxes[start:end])
+
+        def flags(name: str, empty: object, dtype: type) -> NDArray[Any]:
+            values = (getattr(item, name) or [empty] * len(item.names) for item in annotated)
+            return np.array([value for some in values for value in some], dtype=dtype)
+
+        difficult, crowd = flags("difficult", False, bool), flags("crowd", False, bool)
+        areas = flags("areas", math.nan, np.float32)
+        known = np.flatnonzero(labels >= 0)
+        sizes = np.array([(a.header.height, a.header.width) for a in annotated], dtype=np.int64).reshape(-1, 2)[owner]
+        same = np.stack([owner, labels, crowd], axis=1)[known]  # a crowd is no second box of one of its own
+        boxes32, kept, problems = clean_boxes(boxes[known], sizes[known, 0], sizes[known, 1], same)
+        for problem in problems:
+            at = known[problem.index]
+            item, i = annotated[owner[at]], int(at) - ends[owner[at]]
+            message = f"{item.where(i)} ('{item.names[i]}'): {problem.message}"
+            self.note(problem.kind, item.file, message, item.places[i])
+        kept = known[kept]
+        areas = np.where(np.isfinite(areas[kept]), areas[kept], (boxes32[:, 2:] - boxes32[:, :2]).prod(axis=1))
+        first: list[int] = np.searchsorted(owner[kept], np.arange(len(annotated) + 1)).tolist()
+        labels, difficult, crowd = labels[kept], difficult[kept], crowd[kept]
+        records = []
+        for item, start, end in zip(annotated, first, first[1:], strict=False):
+            own = slice(start, end)
+            target = Target(boxes32[own], labels[own], difficult[own], crowd[own], areas[own])
+            records.append(ImageRecord(item.image_id, item.path, item.header.height, item.header.width, target))
+        return records
+
+    def _unknown_class(self, item: Annotations, i: int, known: Sequence[str]) -> None:
+        listed = ", ".join(known[:10]) + (f" and {len(known) - 10} more" if len(known) > 10 else "")
+        message = f"{item.where(i)}: class '{item.names[i]}' is none of the classes ({listed})"
+        self.fault("unknown-class", item.file, message, item.places[i])
+
+    def _align(self, item: Annotations, boxes: Boxes) -> Boxes:
+        """Boxes as annotated, [N, 4] xyxy, in the upright image's pixels.
 
         The header's size holds. Where the annotation's (height, width) is that of the image as stored and not that
         of the upright one, its boxes were drawn on the image as stored, and are turned with it.
-
-        Args:
-            file: that holds the annotation.
-            declared: the size that the annotation gives; None where it gives none.
-            boxes: [N, 4] xyxy.
         """
-        if declared is None:
-            return boxes
-        height, width = declared
-        if height == header.height and width == header.width:
-            return boxes
-        said = f"{image.name}: annotated as {width:g} x {height:g}"
+        assert item.size is not None
+        height, width = item.size
+        header = item.header
+        said = f"{item.path.name}: annotated as {width:g} x {height:g}"
         stored_height, stored_width = header.stored
         if height == stored_height and width == stored_width:
             said += f", its size before EXIF orientation {header.orientation}: boxes turned with the image"
-            self.note("exif-turned", file, said)
+            self.note("exif-turned", item.file, said)
             return upright_boxes(boxes, header)
-        self.note("size-mismatch", file, f"{said}, but is {header.width} x {header.height}: the image's size is used")
+        said += f", but is {header.width} x {header.height}: the image's size is used"
+        self.note("size-mismatch", item.file, said)
         return boxes
+
+
+def numbered(pattern: str, places: Sequence[int]) -> Callable[[int], str]:
+    """For `Annotations.where`: a pattern with the object's place in it, such as `line {}`."""
+    return lambda i: pattern.format(places[i])
+
+
+class ImageIds:
+    """Ids for images to which their format gives none: their stems; where several share one, their paths.
+
+    Args:
+        images: all those of a split.
+        folder: that paths are relative to.
+    """
+
+    def __init__(self, images: Iterable[Path], folder: Path) -> None:
+        self.folder = folder
+        every = set(images)
+        self._stems = Counter(image.stem for image in every)
+        self._paths = Counter(image.with_suffix("") for image in every) if len(self._stems) < len(every) else None
+
+    def of(self, image: Path) -> str:
+        """An image's id."""
+        if self._paths is None or self._stems[image.stem] == 1:
+            return image.stem
+        bare = image.with_suffix("")
+        return Path(os.path.relpath(bare if self._paths[bare] == 1 else image, self.folder)).as_posix()

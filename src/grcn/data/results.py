@@ -5,19 +5,19 @@ from __future__ import annotations
 import json
 import os
 import reprlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from grcn.data.text import Id, by_id, unshared
 from grcn.errors import AnnotationError
 from grcn.types import Detections
 
 if TYPE_CHECKING:
     from grcn.data.dataset import Dataset
 
-Id = int | float | str
 MAX_BYTES = 1 << 30
 _MAX_PIXEL = 1e7  # far beyond any image; float32 holds such a number to one pixel
 _MAX_SCORE = 1e30  # scores need not be probabilities, but must fit float32
@@ -60,7 +60,7 @@ def load_results(
     if image_of is None:
         image_of = _image_ids(dataset)
     if class_of is None:
-        class_of = {category_id: c for c, category_id in enumerate(dataset.category_ids)}
+        class_of = by_id((category_id, c) for c, category_id in enumerate(dataset.category_ids))
     images, classes, boxes, scores = [], [], [], []
     for index, result in enumerate(_read_list(path, max_bytes)):
         where = f"{path}: result {index}"
@@ -103,7 +103,7 @@ def _read_list(path: Path, max_bytes: int) -> list[Any]:
         with path.open("rb") as file:
             if os.fstat(file.fileno()).st_size > max_bytes or len(data := file.read(max_bytes + 1)) > max_bytes:
                 raise AnnotationError(f"{path}: larger than {max_bytes} bytes: score fewer detections, or split it")
-        text = data.decode("utf-8-sig")
+        text = data.decode(json.detect_encoding(data))
         if path.suffix.lower() == ".jsonl":
             return [json.loads(line) for line in text[: text.rfind("\n") + 1].split("\n") if line.strip()]
         content = json.loads(text)
@@ -121,21 +121,9 @@ def _read_list(path: Path, max_bytes: int) -> list[Any]:
 
 def _image_ids(dataset: Dataset) -> dict[Id, int]:
     """The record's index for every id that a file may use for an image; none for an id that two images share."""
-    own: list[tuple[int | str, int]] = []
-    others: list[tuple[int | str, int]] = []
-    for i, record in enumerate(dataset.records):
-        own.append((record.image_id, i))
-        others.append((record.path.stem, i))
-        if isinstance(record.image_id, str) and record.image_id.isdecimal():
-            others.append((int(record.image_id), i))
-    return {**_unshared(others), **_unshared(own)}
-
-
-def _unshared(ids: Sequence[tuple[int | str, int]]) -> dict[Id, int]:
-    images: dict[Id, set[int]] = {}
-    for key, image in ids:
-        images.setdefault(key, set()).add(image)
-    return {key: one.pop() for key, one in images.items() if len(one) == 1}
+    own: list[tuple[Id, int]] = [(record.image_id, i) for i, record in enumerate(dataset.records)]
+    stems: list[tuple[Id, int]] = [(record.path.stem, i) for i, record in enumerate(dataset.records)]
+    return {**by_id(own), **unshared(stems), **unshared(own)}
 
 
 def _value(where: str, result: dict[str, Any], key: str) -> Any:

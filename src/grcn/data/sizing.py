@@ -33,6 +33,7 @@ CLS_CELLS = 1.5
 LEVEL_CELLS = 7.0
 MAX_ENLARGE = 2.0  # enlarged pixels carry no information; beyond this they only cost
 MIN_CLASS = 10  # boxes below which a class's median says little
+ROOM = 1.5  # detections for each object of the fullest image; some are false
 MIN_STEP = 1.15  # anchors closer to each other than this factor overlap above IoU 0.75
 
 Floats = NDArray[np.float64]
@@ -101,6 +102,8 @@ class Sizing:
         smallest_median: that median, square root of the area in input pixels.
         cells: for each stride the objects' sizes in cells at QUANTILES.
         reach: for each IoU of IOUS the share of objects whose best anchor reaches it, 0..1.
+        detections_per_image: the most that can come out.
+        most_objects: in any one image.
     """
 
     short_side: int
@@ -114,6 +117,8 @@ class Sizing:
     smallest_median: float
     cells: dict[int, tuple[float, ...]]
     reach: dict[float, float]
+    detections_per_image: int
+    most_objects: int
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; keys are strings."""
@@ -128,6 +133,8 @@ class Sizing:
                 for stride, values in self.cells.items()
             },
             "anchor_reach": {str(iou): round(share, 4) for iou, share in self.reach.items()},
+            "detections_per_image": self.detections_per_image,
+            "most_objects": self.most_objects,
         }
 
 
@@ -221,7 +228,13 @@ def measure(datasets: Sequence[Dataset], config: DetectorConfig) -> Sizing:
         smallest_median=median,
         cells={s: tuple(np.quantile(objects.sizes / s, QUANTILES).tolist()) for s in STRIDES},
         reach={iou: float((best >= iou).mean()) for iou in IOUS},
+        detections_per_image=config.roi.detections_per_image,
+        most_objects=_most_objects(datasets),
     )
+
+
+def _most_objects(datasets: Sequence[Dataset]) -> int:
+    return max(int((~record.target.crowd).sum()) for dataset in datasets for record in dataset.records)
 
 
 def fit(dataset: Dataset | Sequence[Dataset], config: DetectorConfig) -> DetectorConfig:
@@ -239,6 +252,8 @@ def fit(dataset: Dataset | Sequence[Dataset], config: DetectorConfig) -> Detecto
       R-CNN's anchors are their product.) Centres nearer than MIN_STEP are merged. On a pyramid each map has one size: a
       centre of LOC_CELLS of its cells or more, all as near to 8 cells as can be, or 8 cells. `config`'s own anchors
       stay where these overlap the objects no better.
+    - Detections: where an image has more objects than `config` lets come out, ROOM times as many, rounded up to
+      hundreds, and at least twice as many proposals.
 
     Args:
         dataset: the training split, or several.
@@ -250,7 +265,7 @@ def fit(dataset: Dataset | Sequence[Dataset], config: DetectorConfig) -> Detecto
     datasets = [dataset] if isinstance(dataset, Dataset) else list(dataset)
     config = replace(config, input=_fit_input(datasets, config.input))
     objects = objects_at(datasets, config.input.short_side, config.input.long_side)
-    config = _fit_maps(config, objects)
+    config = _fit_limits(_fit_maps(config, objects), _most_objects(datasets))
 
     counts = np.bincount(objects.labels)
     weights = 1 / np.sqrt(counts[objects.labels])
@@ -286,6 +301,17 @@ def _fit_input(datasets: Sequence[Dataset], caps: InputConfig) -> InputConfig:
     _need_objects(objects, datasets)
     enlarge = min(max(LOC_CELLS * 16 / objects.smallest_class()[1], 1.0), MAX_ENLARGE)
     return InputConfig(max(32, min(caps.short_side, round(own * enlarge))), caps.long_side)
+
+
+def _fit_limits(config: DetectorConfig, most: int) -> DetectorConfig:
+    """`config` with as many detections and proposals per image as `most` objects need."""
+    if most <= config.roi.detections_per_image:
+        return config
+    count = 100 * math.ceil(ROOM * most / 100)
+    rpn = config.rpn
+    proposals = max(rpn.post_nms_test, 2 * count)
+    rpn = replace(rpn, post_nms_test=proposals, pre_nms_test=max(rpn.pre_nms_test, proposals))
+    return replace(config, rpn=rpn, roi=replace(config.roi, detections_per_image=count))
 
 
 def _fit_maps(config: DetectorConfig, objects: Objects) -> DetectorConfig:

@@ -7,18 +7,12 @@ from collections.abc import Iterable, Sequence
 from itertools import chain
 from pathlib import Path
 
-from grcn.data.files import CLASS_LISTS, read_start
-from grcn.data.formats import coco, labelstudio, voc, yolo
+from grcn.data.files import CLASS_LISTS
+from grcn.data.formats import FORMATS
 from grcn.data.image import SUFFIXES, UNREAD, UNREAD_SUFFIXES
-from grcn.data.records import Dataset, Defect, Format
+from grcn.data.records import Dataset, Defect
+from grcn.data.text import read_start
 from grcn.errors import AnnotationError, DataError, ImageError
-
-_IS_ANNOTATION = {
-    "voc": voc.is_annotation,
-    "coco": coco.is_annotation,
-    "yolo": yolo.is_annotation,
-    "labelstudio": labelstudio.is_annotation,
-}
 
 # What no one takes for data, in lower case. Hidden files and folders are not looked at.
 _OTHERS = frozenset((*CLASS_LISTS, "generated", "thumbs.db", "desktop.ini"))  # `generated`: `grcn data generate`'s
@@ -29,13 +23,12 @@ _PHOTOS = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"II*\0", b"MM\0*", b"\xff\
 _BRANDS = (b"avif", b"avis", b"heic", b"heix", b"hevc", b"mif1", b"msf1", b"crx ")
 
 
-def unused_files(top: Path, datasets: Sequence[Dataset], named: Iterable[Path]) -> list[Defect]:
-    """What lies below a folder and is in none of its splits.
+def unused_files(datasets: Sequence[Dataset], named: Iterable[Path]) -> list[Defect]:
+    """What lies below the folder that was opened and is in none of its splits.
 
     Links to folders are not followed: what they hold inside the folder lies elsewhere in it, too.
 
     Args:
-        top: the folder.
         datasets: all its splits.
         named: files that defects speak of already.
 
@@ -44,11 +37,11 @@ def unused_files(top: Path, datasets: Sequence[Dataset], named: Iterable[Path]) 
         `unread-kind`, links that lead out `path-escape`, folders that cannot be listed `unread-folder`; all other files
         are `unused-file`, which is only a remark.
     """
-    top, root, format = Path(os.path.realpath(top)), datasets[0].root, datasets[0].format
+    root, format = datasets[0].root, datasets[0].format
     read = chain.from_iterable((*dataset.files, *(r.path for r in dataset.records)) for dataset in datasets)
     used = _real_paths(chain(read, named))
     found = []
-    folders = [str(top)]
+    folders = [str(root)]
     while folders:
         folder = folders.pop()
         try:
@@ -64,7 +57,7 @@ def unused_files(top: Path, datasets: Sequence[Dataset], named: Iterable[Path]) 
                     folders.append(entry.path)
             elif entry.path not in used and not _is_furniture(entry):
                 real = os.path.realpath(entry.path) if entry.is_symlink() else entry.path
-                if real not in used and (what := _what(Path(entry.path), Path(real), top, format)):
+                if real not in used and (what := _what(Path(entry.path), Path(real), root, format)):
                     kind, message, exit_code = what
                     found.append(Defect(kind, _name(root, entry.path), message, exit_code=exit_code))
     return sorted(found, key=lambda defect: defect.file)
@@ -96,10 +89,10 @@ def _is_furniture(entry: os.DirEntry[str]) -> bool:
     return name.endswith(".txt") and "imagesets" in entry.path.lower().split(os.sep)[-3:-1]
 
 
-def _what(path: Path, real: Path, top: Path, format: Format) -> tuple[str, str, int] | None:
+def _what(path: Path, real: Path, root: Path, format: str) -> tuple[str, str, int] | None:
     """Kind of defect, message and exit code; None for a link to a folder inside."""
-    if not real.is_relative_to(top):
-        return "path-escape", f"a link that leads outside {top}: not followed", AnnotationError.exit_code
+    if not real.is_relative_to(root):
+        return "path-escape", f"a link that leads outside {root}: not followed", AnnotationError.exit_code
     if real.is_dir():
         return None
     suffix = path.suffix.lower()
@@ -107,7 +100,7 @@ def _what(path: Path, real: Path, top: Path, format: Format) -> tuple[str, str, 
         return "in-no-split", "a photo that is in no split: not used", AnnotationError.exit_code
     if suffix in UNREAD_SUFFIXES:
         return "unread-kind", UNREAD, ImageError.exit_code
-    if _IS_ANNOTATION[format](path):
+    if FORMATS[format].is_annotation(path):
         return "in-no-split", "annotations that are in no split: not used", AnnotationError.exit_code
     start = read_start(path, 16)
     if start.startswith(_PHOTOS) or (start[:4] == b"RIFF" and start[8:12] == b"WEBP") or _brand(start) in _BRANDS:

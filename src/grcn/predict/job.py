@@ -8,7 +8,7 @@ OUT/images.json                what the ids mean: `images` done (id, file_name, 
                                `complete`: false until results.json is there
 OUT/frames/NAME.jsonl          per video: a line a frame with its detections; image_id is its number
 OUT/frames/NAME.json           the same when the video is done: width, height, fps and `frames`
-OUT/voc, OUT/yolo              with --save: data sets of the images (not of videos) and what was found in them
+OUT/voc, OUT/coco, OUT/yolo    with --save: data sets of the images (not of videos) and what was found in them
 OUT/labelstudio                with --save: tasks.json (pre-annotations), interface.txt and the images, for Label Studio
 OUT/fiftyone                   with --save: samples.json and the images, for FiftyOne
 ```
@@ -31,14 +31,10 @@ from typing import TYPE_CHECKING
 import simplejpeg
 from PIL import Image
 
-from grcn.data.formats.fiftyone import write_fiftyone
-from grcn.data.formats.labelstudio import write_labelstudio, write_labelstudio_config
-from grcn.data.formats.voc import write_voc
-from grcn.data.formats.yolo import write_yolo, write_yolo_yaml
+from grcn.data.formats import WRITERS
 from grcn.data.image import SUFFIXES, read_image
 from grcn.data.records import AnnotatedImage
 from grcn.errors import ConfigError, ImageError, first_line
-from grcn.files import atomic_file
 from grcn.predict.draw import draw_detections
 from grcn.predict.results import FrameLines, PredictedFiles, Results, files_of
 from grcn.predict.sources import Source
@@ -89,7 +85,7 @@ def predict(
         sources: from `find_sources`.
         out: the folder of results, made where absent; results of an earlier run are replaced.
         score: detections below it are left out; None: the model's own threshold.
-        save: any of SAVED.
+        save: any of `grcn.data.formats.WRITERS`.
         batch_size, workers: as `Detector.stream`.
         on_broken: called for each source that cannot be done; the others are done all the same.
         progress: called with sources done and sources in all.
@@ -299,12 +295,6 @@ def _naming(path: Path) -> Iterator[None]:
         raise OSError(f"{path}: cannot be written: {first_line(error)}") from None
 
 
-# Where each format wants the images; in the data sets the one split is `train`.
-_IMAGES = {"voc": "JPEGImages", "yolo": "images/train", "labelstudio": "images", "fiftyone": "data"}
-SAVED = tuple(_IMAGES)
-"""The formats in which labels can be saved."""
-
-
 def _save_labels(
     kind: str,
     root: Path,
@@ -325,46 +315,19 @@ def _save_labels(
         name, png = f"{source.name}.png", io.BytesIO()
         Image.fromarray(image).save(png, "PNG")
         content = png.getvalue()
-    files.write(root / _IMAGES[kind] / name, content)
+    writer = WRITERS[kind]
+    files.write(root / writer.images / name, content)
     keep = (found.boxes[:, 2:] > found.boxes[:, :2]).all(axis=1)  # a box without area is no label
     height, width = image.shape[:2]
     boxes, class_ids, scores = found.boxes[keep], found.class_ids[keep].tolist(), found.scores[keep].tolist()
     annotated = AnnotatedImage(name, height, width, boxes, class_ids, scores)
-    if kind in ("voc", "yolo"):  # a file of labels an image; those of the other formats are written at the end
-        folder, suffix = {"voc": ("Annotations", "xml"), "yolo": ("labels/train", "txt")}[kind]
-        labels = files.claim(root / folder / f"{source.name}.{suffix}")
-        unscored = replace(annotated, scores=None)
-        if kind == "voc":
-            write_voc(labels, unscored, found.class_names)
-        else:
-            write_yolo(labels, unscored)
+    if writer.labels:  # a file of labels an image, without scores; those of the other formats are written at the end
+        labels = files.claim(root / writer.labels.format(source.name))
+        writer.write(labels, replace(annotated, scores=None), found.class_names)
     return annotated
 
 
 def _finish_labels(kind: str, root: Path, images: Sequence[AnnotatedImage], detector: Detector) -> None:
     """Completes the folder `root` of a format by what is written once: lists of images and of classes, all tasks."""
-    names = detector.class_names
-    if not images:
-        return
-    if kind == "yolo":
-        write_yolo_yaml(root / "data.yaml", names, {"train": "images/train"})
-        return
-    if kind == "fiftyone":
-        samples = [(f"{_IMAGES[kind]}/{image.file_name}", {"predictions": image}) for image in images]
-        write_fiftyone(root / "samples.json", samples, names)
-        return
-    if kind == "voc":
-        _write_lines(root / "ImageSets" / "Main" / "train.txt", (Path(image.file_name).stem for image in images))
-    else:
-        folder = f"{root.name}/{_IMAGES[kind]}"
-        version = detector.preset or "grcn"
-        write_labelstudio(root / "tasks.json", images, names, folder=folder, model_version=version)
-        # Not `.xml`, which would make the folder look like VOC.
-        write_labelstudio_config(root / "interface.txt", names)
-    # The two formats name only the classes that occur; this keeps the ids of all.
-    _write_lines(root / "classes.txt", names)
-
-
-def _write_lines(path: Path, lines: Iterable[str]) -> None:
-    with atomic_file(path) as file:
-        file.write("".join(f"{line}\n" for line in lines).encode())
+    if images:
+        WRITERS[kind].finish(root, images, detector.class_names, detector.preset or "grcn")

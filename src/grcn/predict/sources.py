@@ -8,11 +8,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from grcn.data.formats import WRITERS
 from grcn.data.image import SUFFIXES
 from grcn.errors import DataError
 
 VIDEO_SUFFIXES = frozenset([".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".ts"])
-RESULTS = ("drawn", "frames", "voc", "yolo", "labelstudio", "fiftyone")
+RESULTS = ("drawn", "frames", *WRITERS)
 """The folders that `grcn predict` makes in its `--out`."""
 
 

@@ -24,7 +24,7 @@ from lightning.fabric.utilities.warnings import PossibleUserWarning
 from lightning.pytorch.utilities import rank_zero_only
 
 from grcn.config import DetectorConfig, TrainConfig, from_saved, to_dict
-from grcn.data.dataset import Dataset, OnError, list_splits, open_dataset, resolve_split
+from grcn.data.dataset import DataFolder, Dataset, OnError
 from grcn.data.files import split_kind
 from grcn.data.loader import Loader, Stream, TrainingSet, objects, training_loader, worker_deaths
 from grcn.errors import CheckpointError, ConfigError, DataError, ImageError, Interrupted
@@ -207,27 +207,27 @@ def _settle(config: TrainConfig) -> TrainConfig:
 
 def _open(config: TrainConfig, say: Say) -> tuple[Dataset, Dataset | None]:
     """Training and validation data; None where there is no split to validate on."""
-    split = resolve_split(config.data, config.train_split, "train", config.format)
+    folder = DataFolder(config.data, config.format)
+    split = folder.resolve(config.train_split, "train")
     on_error: OnError = "collect" if config.skip_broken else "raise"
-    data = open_dataset(config.data, split=split, format=config.format, on_error=on_error)
+    data = folder.open(split, on_error=on_error)
     if not any(len(labels) for _, labels in (objects(r, use_difficult=config.use_difficult) for r in data.records)):
         raise DataError(f"{config.data}: split '{split}' holds no objects to learn from{_left_out(data, config)}")
     _say_defects(data, say)
     if config.val_split == "none":
         return data, None
-    if config.val_split == "auto" and len(list_splits(config.data, config.format)) == 1:
+    if config.val_split == "auto" and len(folder.splits) == 1:
         say(f"{config.data}: no split to validate on: no AP, and no best.safetensors")
         return data, None
     try:
-        val_split = resolve_split(config.data, config.val_split, "val", config.format)
+        val_split = folder.resolve(config.val_split, "val")
     except DataError as error:
         raise DataError(f"{error}; or val_split none to train without validation") from None
     if val_split == split:
         say(f"warning: validating on '{split}', the training split: its AP says nothing about other images")
     elif config.val_split == "auto" and split_kind(val_split) == "test":
         say(f"warning: validating on '{val_split}': weights chosen by its AP look better on it than they are")
-    names = data.class_names
-    val_data = open_dataset(config.data, split=val_split, format=config.format, class_names=names, on_error=on_error)
+    val_data = folder.open(val_split, class_names=data.class_names, on_error=on_error)
     _say_defects(val_data, say)
     if not has_ap(val_data):
         say(f"warning: split '{val_split}' holds no objects: no AP, no early stop, and the last weights are the best")
@@ -247,8 +247,8 @@ def _say_defects(data: Dataset, say: Say) -> None:
     for defect in data.defects:
         if defect.exit_code == ImageError.exit_code:
             say(f"{data.root}: {defect.file}: {defect.message}")
-    if data.defects:
-        say(f"{data.root}: split '{data.split}' has defects ({len(data.defects)}); `grcn check` lists them")
+    if count := sum(defect.exit_code != 0 for defect in data.defects):
+        say(f"{data.root}: split '{data.split}' has defects ({count}); `grcn check` lists them")
 
 
 def _as_saved(config: TrainConfig, former: TrainConfig, data: Dataset) -> TrainConfig:

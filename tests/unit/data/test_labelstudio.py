@@ -135,7 +135,7 @@ def test_the_longest_end_of_an_address_counts(tmp_path: Path) -> None:
     data = open_dataset(tmp_path)
     folder = tmp_path.resolve() / "images"
     assert [record.path for record in data] == [folder / "day1/a.png", folder / "day2/a.png", folder / "a.png"]
-    assert [record.image_id for record in data] == ["images/day1/a.png", "images/day2/a.png", "images/a.png"]
+    assert [record.image_id for record in data] == ["images/day1/a", "images/day2/a", "images/a"]
 
 
 def test_of_several_annotations_the_right_one_counts(tmp_path: Path) -> None:
@@ -324,7 +324,7 @@ def test_thousands_of_images_are_read_in_linear_time(tmp_path: Path, monkeypatch
     dataset = open_dataset(tmp_path, on_error="collect")
     assert len(dataset) == count
     assert [defect.kind for defect in dataset.defects] == ["missing-annotation"], "of 'a b.png'"
-    assert calls <= 10 * count
+    assert calls <= 15 * count
 
 
 def test_names_that_are_not_text_go_out_and_come_in(tmp_path: Path) -> None:

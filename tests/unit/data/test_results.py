@@ -124,7 +124,7 @@ BAD = [
     (result(None), "image_id None is not an id"),
     (result([1]), r"image_id \[1\] is not an id"),
     (result(1, category_id=3), r"category_id 3 is none of the data set's \[1, 2\]"),
-    (result(1, category_id="1"), "category_id '1' is none"),
+    (result(1, category_id="one"), "category_id 'one' is none"),
     (result(1, category_id={}), "category_id {} is not an id"),
     (result(1, score=float("nan")), "score nan is not a finite number"),
     (result(1, score=float("inf")), "score inf is not"),

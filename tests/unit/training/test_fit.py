@@ -291,7 +291,7 @@ def test_sizes_can_be_fitted_to_the_data(tiny, beach, tmp_path, monkeypatch):
 
 
 def test_one_split_alone_trains_without_validation_and_says_so(tiny, beach, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("grcn.training.fit.list_splits", lambda *_: ["train"])
+    monkeypatch.setattr("grcn.training.fit.DataFolder.splits", ("train",))
     run = train(config_of(tiny, beach, tmp_path / "run", iterations=1))
     assert "no split to validate on" in capsys.readouterr().out
     assert not (run / "best.safetensors").exists()

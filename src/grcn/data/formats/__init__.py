@@ -1,0 +1,24 @@
+"""The table of formats: what is not here is neither recognized nor written.
+
+A new format is a module with the functions of `protocol.Format`, a row here, and its name in `TrainConfig.format`,
+which a test compares with the table.
+"""
+
+from grcn.data.formats import coco, fiftyone, labelstudio, voc, yolo
+from grcn.data.formats.protocol import Format, Layout, Writer
+
+FORMATS: dict[str, Format] = {
+    "voc": voc.FORMAT,
+    "coco": coco.FORMAT,
+    "yolo": yolo.FORMAT,
+    "labelstudio": labelstudio.FORMAT,
+}
+"""The formats that are read, by name."""
+
+WRITERS: dict[str, Writer] = {
+    **{name: row.writer for name, row in FORMATS.items() if row.writer},
+    "fiftyone": fiftyone.WRITER,
+}
+"""Those in which data sets are written."""
+
+__all__ = ["FORMATS", "WRITERS", "Format", "Layout", "Writer"]

@@ -5,17 +5,16 @@ Layouts that are read:
 - `annotations/instances_train2017.json` with `train2017/`, `images/train2017/` or `images/`; any other name likewise:
   the split is the file's name without `instances_`. Captions, keypoints and the like are passed over.
 - `train/_annotations.coco.json` (or any one annotation file) among the images of a folder named for a split.
-- `*.json` in the root, where its content is COCO's.
+- `*.json` in the root, where its content is COCO's, as FiftyOne's `labels.json` with `data/`.
 
-Classes are the file's categories, all of them, by rising id (ids may be sparse); `category_ids` keeps the ids. Crowd
-objects are kept, with their box, and marked. `area` is kept where it is given, else the box's.
+Classes are the file's categories, all of them, by rising id (ids may be sparse); `category_ids` keeps the ids. The root
+category that Roboflow adds, of which all others are and no object is, is no class. Crowd objects are kept, with their
+box, and marked. `area` is kept where it is given, else the box's. Ids may be text in one place and numbers in another.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,15 +22,13 @@ from typing import Any
 
 import numpy as np
 
-from grcn.data.boxes import clean_boxes, from_xywh
-from grcn.data.files import Root, check_names, number, read_bytes, read_start, shown, split_kind, subfolders
-from grcn.data.image import ImageHeader
-from grcn.data.records import AnnotatedImage, Findings, ImageRecord
-from grcn.errors import AnnotationError, ImageError
+from grcn.data.boxes import from_xywh
+from grcn.data.files import IMAGE_FOLDERS, ImageFinder, Root, check_names, split_kind
+from grcn.data.formats.protocol import Format, Opened, Writer
+from grcn.data.records import AnnotatedImage, Annotations, Findings, numbered
+from grcn.data.text import Id, as_id, by_id, flag, number, read_json, shown, sniff
+from grcn.errors import AnnotationError
 from grcn.files import write_json
-from grcn.types import Target
-
-LOOKED_FOR = "annotations/*.json, or SPLIT/_annotations.coco.json"
 
 MAX_JSON = 2**30  # bytes; COCO's own largest file is under half of it
 
@@ -41,34 +38,60 @@ _SNIFF = 2**20  # bytes of a JSON file in which a key of COCO's must show
 
 @dataclass(frozen=True)
 class CocoLayout:
-    """A COCO folder: its root, and each split's JSON file and the folders in which its images may lie."""
+    """A COCO folder: the root, the folder in it, and each split's JSON file and the folders of its images."""
 
     root: Root
+    folder: Path
     splits: dict[str, tuple[Path, tuple[Path, ...]]]
 
+    def open(self, split: str, class_names: Sequence[str] | None, findings: Findings) -> Opened:
+        """Reads one split; records are by rising id. A class that the file lacks gets an id beyond the file's."""
+        path, folders = self.splits[split]
+        content = _load(path)
+        findings.files.add(path)
+        categories = _categories(content["categories"], path)
+        root_id = _root_category(content["categories"])
+        check_names(tuple(name for key, name in categories.items() if key != root_id), str(path))
+        images, places = _images(content["images"], path, ImageFinder(self.root, folders), findings)
+        objects = _objects(content["annotations"], path, images, places, categories, findings)
+        if root_id is not None and all(item.category != root_id for item in objects):
+            message = (
+                f"category {root_id} ('{categories.pop(root_id)}') is above all others, no object is of it: no class"
+            )
+            findings.remark("root-category", path, message)
+        check_names(tuple(categories.values()), str(path))
+        names = tuple(class_names) if class_names is not None else tuple(categories.values())
+        ids_by_name = {name: category_id for category_id, name in categories.items()}
+        unused = iter(range(max(categories, default=0) + 1, max(categories, default=0) + 1 + len(names)))
+        category_ids = tuple(ids_by_name[name] if name in ids_by_name else next(unused) for name in names)
 
-def find_coco(root: Root) -> CocoLayout | None:
+        records = findings.records(_annotations(path, images, objects, categories, findings), names)
+        # By id, as pycocotools goes through images: where scores are equal across images, the order shows in the AP.
+        records.sort(key=lambda record: (isinstance(record.image_id, str), record.image_id))
+        return Opened(names, records, category_ids)
+
+
+def recognize(root: Root, folder: Path) -> CocoLayout | None:
     """The COCO layout of a folder, or None if it has none. Opens only the beginnings of JSON files."""
-    top = root.path
-    folder = root.folder(top, "annotations")
-    files = [path for path in root.files(folder, ".json") if not path.name.startswith(_OTHER_TASKS)] if folder else []
+    apart = root.folder(folder, "annotations")
+    files = [path for path in root.files(apart, ".json") if not path.name.startswith(_OTHER_TASKS)] if apart else []
     instances = [path for path in files if path.name.startswith("instances_")]
-    files = instances or files or [path for path in root.files(top, ".json") if is_annotation(path)]
+    files = instances or files or [path for path in root.files(folder, ".json") if is_annotation(path)]
     splits = {}
     for path in files:
         name = path.stem.removeprefix("instances_")
-        splits[name] = (path, _image_folders(root, name))
+        splits[name] = (path, _image_folders(root, folder, name))
     if not splits:
-        for inner in subfolders(top):
+        for inner in root.subfolders(folder):
             if split_kind(inner.name):
                 inside = [path for path in root.files(root.guarded(inner), ".json") if is_annotation(path)]
                 if len(inside) > 1:
                     names = ", ".join(path.name for path in inside)
                     raise AnnotationError(f"{inner}: several annotation files ({names}); keep one")
                 if inside:
-                    images = root.folder(inner, "images")
-                    splits[inner.name] = (inside[0], (images, inner, top) if images else (inner, top))
-    return CocoLayout(root, splits) if splits else None
+                    images = root.folder(inner, *IMAGE_FOLDERS)
+                    splits[inner.name] = (inside[0], (images, inner, folder) if images else (inner, folder))
+    return CocoLayout(root, folder, splits) if splits else None
 
 
 def is_annotation(path: Path) -> bool:
@@ -77,118 +100,83 @@ def is_annotation(path: Path) -> bool:
         return False
     if path.name.endswith("_annotations.coco.json"):
         return True
-    start = read_start(path, _SNIFF)
-    return start.lstrip()[:1] == b"{" and (b'"images"' in start or b'"annotations"' in start)
+    start = sniff(path, _SNIFF)
+    return start[:1] == "{" and ('"images"' in start or '"annotations"' in start)
 
 
-def _image_folders(root: Root, split: str) -> tuple[Path, ...]:
-    top = root.path
-    images = root.folder(top, "images", "jpegimages", "imgs")
-    outer = [folder for folder in (top, images) if folder]
-    inner = [found for folder in outer if (found := root.folder(folder, split.lower()))]
+def _image_folders(root: Root, folder: Path, split: str) -> tuple[Path, ...]:
+    images = root.folder(folder, *IMAGE_FOLDERS)
+    outer = [place for place in (folder, images) if place]
+    inner = [found for place in outer if (found := root.folder(place, split))]
     kind = split_kind(split)
-    for folder in outer if kind and not inner else []:
-        inner += [root.guarded(found) for found in subfolders(folder) if split_kind(found.name) == kind]
-    return tuple(dict.fromkeys(inner + ([images] if images else []) + [top]))
-
-
-def read_coco(
-    layout: CocoLayout, split: str, class_names: Sequence[str] | None, findings: Findings
-) -> tuple[tuple[str, ...], tuple[int, ...], list[ImageRecord]]:
-    """Reads one split.
-
-    Args:
-        layout: of the folder.
-        split: one of the layout's.
-        class_names: the classes and their order, to which categories are matched by name; None: the file's own.
-        findings: where defects go.
-
-    Returns:
-        The class names, their category ids, and the records in the file's order. A class that the file lacks gets an
-        id beyond the file's.
-
-    Raises:
-        AnnotationError, ImageError: naming file and object, unless the findings collect them.
-    """
-    path, folders = layout.splits[split]
-    content = _load(path)
-    categories = _categories(content, path)
-    names = tuple(class_names) if class_names is not None else tuple(categories.values())
-    ids_by_name = {name: category_id for category_id, name in categories.items()}
-    unused = iter(range(max(categories, default=0) + 1, max(categories, default=0) + 1 + len(names)))
-    category_ids = tuple(ids_by_name[name] if name in ids_by_name else next(unused) for name in names)
-
-    findings.files.add(path)
-    images, places = _images(content, path, layout.root, folders, findings)
-    objects = _objects(content, path, images, places, categories, findings)
-    return names, category_ids, _records(path, images, objects, names, findings)
+    for place in outer if kind and not inner else []:
+        inner += [root.guarded(found) for found in root.subfolders(place) if split_kind(found.name) == kind]
+    return tuple(dict.fromkeys(inner + ([images] if images else []) + [folder]))
 
 
 def _load(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(read_bytes(path, MAX_JSON))
-    # ValueError: broken JSON, text that is not Unicode, or integers of thousands of digits.
-    except (ValueError, RecursionError) as error:
-        raise AnnotationError(f"{path}: not JSON: {error}") from None
-    if not isinstance(content, dict):
-        raise AnnotationError(
-            f"{path}: a JSON {type(content).__name__}, expected an object with images and annotations"
-        )
+    content: dict[str, Any] = read_json(path, dict, "an object with images and annotations", MAX_JSON)
     for key in ("images", "annotations", "categories"):
         if not isinstance(content.get(key), list):
             raise AnnotationError(f"{path}: no list '{key}', which COCO's format needs")
     return content
 
 
-def _identity(value: Any) -> int | str | None:
-    """An id as COCO files have them, integers or text; None for anything else."""
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    return value if isinstance(value, (int, str)) and not isinstance(value, bool) else None
-
-
-def _categories(content: dict[str, Any], path: Path) -> dict[int, str]:
+def _categories(entries: list[Any], path: Path) -> dict[int, str]:
     """Names by category id, in the order of the ids."""
     categories: dict[int, str] = {}
-    for index, entry in enumerate(content["categories"]):
-        category_id = _identity(entry.get("id")) if isinstance(entry, dict) else None
-        if not isinstance(category_id, int) or not isinstance(entry.get("name"), str):
+    for index, entry in enumerate(entries):
+        category_id = _number_of(entry)
+        if category_id is None or not isinstance(entry.get("name"), str):
             raise AnnotationError(f"{path}: categories[{index}]: needs an integer 'id' and a text 'name'")
         if category_id in categories:
             raise AnnotationError(f"{path}: categories[{index}]: id {category_id} is given twice")
         categories[category_id] = entry["name"].strip()
-    check_names(tuple(categories.values()), str(path))
     return dict(sorted(categories.items()))
+
+
+def _number_of(entry: Any) -> int | None:
+    """The id of a category as a number, which it may be as text."""
+    category_id = as_id(entry.get("id")) if isinstance(entry, dict) else None
+    if isinstance(category_id, str) and category_id.isascii() and category_id.isdecimal() and len(category_id) < 20:
+        return int(category_id)
+    return category_id if isinstance(category_id, int) else None
+
+
+def _root_category(entries: list[Any]) -> int | None:
+    """The id of the one category that is above all others, as Roboflow has it."""
+    above = {str(entry.get("supercategory")) for entry in entries if entry.get("supercategory") != "none"}
+    root = [entry for entry in entries if entry.get("supercategory") == "none" and above == {entry["name"]}]
+    return _number_of(root[0]) if len(root) == 1 else None
 
 
 @dataclass(frozen=True)
 class _Image:
-    """An image entry. Path and header are None where the image is left out, with its objects."""
+    """An image entry. The path is None where the image is left out, with its objects."""
 
     image_id: int | str
-    path: Path | None = None
-    header: ImageHeader | None = None
-    declared: tuple[float, float] | None = None
+    path: Path | None
+    size: tuple[float, float] | None
 
 
 def _images(
-    content: dict[str, Any], path: Path, root: Root, folders: tuple[Path, ...], findings: Findings
-) -> tuple[list[_Image], dict[int | str, int]]:
+    entries: list[Any], path: Path, finder: ImageFinder, findings: Findings
+) -> tuple[list[_Image], dict[Id, int]]:
     """The images, each file once, and the place of each id among them."""
     images: list[_Image] = []
     places: dict[int | str, int] = {}
     place_of: dict[Path, int] = {}
-    for index, entry in enumerate(content["images"]):
+    for index, entry in enumerate(entries):
         where = f"images[{index}]"
-        image_id = _identity(entry.get("id")) if isinstance(entry, dict) else None
+        image_id = as_id(entry.get("id")) if isinstance(entry, dict) else None
         name = entry.get("file_name") if isinstance(entry, dict) else None
-        if image_id is None or not isinstance(name, str):
+        if image_id is None or not isinstance(name, str) or not name:
             findings.fault("bad-image-entry", path, f"{where}: needs an 'id' and a text 'file_name'", index)
             continue
         if image_id in places:
             findings.fault("duplicate", path, f"{where} ('{name}'): id {image_id} is given twice", index)
             continue
-        file = _locate(name, root, folders, path, where, index, findings)
+        file = findings.locate(finder, name, path, where, index)
         if file in place_of:
             first = images[place_of[file]].image_id
             message = f"{where} ('{name}'): the file of id {first}, too: its objects are taken as that one's"
@@ -198,26 +186,8 @@ def _images(
         places[image_id] = len(images)
         if file:
             place_of[file] = len(images)
-        images.append(_Image(image_id, file, findings.header(file) if file else None, _size(entry)))
-    return images, places
-
-
-def _locate(
-    name: str, root: Root, folders: tuple[Path, ...], path: Path, where: str, index: int, findings: Findings
-) -> Path | None:
-    escapes = False
-    for folder in folders:
-        file = root.join(folder, name)
-        if file and os.path.isfile(file):
-            return file
-        escapes = escapes or file is None
-    if escapes:
-        findings.fault("path-escape", path, f"{where}: file_name {shown(name)} leads outside {root.path}", index)
-    else:
-        looked = ", ".join(os.path.relpath(folder, root.path) for folder in folders)
-        message = f"{where}: no image {shown(name)} in {looked}: left out, with its objects"
-        findings.note("missing-image", path, message, index, ImageError)
-    return None
+        images.append(_Image(image_id, file, _size(entry)))
+    return images, by_id(places.items())
 
 
 def _size(entry: dict[str, Any]) -> tuple[float, float] | None:
@@ -236,64 +206,63 @@ class _Fault(Exception):  # noqa: N818 - becomes an AnnotationError or a defect
         self.kind = kind
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Object:
     """One entry of `annotations`: its place there, its image's place in the images, and what it says."""
 
     index: int
     image: int
-    category: str
+    category: int
     bbox: tuple[float, ...]
     crowd: bool
     area: float  # NaN where the file gives none
 
 
 def _objects(
-    content: dict[str, Any],
+    entries: list[Any],
     path: Path,
     images: list[_Image],
-    places: dict[int | str, int],
+    places: dict[Id, int],
     categories: dict[int, str],
     findings: Findings,
 ) -> list[_Object]:
     seen: set[int | str] = set()
+    known = by_id((category_id, category_id) for category_id in categories)
     objects = []
-    for index, entry in enumerate(content["annotations"]):
+    for index, entry in enumerate(entries):
         try:
             if not isinstance(entry, dict):
                 raise _Fault("bad-object", "not an object of keys and values")
-            objects.append(_object(index, entry, places, seen, categories))
+            objects.append(_object(index, entry, places, seen, known))
         except _Fault as fault:
             findings.fault(fault.kind, path, f"annotations[{index}]: {fault}", index)
     # The objects of an image that is left out go with it; that has been counted.
-    return [item for item in objects if images[item.image].header]
+    return [item for item in objects if images[item.image].path]
 
 
 def _object(
-    index: int,
-    entry: dict[str, Any],
-    places: dict[int | str, int],
-    seen: set[int | str],
-    categories: dict[int, str],
+    index: int, entry: dict[str, Any], places: dict[Id, int], seen: set[int | str], known: dict[Id, int]
 ) -> _Object:
-    object_id = _identity(entry.get("id"))
+    object_id = as_id(entry.get("id"))
     if object_id is not None:
         if object_id in seen:
             raise _Fault("duplicate", f"id {object_id} is given twice")
         seen.add(object_id)
-    image_id = _identity(entry.get("image_id"))
+    image_id, category_id = as_id(entry.get("image_id")), as_id(entry.get("category_id"))
     if image_id is None or image_id not in places:
         raise _Fault("unknown-image", f"image_id {shown(entry.get('image_id'))} is not among the images")
-    category_id = _identity(entry.get("category_id"))
-    if not isinstance(category_id, int) or category_id not in categories:
+    if category_id is None or category_id not in known:
         raise _Fault("unknown-class", f"category_id {shown(entry.get('category_id'))} is not among the categories")
     bbox = entry.get("bbox")
     if not isinstance(bbox, list) or len(bbox) != 4:
         raise _Fault("bad-object", f"'bbox' is {shown(bbox)}, not a list of x, y, width, height")
     numbers = tuple(_number(value, "bbox") for value in bbox)
-    crowd = _number(entry.get("iscrowd") or 0, "iscrowd") != 0
     area = math.nan if entry.get("area") is None else _number(entry["area"], "area")
-    return _Object(index, places[image_id], categories[category_id], numbers, crowd, area)
+    try:
+        crowd = bool(flag(entry.get("iscrowd")))
+    except ValueError:
+        raise _Fault("bad-object", f"'iscrowd' holds {shown(entry['iscrowd'])}, not a number") from None
+    return _Object(index, places[image_id], known[category_id], numbers, crowd, area)
 
 
 def _number(value: Any, key: str) -> float:
@@ -303,46 +272,34 @@ def _number(value: Any, key: str) -> float:
         raise _Fault("bad-object", f"'{key}' holds {shown(value)}, not a number") from None
 
 
-def _records(
-    path: Path, images: list[_Image], objects: list[_Object], names: tuple[str, ...], findings: Findings
-) -> list[ImageRecord]:
-    """Boxes of the whole file are cleaned at once: image by image takes many times as long."""
-    ids = {name: class_id for class_id, name in enumerate(names)}
-    for item in objects:
-        if item.category not in ids:
-            findings.unknown_class(path, f"annotations[{item.index}]", item.category, names, item.index)
-    objects = sorted((item for item in objects if item.category in ids), key=lambda item: item.image)
-    boxes = from_xywh(np.array([item.bbox for item in objects], dtype=np.float64))  # [N, 4]
-    image_of = np.array([item.image for item in objects], dtype=np.int64)  # [N], rising
-    first = np.searchsorted(image_of, np.arange(len(images) + 1))  # of each image's objects
-    for place, image in enumerate(images):
-        if image.path and image.header:
-            own = slice(first[place], first[place + 1])
-            boxes[own] = findings.align(path, image.path, image.header, image.declared, boxes[own])
-    sizes = np.array([(im.header.height, im.header.width) if im.header else (0, 0) for im in images], dtype=np.int64)
-    sizes = sizes.reshape(-1, 2)[image_of]
-    labels = np.array([ids[item.category] for item in objects], dtype=np.int64)
-    crowd = np.array([item.crowd for item in objects], dtype=bool)
-    same = np.stack([image_of, labels, crowd], axis=1)  # a crowd is no second box of one of its own
-    boxes32, kept, problems = clean_boxes(boxes, sizes[:, 0], sizes[:, 1], same)
-    for problem in problems:
-        item = objects[problem.index]
-        message = f"annotations[{item.index}] ('{item.category}'): {problem.message}"
-        findings.note(problem.kind, path, message, item.index)
-
-    labels, crowd = labels[kept], crowd[kept]
-    areas = np.array([objects[i].area for i in kept], dtype=np.float32)
-    box_areas = (boxes32[:, 2:] - boxes32[:, :2]).prod(axis=1)
-    areas = np.where(np.isfinite(areas), areas, box_areas)
-    first = np.searchsorted(image_of[kept], np.arange(len(images) + 1))
-    records = []
-    for place, image in enumerate(images):
-        if image.path and image.header:
-            own = slice(first[place], first[place + 1])
-            target = Target(boxes32[own], labels[own], crowd=crowd[own], areas=areas[own])
-            records.append(ImageRecord(image.image_id, image.path, image.header.height, image.header.width, target))
-    # By id, as pycocotools goes through images: where scores are equal across images, the order shows in the AP.
-    return sorted(records, key=lambda record: (isinstance(record.image_id, str), record.image_id))
+def _annotations(
+    path: Path, images: list[_Image], objects: list[_Object], categories: dict[int, str], findings: Findings
+) -> list[Annotations]:
+    """What is annotated in each image that can be read."""
+    headers = findings.headers([image.path for image in images if image.path])
+    objects.sort(key=lambda item: item.image)
+    boxes = from_xywh(np.array([item.bbox for item in objects], dtype=np.float64))
+    first = np.searchsorted([item.image for item in objects], np.arange(len(images) + 1)).tolist()
+    annotated = []
+    for image, start, end in zip(images, first, first[1:], strict=False):
+        if image.path in headers:
+            own = objects[start:end]
+            annotated.append(
+                Annotations(
+                    image.image_id,
+                    image.path,
+                    headers[image.path],
+                    path,
+                    [categories[item.category] for item in own],
+                    boxes[start:end],
+                    places := [item.index for item in own],
+                    numbered("annotations[{}]", places),
+                    image.size,
+                    crowd=[item.crowd for item in own],
+                    areas=[item.area for item in own],
+                )
+            )
+    return annotated
 
 
 def write_coco(
@@ -382,3 +339,15 @@ def write_coco(
     categories = [{"id": category_id, "name": name} for category_id, name in zip(ids, class_names, strict=True)]
     content = {"images": entries, "annotations": annotations, "categories": categories}
     write_json(path, content)
+
+
+def _finish(folder: Path, images: Sequence[AnnotatedImage], class_names: Sequence[str], detector: str) -> None:
+    write_coco(folder / "annotations" / "train.json", images, class_names)
+
+
+FORMAT = Format(
+    recognize,
+    is_annotation,
+    looked_for="annotations/*.json, or SPLIT/_annotations.coco.json",
+    writer=Writer("images", _finish),
+)

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from grcn.data.formats.protocol import Writer
 from grcn.data.records import AnnotatedImage
 from grcn.files import write_json
 
@@ -53,3 +54,11 @@ def _detections(image: AnnotatedImage, class_names: Sequence[str]) -> dict[str, 
             item["confidence"] = float(image.scores[i])
         detections.append(item)
     return {"_cls": "Detections", "detections": detections}
+
+
+def _finish(folder: Path, images: Sequence[AnnotatedImage], class_names: Sequence[str], detector: str) -> None:
+    samples = [(f"{WRITER.images}/{image.file_name}", {"predictions": image}) for image in images]
+    write_fiftyone(folder / "samples.json", samples, class_names)
+
+
+WRITER = Writer("data", _finish)

@@ -1,7 +1,7 @@
 """Label Studio: tasks with what a detector found, to be corrected there, and its JSON export, to be trained on.
 
 Written for import there (`write_labelstudio`): a list of tasks, each with an image's address and one prediction.
-Read from there: a JSON export (`JSON`, not `JSON-MIN`) in the root, the images in `images` or the root. A single export
+Read from there: a JSON export (`JSON`, not `JSON-MIN`), the images in `images` or beside it. A single export
 is the split `train`, unless it is named for another; several are the splits that they are named for.
 
 Both hold boxes in percent of the image's sides. An image is found by the end of its address: Label Studio names a
@@ -17,11 +17,8 @@ What of an export is a label:
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import re
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,15 +28,12 @@ from xml.etree.ElementTree import Element, ElementTree, SubElement, indent
 
 import numpy as np
 
-from grcn.data.boxes import clean_boxes
-from grcn.data.files import Root, image_files, number, read_bytes, read_class_list, read_start, shown, split_kind
+from grcn.data.files import IMAGE_FOLDERS, ImageFinder, NotFoundError, Root, read_class_list, split_kind
+from grcn.data.formats.protocol import Format, Opened, Writer, write_list
 from grcn.data.image import ImageHeader
-from grcn.data.records import AnnotatedImage, Findings, ImageRecord
-from grcn.errors import AnnotationError, ImageError
+from grcn.data.records import AnnotatedImage, Annotations, Findings, ImageIds
+from grcn.data.text import number, read_json, shown, sniff
 from grcn.files import atomic_file, write_json
-from grcn.types import Target
-
-LOOKED_FOR = "*.json, Label Studio's JSON export, with images/"
 
 MAX_JSON = 2**28  # bytes; some 200 a box
 
@@ -50,24 +44,59 @@ _TYPE = "rectanglelabels"
 
 @dataclass(frozen=True)
 class LabelStudioLayout:
-    """A folder with exports of Label Studio: its root, and the JSON file of each split."""
+    """A folder with exports of Label Studio: the root, the folder in it, and the JSON file of each split."""
 
     root: Root
+    folder: Path
     splits: dict[str, Path]
 
+    def open(self, split: str, class_names: Sequence[str] | None, findings: Findings) -> Opened:
+        """Reads one split; records are in the file's order."""
+        root, path = self.root, self.splits[split]
+        findings.files.add(path)
+        tasks = _read(path, findings)
+        names = tuple(class_names) if class_names is not None else read_class_list(root, root.upwards(self.folder))
+        if names is None:
+            # What is wrong in the files of other splits is told when those are opened.
+            others = [_read(other, Findings(root.path, "collect")) for other in self.splits.values() if other != path]
+            every = [box for some in [tasks, *others] for task in some for box in task.boxes or ()]
+            names = tuple(sorted({box.name for box in every}))
+        images = root.folder(self.folder, *IMAGE_FOLDERS)
+        finder = ImageFinder(root, [images, self.folder] if images else [self.folder])
+        found = [_locate(task, finder, path, findings) for task in tasks]
+        findings.files.update(image for image in found if image)
+        task_of: dict[Path, _Task] = {}
+        for task, image in zip(tasks, found, strict=True):
+            if image and task.boxes is None:
+                message = f"task {task.index} ({image.name}) is not annotated: image left out"
+                findings.note("missing-annotation", path, message, task.index)
+            elif image and task_of.setdefault(image, task) is not task:
+                message = f"task {task.index}: {image.name} is in an earlier task, too"
+                findings.fault("duplicate", path, message, task.index)
+        ids = ImageIds((image for image in found if image), self.folder)
+        headers = findings.headers(list(task_of))
+        annotated = [_task_annotations(ids.of(image), task_of[image], path, image, headers[image]) for image in headers]
+        if len(self.splits) == 1:
+            spoken_of = set(found)
+            for folder in dict.fromkeys(image.parent for image in headers):
+                for image in root.images(folder):
+                    if image not in spoken_of:
+                        findings.note("missing-annotation", image, "no task speaks of it: image left out")
+        return Opened(names, findings.records(annotated, names))
 
-def find_labelstudio(root: Root) -> LabelStudioLayout | None:
+
+def recognize(root: Root, folder: Path) -> LabelStudioLayout | None:
     """The layout of a folder, or None if it holds no export. Opens only the beginnings of JSON files."""
-    files = [path for path in root.files(root.path, ".json") if is_annotation(path)]
+    files = [path for path in root.files(folder, ".json") if is_annotation(path)]
     if len(files) == 1 and split_kind(files[0].stem) is None:
-        return LabelStudioLayout(root, {"train": files[0]})
-    return LabelStudioLayout(root, {path.stem: path for path in files}) if files else None
+        return LabelStudioLayout(root, folder, {"train": files[0]})
+    return LabelStudioLayout(root, folder, {path.stem: path for path in files}) if files else None
 
 
 def is_annotation(path: Path) -> bool:
     """Whether a file is an export: a JSON list of tasks with annotations; pre-annotations are tasks without."""
-    start = read_start(path, _SNIFF) if path.suffix.lower() == ".json" else b""
-    return start.lstrip()[:1] == b"[" and b'"data"' in start and b'"annotations"' in start
+    start = sniff(path, _SNIFF) if path.suffix.lower() == ".json" else ""
+    return start[:1] == "[" and '"data"' in start and '"annotations"' in start
 
 
 @dataclass(frozen=True)
@@ -97,69 +126,9 @@ class _Task:
     boxes: tuple[_Box, ...] | None
 
 
-def read_labelstudio(
-    layout: LabelStudioLayout, split: str, class_names: Sequence[str] | None, findings: Findings
-) -> tuple[tuple[str, ...], list[ImageRecord]]:
-    """Reads one split.
-
-    Args:
-        layout: of the folder.
-        split: one of the layout's.
-        class_names: the classes and their order; None: the folder's own.
-        findings: where defects go.
-
-    Returns:
-        The class names, and the records in the file's order.
-
-    Raises:
-        AnnotationError, ImageError: naming file and object, unless the findings collect them.
-    """
-    root, path = layout.root, layout.splits[split]
-    findings.files.add(path)
-    tasks = _read(path, findings)
-    names = tuple(class_names) if class_names is not None else read_class_list(root)
-    if names is None:
-        # What is wrong in the files of other splits is told when those are opened.
-        others = [_read(other, Findings(root.path, "collect")) for other in layout.splits.values() if other != path]
-        every = [box for some in [tasks, *others] for task in some for box in task.boxes or ()]
-        names = tuple(sorted({box.name for box in every}))
-    images = root.folder(root.path, "images")
-    folders = (images, root.path) if images else (root.path,)
-    found = [_locate(task, root, folders, path, findings) for task in tasks]
-    stems = Counter(image.stem for image in set(found) if image)
-    records: list[ImageRecord] = []
-    annotated: set[Path] = set()
-    for task, image in zip(tasks, found, strict=True):
-        if image is None:
-            continue
-        findings.files.add(image)
-        if task.boxes is None:
-            message = f"task {task.index} ({image.name}) is not annotated: image left out"
-            findings.note("missing-annotation", path, message, task.index)
-        elif image in annotated:
-            findings.fault("duplicate", path, f"task {task.index}: {image.name} is in an earlier task, too", task.index)
-        elif header := findings.header(image):
-            annotated.add(image)
-            image_id = image.stem if stems[image.stem] == 1 else image.relative_to(root.path).as_posix()
-            records.append(_record(image_id, task, path, image, header, names, findings))
-    if len(layout.splits) == 1:
-        spoken_of = set(found)
-        for folder in dict.fromkeys(record.path.parent for record in records):
-            for image in image_files(folder):
-                if image not in spoken_of:
-                    findings.note("missing-annotation", image, "no task speaks of it: image left out")
-    return names, records
-
-
 def _read(path: Path, findings: Findings) -> list[_Task]:
     """The tasks of an export."""
-    try:
-        content = json.loads(read_bytes(path, MAX_JSON))
-    # ValueError: broken JSON, text that is not Unicode, or integers of thousands of digits.
-    except (ValueError, RecursionError) as error:
-        raise AnnotationError(f"{path}: not JSON: {error}") from None
-    if not isinstance(content, list):
-        raise AnnotationError(f"{path}: a JSON {type(content).__name__}, expected Label Studio's list of tasks")
+    content = read_json(path, list, "Label Studio's list of tasks", MAX_JSON)
     tasks = []
     for index, entry in enumerate(content):
         try:
@@ -271,23 +240,15 @@ def _number(entry: dict[str, Any], key: str, default: float | None = None) -> fl
         raise ValueError(f"'{key}' is {shown(value)}, not a number") from None
 
 
-def _locate(task: _Task, root: Root, folders: tuple[Path, ...], path: Path, findings: Findings) -> Path | None:
-    """The image of a task: the longest end of its address that names a file in one of the folders."""
-    where = f"task {task.index}"
-    ends = ["/".join(task.parts[start:]) for start in range(len(task.parts))] + [_UPLOADED.sub("", task.parts[-1])]
-    for end in ends:
-        for folder in folders:
-            file = root.join(folder, end) if ".." not in task.parts else None
-            if file is None:
-                message = f"{where}: {shown(task.address)} leads outside {root.path}"
-                findings.fault("path-escape", path, message, task.index)
-                return None
-            if os.path.isfile(file):
-                return file
-    looked = " and ".join(str(folder.relative_to(root.path)) for folder in folders)
-    message = f"{where}: no image of {shown(task.address)} in {looked}: left out, with its objects"
-    findings.note("missing-image", path, message, task.index, ImageError)
-    return None
+def _locate(task: _Task, finder: ImageFinder, path: Path, findings: Findings) -> Path | None:
+    """The image of a task, also without what Label Studio puts before its name."""
+    name = "/".join(task.parts)
+    plain = "/".join([*task.parts[:-1], _UPLOADED.sub("", task.parts[-1])])
+    try:
+        finder.find(name)
+    except NotFoundError as error:
+        name = plain if error.kind == "missing-image" else name
+    return findings.locate(finder, name, path, f"task {task.index}", task.index)
 
 
 def _parts(address: str) -> tuple[str, ...]:
@@ -305,34 +266,24 @@ def _parts(address: str) -> tuple[str, ...]:
     return parts
 
 
-def _record(
-    image_id: str,
-    task: _Task,
-    path: Path,
-    image: Path,
-    header: ImageHeader,
-    class_names: tuple[str, ...],
-    findings: Findings,
-) -> ImageRecord:
-    ids = {name: i for i, name in enumerate(class_names)}
-    for box in task.boxes or ():
-        if box.name not in ids:
-            where = f"task {task.index}, result {box.index}"
-            findings.unknown_class(path, where, box.name, class_names, task.index)
-    known = [box for box in task.boxes or () if box.name in ids]
+def _task_annotations(image_id: str, task: _Task, path: Path, image: Path, header: ImageHeader) -> Annotations:
+    boxes = task.boxes or ()
     # Fractions of the sides of the image as it was annotated, which a browser shows upright, but not an old one.
     height, width = header.stored if task.size == header.stored else (header.height, header.width)
-    fractions = np.array([box.corners for box in known], dtype=np.float64).reshape(-1, 4)
+    fractions = np.array([box.corners for box in boxes], dtype=np.float64).reshape(-1, 4)
     with np.errstate(invalid="ignore", over="ignore"):
         pixels = fractions * np.array([width, height, width, height], dtype=np.float64)
-    pixels = findings.align(path, image, header, task.size, pixels)
-    labels = np.array([ids[box.name] for box in known], dtype=np.int64)
-    boxes, kept, problems = clean_boxes(pixels, header.height, header.width, labels)
-    for problem in problems:
-        box = known[problem.index]
-        where = f"task {task.index}, result {box.index} ('{box.name}')"
-        findings.note(problem.kind, path, f"{where}: {problem.message}", task.index)
-    return ImageRecord(image_id, image, header.height, header.width, Target(boxes, labels[kept]))
+    return Annotations(
+        image_id,
+        image,
+        header,
+        path,
+        [box.name for box in boxes],
+        pixels,
+        [task.index] * len(boxes),
+        lambda i: f"task {task.index}, result {boxes[i].index}",
+        task.size,
+    )
 
 
 def write_labelstudio(
@@ -390,3 +341,14 @@ def write_labelstudio_config(path: str | Path, class_names: Sequence[str]) -> No
     indent(view)
     with atomic_file(path) as file:
         ElementTree(view).write(file, encoding="utf-8")
+
+
+def _finish(folder: Path, images: Sequence[AnnotatedImage], class_names: Sequence[str], detector: str) -> None:
+    place = f"{folder.name}/{_WRITER.images}"
+    write_labelstudio(folder / "tasks.json", images, class_names, folder=place, model_version=detector)
+    write_labelstudio_config(folder / "interface.txt", class_names)  # not `.xml`, which would make it look like VOC
+    write_list(folder / "classes.txt", class_names)  # an export names only the classes that occur
+
+
+_WRITER = Writer("images", _finish)
+FORMAT = Format(recognize, is_annotation, looked_for="*.json, Label Studio's JSON export, with images/", writer=_WRITER)

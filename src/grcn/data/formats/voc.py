@@ -1,6 +1,7 @@
 """PASCAL VOC: one XML file an image.
 
-Layouts that are read, with folder names in any case and `images` as good as `JPEGImages`:
+Layouts that are read, with folder names in any case and `images` as good as `JPEGImages` (so are FiftyOne's `data`, and
+its `labels` for `Annotations`):
 
 - `Annotations/ID.xml`, `JPEGImages/ID.jpg`, `ImageSets/Main/SPLIT.txt` with one ID a line, as VOC itself. The lists
   of single classes (`aeroplane_train.txt`) are no splits. Lists hold wherever the XML files lie: in subfolders of
@@ -13,14 +14,18 @@ Layouts that are read, with folder names in any case and `images` as good as `JP
 
 An XML file belongs to the image of its own name; what it says in `<filename>`, `<folder>` and `<path>` is often left
 over from someone else's machine and decides only between images that differ in suffix. Class order: `classes.txt`
-in the root where there is one, else by name over the XML files of every split, so that all splits agree.
+where there is one, else by name over the XML files of every split, so that all splits agree.
+
+Corners are 1-based and inclusive, as VOC's, unless the data set shows that they count from 0: where more objects begin
+at 0 than at 1, and these are not a rare mistake, all corners are taken as they are. A `<difficult>` that is empty or
+says `Unspecified` is none.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Container, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from xml.etree.ElementTree import Element, ElementTree, ParseError, SubElement, indent
 
@@ -29,29 +34,18 @@ import numpy as np
 from defusedxml import DefusedXmlException
 from numpy.typing import NDArray
 
-from grcn.data.boxes import clean_boxes, from_voc
-from grcn.data.files import (
-    Root,
-    image_files,
-    number,
-    read_bytes,
-    read_class_list,
-    read_lines,
-    read_start,
-    split_kind,
-    subfolders,
-)
-from grcn.data.image import SUFFIXES, UNREAD, UNREAD_SUFFIXES
-from grcn.data.records import AnnotatedImage, Findings, ImageRecord
+from grcn.data.boxes import from_voc
+from grcn.data.files import IMAGE_FOLDERS, Names, Root, read_class_list, split_kind
+from grcn.data.formats.protocol import Format, Opened, Writer, write_list
+from grcn.data.image import SUFFIXES, UNREAD_SUFFIXES, ImageHeader
+from grcn.data.records import AnnotatedImage, Annotations, Defect, Findings, numbered
+from grcn.data.text import flag, number, read_bytes, read_lines, sniff
 from grcn.errors import AnnotationError, ImageError
 from grcn.files import atomic_file
-from grcn.types import Target
 
-LOOKED_FOR = "Annotations/*.xml with JPEGImages/, or *.xml beside the images"
-
-_XML = ("annotations", "annotation", "xmls", "xml")
-_IMAGES = ("jpegimages", "images", "image", "imgs")
+_XML = ("annotations", "annotation", "xmls", "xml", "labels")
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
+_RARE = 0.01  # of the objects; so few may begin at 0 by mistake
 
 
 @dataclass(frozen=True)
@@ -67,14 +61,6 @@ class VocSplit:
 
 
 @dataclass(frozen=True)
-class VocLayout:
-    """A VOC folder: its root and its splits by name."""
-
-    root: Root
-    splits: dict[str, VocSplit]
-
-
-@dataclass(frozen=True)
 class VocFile:
     """What one XML file says.
 
@@ -82,7 +68,7 @@ class VocFile:
         file_name: the image's, as given.
         size: height and width as given; None where they are absent or zero.
         names: [N] class names.
-        corners: [N, 4] xmin, ymin, xmax, ymax as given, 1-based inclusive.
+        corners: [N, 4] xmin, ymin, xmax, ymax as given.
         difficult: [N] bool.
         indices: [N] the objects' places among the file's objects, from 0.
     """
@@ -91,64 +77,145 @@ class VocFile:
     size: tuple[float, float] | None
     names: tuple[str, ...]
     corners: NDArray[np.float64]
-    difficult: NDArray[np.bool_]
+    difficult: tuple[bool, ...]
     indices: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class VocLayout:
+    """A VOC folder: the root, the folder in it, and its splits by name."""
+
+    root: Root
+    folder: Path
+    splits: dict[str, VocSplit]
+    _read: dict[Path, tuple[VocFile | None, tuple[Defect, ...]]] = field(default_factory=dict)
+
+    def open(self, split: str, class_names: Sequence[str] | None, findings: Findings) -> Opened:
+        """Reads one split; records are in the order of its list, else by name."""
+        root, place = self.root, self.splits[split]
+        own = self._ids(place)
+        entries = own if place.ids is None else _listed(root, place, place.ids, own, findings)
+        findings.files.update(entries.values())
+        files = {image_id: self._file(xml, findings) for image_id, xml in entries.items()}
+        every = [file for xml in self._all_xml() if (file := self._file(xml))]
+        names = tuple(class_names) if class_names is not None else read_class_list(root, root.upwards(self.folder))
+        if names is None:
+            names = tuple(sorted({name for file in every for name in file.names}))
+        finder = _StemFinder(root, place.images, own)
+        images: dict[Path, str] = {}
+        for image_id, file in files.items():
+            image = finder.find(image_id, file, entries[image_id], findings) if file else None
+            if image and (first := images.setdefault(image, image_id)) != image_id:
+                message = f"its image, {image.name}, is that of {entries[first].relative_to(root.path)}, too"
+                findings.fault("duplicate", entries[image_id], message)
+        headers = findings.headers(list(images))
+        origin = 0 if _counts_from_0(every, place, findings) else 1
+        annotated = [
+            _annotations(image_id, image, headers[image], entries[image_id], file, origin)
+            for image, image_id in images.items()
+            if image in headers and (file := files[image_id])
+        ]
+        records = findings.records(annotated, names)
+        if place.ids is None:
+            self._note_unlabelled(images, findings)
+        return Opened(names, records)
+
+    def _ids(self, place: VocSplit) -> Names[Path]:
+        """The XML files of a split's folder and those below it by ID; those of other splits' folders left out."""
+        root, folder = self.root, place.xml
+        if folder == self.folder:  # whatever lies below it may be something else
+            files = root.files(folder, ".xml")
+        else:
+            files = root.tree(folder, ".xml", {other.xml for other in self.splits.values()} - {folder})
+        start = len(str(folder)) + 1
+        return Names((os.path.splitext(str(xml)[start:])[0].replace(os.sep, "/"), xml) for xml in files)
+
+    def _all_xml(self) -> list[Path]:
+        folders = {place.xml: place for place in self.splits.values()}
+        return [xml for place in folders.values() for xml in self._ids(place).values()]
+
+    def _file(self, xml: Path, findings: Findings | None = None) -> VocFile | None:
+        """One XML file, read once; None where it is broken as a whole. What is wrong in it is told to `findings`.
+
+        What is wrong in the files of other splits is told when those are opened.
+        """
+        if xml not in self._read or (findings and findings.on_error == "raise" and self._read[xml][1]):
+            own = Findings(self.root.path, findings.on_error if findings else "collect")
+            self._read[xml] = _read_xml(xml, own), tuple(own.defects)
+        file, defects = self._read[xml]
+        if findings:
+            findings.defects += defects
+        return file
+
+    def _note_unlabelled(self, used: Iterable[Path], findings: Findings) -> None:
+        """Counts images beside those read that no XML file speaks of: they are not taken for images without objects."""
+        known = Names((xml.stem, xml) for xml in self._all_xml())
+        for folder in dict.fromkeys(image.parent for image in used):
+            for image in self.root.images(folder):
+                if known.find(image.stem) is None and known.find(image.name) is None:
+                    findings.note("missing-annotation", image, "no XML file of its name: image left out")
 
 
 def is_annotation(path: Path) -> bool:
     """Whether a file is annotations of this format, by its beginning."""
-    return path.suffix.lower() == ".xml" and b"<annotation" in read_start(path, 4096)
+    return path.suffix.lower() == ".xml" and "<annotation" in sniff(path, 4096)
 
 
-def find_voc(root: Root) -> VocLayout | None:
+def recognize(root: Root, folder: Path) -> VocLayout | None:
     """The VOC layout of a folder, or None if it has none. Opens no annotation."""
-    top = root.path
-    xml, beside = root.folder(top, *_XML), root.folder(top, *_IMAGES)
-    images = tuple(folder for folder in [beside, xml, top] if folder)
-    lists = _split_lists(root)
-    if not lists and not (xml and any(split_kind(folder.name) for folder in subfolders(xml))):
-        lists = _other_lists(root)
-    for folder in [xml, beside, top] if lists else []:
-        if folder and (root.files(top, ".xml") if folder == top else root.tree(folder, ".xml")):
-            return VocLayout(root, {name: VocSplit(folder, images, ids) for name, ids in lists.items()})
+    xml = next((inner for name in _XML if (inner := root.folder(folder, name)) and root.tree(inner, ".xml")), None)
+    beside = root.folder(folder, "jpegimages", *IMAGE_FOLDERS)
+    images = tuple(place for place in [beside, xml, folder] if place)
+    lists = _split_lists(root, folder)
+    if not lists and not (xml and any(split_kind(inner.name) for inner in root.subfolders(xml))):
+        lists = _other_lists(root, folder)
+    near = root.folder(folder, "jpegimages", *IMAGE_FOLDERS[:-1])  # below `data` may lie anything
+    for place in [xml, near, folder] if lists else []:
+        if place and (root.files(folder, ".xml") if place == folder else root.tree(place, ".xml")):
+            return VocLayout(root, folder, {name: VocSplit(place, images, ids) for name, ids in lists.items()})
     splits = _split_folders(root, xml, images) if xml else {}
     if not splits:
-        for folder in subfolders(top):
-            if split_kind(folder.name):
-                inner = root.folder(root.guarded(folder), *_XML) or folder
-                own = tuple(path for path in [root.folder(folder, *_IMAGES), inner, folder] if path)
-                if root.tree(inner, ".xml"):
-                    splits[folder.name] = VocSplit(inner, own)
-        if root.files(top, ".xml"):
-            splits.setdefault("train", VocSplit(top, images))
-    return VocLayout(root, splits) if splits else None
+        for inner in root.subfolders(folder):
+            if split_kind(inner.name):
+                within = root.folder(root.guarded(inner), *_XML) or inner
+                own = (root.folder(inner, "jpegimages", *IMAGE_FOLDERS), within, inner)
+                if root.tree(within, ".xml"):
+                    splits[inner.name] = VocSplit(within, tuple(path for path in own if path))
+        if root.files(folder, ".xml"):
+            splits.setdefault("train", VocSplit(folder, images))
+    return VocLayout(root, folder, splits) if splits else None
 
 
 def _split_folders(root: Root, xml: Path, images: tuple[Path, ...]) -> dict[str, VocSplit]:
     """Splits by the subfolders of `Annotations`, where there are no lists."""
     at_top = root.files(xml, ".xml")
-    folders = {path.name: path for path in subfolders(xml) if root.tree(path, ".xml")}
+    folders = {path.name: path for path in root.subfolders(xml) if root.tree(path, ".xml")}
     if at_top and not any(split_kind(name) for name in folders):
         return {"train": VocSplit(xml, images)}
     splits = {}
     for name, folder in folders.items():
-        beside = tuple(inner for outer in images if (inner := root.folder(outer, name.lower())))
+        beside = tuple(inner for outer in images if (inner := root.folder(outer, name)))
         splits[name] = VocSplit(folder, beside + images)
     return splits
 
 
-def _split_lists(root: Root) -> dict[str, Path]:
+def _sets(root: Root, folder: Path) -> Path | None:
+    """`ImageSets` of the folder or the nearest above it."""
+    return next((sets for place in root.upwards(folder) if (sets := root.folder(place, "imagesets"))), None)
+
+
+def _split_lists(root: Root, folder: Path) -> dict[str, Path]:
     """`ImageSets/Main/*.txt` by split, or `ImageSets/*.txt`; lists of single classes left out."""
-    sets = root.folder(root.path, "imagesets")
+    sets = _sets(root, folder)
     places = [place for place in (sets and root.folder(sets, "main"), sets) if place]
     return next((lists for place in places if (lists := _lists_in(root, place))), {})
 
 
-def _other_lists(root: Root) -> dict[str, Path]:
+def _other_lists(root: Root, folder: Path) -> dict[str, Path]:
     """Those of `ImageSets/Segmentation`, or else of the first other folder there that has any."""
-    sets = root.folder(root.path, "imagesets")
-    folders = sorted(subfolders(sets), key=lambda folder: folder.name.lower() != "segmentation") if sets else []
-    return next((lists for folder in folders if (lists := _lists_in(root, root.guarded(folder)))), {})
+    sets = _sets(root, folder)
+    folders = sorted(root.subfolders(sets), key=lambda inner: inner.name.lower() != "segmentation") if sets else []
+    return next((lists for inner in folders if (lists := _lists_in(root, root.guarded(inner)))), {})
 
 
 def _lists_in(root: Root, folder: Path) -> dict[str, Path]:
@@ -165,169 +232,109 @@ def _is_class_list(name: str, path: Path, lists: dict[str, Path]) -> bool:
     return first.split()[-1:] in (["-1"], ["0"], ["1"]) and len(first.split()) > 1
 
 
-def read_voc(
-    layout: VocLayout, split: str, class_names: Sequence[str] | None, findings: Findings
-) -> tuple[tuple[str, ...], list[ImageRecord]]:
-    """Reads one split.
-
-    Args:
-        layout: of the folder.
-        split: one of the layout's.
-        class_names: the classes and their order; None: the folder's own.
-        findings: where defects go.
-
-    Returns:
-        The class names, and the records in the order of the split's list, else by name.
-
-    Raises:
-        AnnotationError, ImageError: naming file and object, unless the findings collect them.
-    """
-    root, place = layout.root, layout.splits[split]
-    names = tuple(class_names) if class_names is not None else read_class_list(root)
-    own = _ids(layout, place)
-    entries = own if place.ids is None else _listed(root, place, place.ids, own, findings)
-    findings.files.update(entries.values())
-    files = {xml: _read_xml(xml, findings) for xml in entries.values()}
-    if names is None:
-        # What is wrong in the files of other splits is told when those are opened.
-        others = [_read_xml(xml, Findings(root.path, "collect")) for xml in _all_xml(layout) if xml not in files]
-        names = tuple(sorted({name for file in [*files.values(), *others] if file for name in file.names}))
-    finder = _ImageFinder(root, place.images, own)
-    records = []
-    xml_of: dict[Path, Path] = {}
-    for image_id, xml in entries.items():
-        file = files[xml]
-        image = finder.find(image_id, file, xml, findings) if file else None
-        if image and (other := xml_of.setdefault(image, xml)) != xml:
-            message = f"its image, {image.name}, is that of {other.relative_to(root.path)}, too"
-            findings.fault("duplicate", xml, message)
-        elif file and image and (record := _record(image_id, xml, file, image, names, findings)):
-            records.append(record)
-    if place.ids is None:
-        _note_unlabelled(layout, records, findings)
-    return names, records
-
-
-def _ids(layout: VocLayout, place: VocSplit) -> dict[str, Path]:
-    """The XML files of a split's folder and those below it by ID; those of other splits' folders left out."""
-    root, folder = layout.root, place.xml
-    if folder == root.path:  # whatever lies below the root may be something else
-        files = root.files(folder, ".xml")
-    else:
-        files = root.tree(folder, ".xml", {other.xml for other in layout.splits.values()} - {folder})
-    start = len(str(folder)) + 1
-    return {os.path.splitext(str(xml)[start:])[0].replace(os.sep, "/"): xml for xml in files}
-
-
-def _all_xml(layout: VocLayout) -> list[Path]:
-    folders = {place.xml: place for place in layout.splits.values()}
-    return [xml for place in folders.values() for xml in _ids(layout, place).values()]
-
-
-def _listed(root: Root, place: VocSplit, ids: Path, own: dict[str, Path], findings: Findings) -> dict[str, Path]:
+def _listed(root: Root, place: VocSplit, ids: Path, own: Names[Path], findings: Findings) -> dict[str, Path]:
     """The XML file of each image that a list names, by ID."""
-    by_name: dict[str, list[str]] = {}
+    by_name: Names[list[str]] = Names()
     for image_id in own:
         by_name.setdefault(os.path.basename(image_id), []).append(image_id)
+    ids_of = {xml: image_id for image_id, xml in own.items()}
     entries: dict[str, Path] = {}
     for line, text in enumerate(read_lines(ids), 1):
         if not text:
             continue
-        stem, suffix = os.path.splitext(text)
-        image_id = os.path.normpath(stem if suffix.lower() in SUFFIXES else text)
-        alike = by_name.get(image_id, [])
-        # An ID names a file in two folders, so it may not climb out of either.
-        if image_id.startswith("..") or root.join(place.xml, f"{image_id}.xml") is None:
-            findings.fault("path-escape", ids, f"line {line}: '{text}' leads outside {root.path}", line)
-            continue
-        if image_id not in own and len(alike) == 1:
-            image_id = alike[0]
-        if image_id in entries:
+        stem, suffix = os.path.splitext(text.replace("\\", "/"))
+        wanted = os.path.normpath(stem if suffix.lower() in (*SUFFIXES, ".xml") else text.replace("\\", "/"))
+        parts = wanted.split("/")
+        alike = by_name.find(wanted) or []
+        ends = ["/".join(parts[start:]) for start in range(len(parts))] + (alike if len(alike) == 1 else [])
+        xml = next((found for end in ends if (found := own.find(end))), None)
+        if xml and ids_of[xml] in entries:
             findings.note("duplicate", ids, f"line {line}: '{text}' is listed twice: taken once", line)
-        elif image_id in own:
-            entries[image_id] = own[image_id]
+        elif xml:
+            entries[ids_of[xml]] = xml
+        elif wanted.startswith("..") or root.join(place.xml, f"{wanted}.xml") is None:
+            findings.fault("path-escape", ids, f"line {line}: '{text}' leads outside {root.path}", line)
         elif alike:
             message = f"line {line}: '{text}' may be {' or '.join(alike[:3])}: image left out; name its folder"
             findings.note("missing-annotation", ids, message, line)
         else:
-            message = f"line {line}: '{text}' has no {place.xml.relative_to(root.path) / image_id}.xml: image left out"
+            message = f"line {line}: '{text}' has no {place.xml.relative_to(root.path) / wanted}.xml: image left out"
             findings.note("missing-annotation", ids, message, line)
     return entries
 
 
-class _ImageFinder:
-    """Finds images by the stem of their name, whatever their suffix; lists each folder once.
+class _StemFinder:
+    """Finds images by the stem of their name, whatever their suffix.
 
     Args:
         folders: in which they may lie, below their ID's own folder or, where no XML file has that ID, without it.
         ids: of all XML files.
     """
 
-    def __init__(self, root: Root, folders: tuple[Path, ...], ids: Container[str]) -> None:
+    def __init__(self, root: Root, folders: tuple[Path, ...], ids: Names[Path]) -> None:
         self.root, self.folders, self.ids = root, folders, ids
-        self._names: dict[Path, dict[str, list[str]]] = {}
+        self._names: dict[Path, Names[list[str]]] = {}
 
     def find(self, image_id: str, file: VocFile, xml: Path, findings: Findings) -> Path | None:
+        """The image; None where it is left out, and that is counted."""
         parent, stem = os.path.split(image_id)
         parents = [parent] if not parent or stem in self.ids else [parent, ""]
         inner = [self.root.join(outer, parent) if parent else outer for parent in parents for outer in self.folders]
         places = [folder for folder in inner if folder and folder.is_dir()]
         for folder in places:
-            if names := self._in(folder).get(stem):
+            if names := self._in(folder).find(stem):
                 path = folder / (file.file_name if file.file_name in names else names[0])
+                if path.suffix.lower() in UNREAD_SUFFIXES:
+                    continue  # another folder may have it in a kind that is read
                 if self.root.holds(path):
                     return path
                 message = f"{path.name} is a link that leads outside {self.root.path}"
-                findings.fault("path-escape", path, message)
+                findings.fault("path-escape", path, f"{message}; pass the folder that holds both")
                 return None
         for folder in places:
-            for path in image_files(folder, UNREAD_SUFFIXES):
-                if stem in (path.stem, path.name):
-                    findings.note("unread-kind", path, f"{UNREAD}; left out, with its objects", error=ImageError)
-                    return None
+            if names := self._in(folder).find(stem):
+                findings.unread(folder / names[0])
+                return None
         looked = ", ".join(str(folder.relative_to(self.root.path)) for folder in self.folders)
         findings.note("missing-image", xml, f"no image '{image_id}' in {looked}: left out", error=ImageError)
         return None
 
-    def _in(self, folder: Path) -> dict[str, list[str]]:
+    def _in(self, folder: Path) -> Names[list[str]]:
+        """The images of a folder by stem and, for `a.jpg.xml`, by name, those that are not read last."""
         if folder not in self._names:
-            names: dict[str, list[str]] = {}
-            for path in image_files(folder):
+            names: Names[list[str]] = Names()
+            for path in (*self.root.images(folder), *self.root.images(folder, UNREAD_SUFFIXES)):
                 names.setdefault(path.stem, []).append(path.name)
-                names.setdefault(path.name, []).append(path.name)  # for `a.jpg.xml`
+                names.setdefault(path.name, []).append(path.name)
             self._names[folder] = names
         return self._names[folder]
 
 
-def _note_unlabelled(layout: VocLayout, records: list[ImageRecord], findings: Findings) -> None:
-    """Counts images beside those read that no XML file speaks of: they are not taken for images without objects."""
-    known = {xml.stem for xml in _all_xml(layout)}
-    for folder in dict.fromkeys(record.path.parent for record in records):
-        for image in image_files(folder):
-            if image.stem not in known and image.name not in known:
-                findings.note("missing-annotation", image, "no XML file of its name: image left out")
+def _counts_from_0(files: Sequence[VocFile], place: VocSplit, findings: Findings) -> bool:
+    """Whether the corners of a data set count from 0, which is said where they do."""
+    least = np.concatenate([np.zeros(0), *(file.corners[:, :2].min(axis=1) for file in files)])
+    with np.errstate(invalid="ignore"):
+        zeros, ones = int(((least >= 0) & (least < 1)).sum()), int((least == 1).sum())
+    if zeros <= ones or zeros < _RARE * len(least):
+        return False
+    message = f"{zeros} of {len(least)} objects begin at 0, {ones} at 1: corners are taken to count from 0, not from 1"
+    findings.remark("counts-from-0", place.xml, message)
+    return True
 
 
-def _record(
-    image_id: str, xml: Path, file: VocFile, image: Path, class_names: tuple[str, ...], findings: Findings
-) -> ImageRecord | None:
-    header = findings.header(image)
-    if header is None:
-        return None
-    ids = {name: i for i, name in enumerate(class_names)}
-    for index, name in zip(file.indices, file.names, strict=True):
-        if name not in ids:
-            findings.unknown_class(xml, f"object {index}", name, class_names, index)
-    known = np.array([i for i, name in enumerate(file.names) if name in ids], dtype=np.int64)
-    aligned = findings.align(xml, image, header, file.size, from_voc(file.corners))
-    labels = np.array([ids[file.names[i]] for i in known], dtype=np.int64)
-    boxes, kept, problems = clean_boxes(aligned[known], header.height, header.width, labels)
-    for problem in problems:
-        at = known[problem.index]
-        message = f"object {file.indices[at]} ('{file.names[at]}'): {problem.message}"
-        findings.note(problem.kind, xml, message, file.indices[at])
-    target = Target(boxes, labels[kept], difficult=file.difficult[known[kept]])
-    return ImageRecord(image_id, image, header.height, header.width, target)
+def _annotations(image_id: str, image: Path, header: ImageHeader, xml: Path, file: VocFile, first: int) -> Annotations:
+    return Annotations(
+        image_id,
+        image,
+        header,
+        xml,
+        file.names,
+        from_voc(file.corners, first),
+        file.indices,
+        numbered("object {}", file.indices),
+        file.size,
+        difficult=file.difficult,
+    )
 
 
 def _read_xml(path: Path, findings: Findings) -> VocFile | None:
@@ -362,18 +369,30 @@ def _objects(root: Element, path: Path, findings: Findings) -> VocFile:
             if box is None:
                 raise ValueError("no <bndbox>")
             values = [_number(box, tag) for tag in _CORNERS]
-            flag = element.find("difficult") is not None and _number(element, "difficult") != 0
+            hard = _difficult(element, name, index, path, findings)
         except ValueError as error:
             label = f"object {index}" + (f" ('{name}')" if name else "")
             findings.fault("bad-object", path, f"{label}: {error}", index)
             continue
         names.append(name)
         corners.append(values)
-        difficult.append(flag)
+        difficult.append(hard)
         indices.append(index)
     file_name = os.path.basename((root.findtext("filename") or "").strip().replace("\\", "/"))
     boxes = np.array(corners, dtype=np.float64).reshape(-1, 4)
-    return VocFile(file_name, _size(root), tuple(names), boxes, np.array(difficult, dtype=bool), tuple(indices))
+    return VocFile(file_name, _size(root), tuple(names), boxes, tuple(difficult), tuple(indices))
+
+
+def _difficult(element: Element, name: str, index: int, path: Path, findings: Findings) -> bool:
+    text = element.findtext("difficult")
+    try:
+        hard = flag(text)
+    except ValueError:
+        raise ValueError(f"<difficult> is '{(text or '').strip()[:40]}', not a number") from None
+    if text is not None and hard is None:
+        message = f"object {index} ('{name}'): <difficult> is '{text.strip()}': taken as not difficult"
+        findings.remark("difficult-open", path, message, index)
+    return bool(hard)
 
 
 def _number(element: Element, tag: str) -> float:
@@ -433,3 +452,16 @@ def write_voc(path: str | Path, image: AnnotatedImage, class_names: Sequence[str
 
 def _add(parent: Element, tag: str, text: str) -> None:
     SubElement(parent, tag).text = text
+
+
+def _finish(folder: Path, images: Sequence[AnnotatedImage], class_names: Sequence[str], detector: str) -> None:
+    write_list(folder / "ImageSets" / "Main" / "train.txt", [Path(image.file_name).stem for image in images])
+    write_list(folder / "classes.txt", class_names)  # the XML files name only the classes that occur
+
+
+FORMAT = Format(
+    recognize,
+    is_annotation,
+    looked_for="Annotations/*.xml with JPEGImages/, or *.xml beside the images",
+    writer=Writer("JPEGImages", _finish, "Annotations/{}.xml", write_voc),
+)

@@ -2,15 +2,18 @@
 
 Layouts that are read:
 
-- `data.yaml` (or the one YAML file in the root that has `names`), whose `train`, `val` and `test` name folders of
+- `data.yaml` (or the one YAML file in the folder that has `names`), whose `train`, `val` and `test` name folders of
   images, lists of images, or several of these.
 - Without it, or for splits that it does not give: `images/SPLIT` with `labels/SPLIT`, `SPLIT/images` with
   `SPLIT/labels`, `SPLIT.txt` lists; `images` with `labels` alone, or with images beside subfolders of which none is
-  named for a split, are one split, `train`. Names then stand in `classes.txt`.
+  named for a split, are one split, `train`. Names then stand in `classes.txt`, also in a folder above.
+- Darknet's, as CVAT and FiftyOne write it: `obj.data` names lists and the file of names; or the lists alone, where
+  their images have labels.
 
 What `data.yaml` says holds inside the root only. Its `path` and absolute names are usually those of another machine:
 `path` is used where it leads to a folder in the root, and passed over otherwise; an entry that begins with one `../`,
-as Roboflow writes, is also looked for without it; any other entry that leads out of the root is refused.
+as Roboflow writes, is also looked for without it; any other entry that leads out of the root is refused. The images
+of a list are found by the ends of their paths.
 
 An image's labels lie in the folder where `images` in its path is `labels`, else beside it, the case of letters of both
 names and of `.txt` aside. No label file: an image without objects, as YOLO has it. Rows are `class cx cy w h`, with an
@@ -21,39 +24,32 @@ format; coordinates beyond -1..2 are no fractions (pixels, most likely) and an e
 
 from __future__ import annotations
 
-import os
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import yaml
 
-from grcn.data.boxes import LARGEST, clean_boxes, from_yolo
+from grcn.data.boxes import LARGEST, from_yolo
 from grcn.data.files import (
     CLASS_LISTS,
+    ImageFinder,
+    Names,
+    NotFoundError,
     Root,
-    by_stem,
     check_names,
-    image_files,
-    number,
-    read_bytes,
     read_class_list,
-    read_lines,
-    read_start,
-    shown,
+    read_names,
     split_kind,
-    subfolders,
 )
-from grcn.data.image import UNREAD, UNREAD_SUFFIXES
-from grcn.data.records import AnnotatedImage, Findings, ImageRecord
+from grcn.data.formats.protocol import Format, Opened, Writer
+from grcn.data.image import UNREAD_SUFFIXES
+from grcn.data.records import AnnotatedImage, Annotations, Findings, ImageIds, ImageRecord, numbered
+from grcn.data.text import number, read_lines, read_text, shown, sniff
 from grcn.errors import AnnotationError, DataError, ImageError
 from grcn.files import atomic_file
-from grcn.types import Target
-
-LOOKED_FOR = "data.yaml, or images/ with labels/*.txt"
 
 MAX_YAML = 2**20  # bytes; aliases in a YAML file multiply, so it is kept small
 
@@ -66,43 +62,113 @@ class YoloLayout:
 
     Args:
         root: its guard.
+        folder: in which it was found.
         splits: folders of images and lists of images, by split.
         names: the class names; None where no file gives them.
         keypoints: whether rows hold keypoints after the box.
-        passed_over: what the YAML file says and is not followed: kind of defect and message.
-        yaml: that file.
+        passed_over: what the configuration says and is not followed: kind of defect and message.
+        config: that file, YAML or Darknet's.
     """
 
     root: Root
+    folder: Path
     splits: dict[str, tuple[Path, ...]]
     names: tuple[str, ...] | None
     keypoints: bool = False
     passed_over: tuple[tuple[str, str], ...] = ()
-    yaml: Path | None = None
+    config: Path | None = None
+
+    def open(self, split: str, class_names: Sequence[str] | None, findings: Findings) -> Opened:
+        """Reads one split; records are in the order of its list, else by the path of their images."""
+        root = self.root
+        own = self.names if self.names is not None else tuple(class_names or ())
+        if not own:
+            raise DataError(f"{self.folder}: nothing names the classes; add data.yaml or classes.txt, one name a line")
+        if self.config:
+            findings.files.add(self.config)
+        for kind, message in self.passed_over:
+            findings.note(kind, self.config or self.folder, message)
+        images = [image for source in self.splits[split] for image in _images(self, source, findings)]
+        images = list(dict.fromkeys(images))
+        labels = _Labels(root)
+        label_of: dict[Path, Path | None] = {}
+        image_of: dict[Path, Path] = {}
+        for image in images:
+            label = labels.of(image)
+            if label and not root.holds(label):
+                message = f"a link that leads outside {root.path}; pass the folder that holds both"
+                findings.fault("path-escape", label, message)
+                continue
+            if label and (other := image_of.setdefault(label, image)) != image:
+                message = f"stands for {other.name} and {image.name}: its boxes are taken for both"
+                findings.note("label-shared", label, f"{message}; give each its own name")
+            label_of[image] = label
+        if images and not image_of:
+            raise DataError(f"{images[0]}: neither it nor any other image of split '{split}' has a label file")
+        findings.files.update(image_of)
+        records = self._records(label_of, ImageIds(images, self.folder), own, class_names, findings)
+        _note_orphans(labels, images, findings)
+        return Opened(tuple(class_names) if class_names is not None else own, records)
+
+    def _records(
+        self,
+        label_of: dict[Path, Path | None],
+        ids: ImageIds,
+        own: Sequence[str],
+        class_names: Sequence[str] | None,
+        findings: Findings,
+    ) -> list[ImageRecord]:
+        headers = findings.headers(list(label_of))
+        rows: dict[Path, list[_Row]] = {}
+        for image in headers:
+            label = label_of[image]
+            try:
+                rows[image] = _rows(label, len(own), self.keypoints, findings) if label else []
+            except AnnotationError as error:
+                findings.whole(label or image, error)
+        sizes = np.array([(headers[image].height, headers[image].width) for image, some in rows.items() for _ in some])
+        height, width = sizes.reshape(-1, 2).T
+        boxes = from_yolo(np.array([row.box for some in rows.values() for row in some]), height, width)
+        annotated, start = [], 0
+        for image, some in rows.items():
+            annotated.append(
+                Annotations(
+                    ids.of(image),
+                    image,
+                    headers[image],
+                    label_of[image] or image,
+                    [own[row.class_id] for row in some],
+                    boxes[start : start + len(some)],
+                    lines := [row.line for row in some],
+                    numbered("line {}", lines),
+                )
+            )
+            start += len(some)
+        return findings.records(annotated, class_names if class_names is not None else own)
 
 
 def is_annotation(path: Path) -> bool:
     """Whether a file is annotations of this format, by its first row."""
     if path.suffix.lower() != ".txt":
         return False
-    start = read_start(path, 4096).decode("utf-8-sig", "replace").strip()
     try:
-        return len([number(field) for field in start.split("\n")[0].split()]) >= 5
+        return len([number(field) for field in sniff(path, 4096).split("\n")[0].split()]) >= 5
     except ValueError:
         return False
 
 
-def find_yolo(root: Root) -> YoloLayout | None:
-    """The YOLO layout of a folder, or None if it has none. Opens its YAML file and list of names only.
+def recognize(root: Root, folder: Path) -> YoloLayout | None:
+    """The YOLO layout of a folder, or None if it has none. Opens its configuration and list of names only.
 
     Raises:
         AnnotationError: if the YAML file is broken, or names places outside the root that have no counterpart in it.
     """
-    by_folders = _splits_by_folders(root)
-    path = _find_yaml(root)
+    config, names, lists = _darknet(root, folder)
+    by_folders = _splits_by_folders(root, folder, lists)
+    path, content = _find_yaml(root, folder)
     if path is None:
-        return YoloLayout(root, by_folders, _names_list(root)) if by_folders else None
-    content = _load_yaml(path)
+        names = names or _names_list(root, folder)
+        return YoloLayout(root, folder, by_folders, names, config=config) if by_folders else None
     splits: dict[str, tuple[Path, ...]] = {}
     passed_over: list[tuple[str, str]] = []
     for key in _KEYS:
@@ -110,7 +176,7 @@ def find_yolo(root: Root) -> YoloLayout | None:
         entries = [entries] if isinstance(entries, str) else entries
         if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):
             raise AnnotationError(f"{path}: {key}: {shown(entries)} is neither a folder nor a list of folders")
-        found = [_resolve(root, content.get("path"), entry) for entry in entries]
+        found = [_resolve(root, folder, content.get("path"), entry.replace("\\", "/")) for entry in entries]
         stray = [entry for entry, place in zip(entries, found, strict=True) if place is None]
         same = next((name for name in by_folders if split_kind(name) == split_kind(key)), None)
         if stray and same is None:
@@ -129,27 +195,45 @@ def find_yolo(root: Root) -> YoloLayout | None:
     if not splits:
         raise AnnotationError(f"{path}: none of the folders and lists that it names is in {root.path}")
     keypoints = "kpt_shape" in content
-    return YoloLayout(root, splits, _yaml_names(content, path), keypoints, tuple(passed_over), path)
+    return YoloLayout(root, folder, splits, _yaml_names(content, path), keypoints, tuple(passed_over), path)
 
 
-def _find_yaml(root: Root) -> Path | None:
-    files = [*root.files(root.path, ".yaml"), *root.files(root.path, ".yml")]
+def _find_yaml(root: Root, folder: Path) -> tuple[Path | None, dict[Any, Any]]:
+    """The YAML file that describes the data set, and its content; `data.yaml` and `dataset.yaml` come before others.
+
+    Raises:
+        AnnotationError: where several would do and do not say the same.
+    """
+    files = [*root.files(folder, ".yaml"), *root.files(folder, ".yml")]
     named = [path for path in files if path.stem.lower() in ("data", "dataset")]
-    for path in named + [path for path in files if path not in named]:
-        try:
-            content = _load_yaml(path)
-        except AnnotationError:
-            if path in named:
-                raise
-            continue  # someone else's file
-        if "names" in content and any(key in content for key in _KEYS):
-            return path
-    return None
+    for some in (named, [path for path in files if path not in named]):
+        found: list[tuple[Path, dict[Any, Any]]] = []
+        for path in some:
+            try:
+                content = _load_yaml(path)
+            except AnnotationError:
+                if path in named:
+                    raise
+                continue  # someone else's file
+            if "names" in content and any(key in content for key in _KEYS):
+                found.append((path, content))
+        if len(found) > 1 and len({_meaning(content) for _, content in found}) > 1:
+            names = " and ".join(path.name for path, _ in found)
+            raise AnnotationError(
+                f"{folder}: {names} describe the data set, each differently: which? Keep one, or name it data.yaml"
+            )
+        if found:
+            return found[0]
+    return None, {}
+
+
+def _meaning(content: dict[Any, Any]) -> str:
+    return str(yaml.safe_dump([content.get(key) for key in (*_KEYS, "names", "path")]))  # aliases stay aliases
 
 
 def _load_yaml(path: Path) -> dict[Any, Any]:
     try:
-        content = yaml.safe_load(read_bytes(path, MAX_YAML))
+        content = yaml.safe_load(read_text(path, MAX_YAML))
     # PyYAML lets errors of its conversions through: bad dates, keys that cannot be hashed, and the like.
     except (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         raise AnnotationError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
@@ -181,167 +265,129 @@ def _yaml_names(content: dict[Any, Any], path: Path) -> tuple[str, ...]:
     return result
 
 
-def _resolve(root: Root, base: object, entry: str) -> Path | None:
+def _resolve(root: Root, folder: Path, base: object, entry: str) -> Path | None:
     """The place in the root that an entry of the YAML file names; None if it leads outside."""
-    start = root.join(root.path, base) if isinstance(base, str) else None
-    places = [root.join(folder, entry) for folder in (start, root.path) if folder]
+    start = root.join(folder, base) if isinstance(base, str) else None
+    places = [root.join(place, entry) for place in (start, folder) if place]
     if entry.startswith("../"):
-        places.append(root.join(root.path, entry.removeprefix("../")))
+        places.append(root.join(folder, entry.removeprefix("../")))
     inside = [place for place in places if place]
     return next((place for place in inside if place.exists()), inside[0] if inside else None)
 
 
-def _splits_by_folders(root: Root) -> dict[str, tuple[Path, ...]]:
-    """Splits by the names of folders and lists, where there are label files."""
-    top = root.path
+def _darknet(root: Root, folder: Path) -> tuple[Path | None, tuple[str, ...] | None, dict[str, tuple[Path, ...]]]:
+    """Darknet's configuration, and the class names and the lists of images that it names."""
+    names = root.listing(folder).names
+    for path in root.files(folder, ".data"):
+        pairs = [line.replace("\\", "/").partition("=") for line in read_lines(path)]
+        values = {key.strip().lower(): value.strip().split("/")[-1] for key, _, value in pairs}
+        found = {key: root.guarded(folder / name) for key, value in values.items() if (name := names.find(value))}
+        lists: dict[str, tuple[Path, ...]] = {key: (found[key],) for key in _KEYS if key in found}
+        if lists or "names" in found:
+            return path, read_names(found["names"]) if "names" in found else None, lists
+    return None, None, {}
+
+
+def _splits_by_folders(root: Root, top: Path, lists: dict[str, tuple[Path, ...]]) -> dict[str, tuple[Path, ...]]:
+    """Splits by the names of folders and lists, where there are label files; those of `lists` come first."""
     images, labels = root.folder(top, "images"), root.folder(top, "labels")
     splits: dict[str, tuple[Path, ...]] = {}
     if images and labels:
-        inner = [root.guarded(path) for path in subfolders(images) if root.folder(labels, path.name.lower())]
+        inner = [root.guarded(path) for path in root.subfolders(images) if root.folder(labels, path.name)]
         splits = {path.name: (path,) for path in inner}
         at_top = any(path.name not in CLASS_LISTS for path in root.files(labels, ".txt"))
-        if at_top and (not splits or (image_files(images) and not any(split_kind(name) for name in splits))):
+        if at_top and (not splits or (root.images(images) and not any(split_kind(name) for name in splits))):
             splits = {"train": (images,)}
-    for folder in subfolders(top):
+    for folder in root.subfolders(top):
         if split_kind(folder.name) and (inside := root.folder(root.guarded(folder), "images")):
             if root.folder(folder, "labels"):
                 splits[folder.name] = (inside,)
-        elif split_kind(folder.name) and _labelled_beside(folder):
+        elif split_kind(folder.name) and _labelled_beside(root, folder):
             splits[folder.name] = (folder,)
-    if not splits and _labelled_beside(top):
+    if not splits and _labelled_beside(root, top):
         splits = {"train": (top,)}
-    if splits:
-        lists = [path for path in root.files(top, ".txt") if split_kind(path.stem)]
-        splits = {path.stem: (path,) for path in lists} or splits
-    return splits
+    found = {path.stem: (path,) for path in root.files(top, ".txt") if split_kind(path.stem)}
+    found = {name: paths for name, paths in found.items() if paths not in lists.values()}
+    if not splits and not lists:
+        found = {name: (path,) for name, (path,) in found.items() if _lists_labelled(root, top, path)}
+    return {**found, **lists} or splits
 
 
-def _labelled_beside(folder: Path) -> bool:
-    labels = by_stem(folder, ".txt")
-    return any(image.stem in labels and labels[image.stem].is_file() for image in image_files(folder))
+def _labelled_beside(root: Root, folder: Path) -> bool:
+    labels = root.by_stem(folder, ".txt")
+    return any((label := labels.find(image.stem)) and label.is_file() for image in root.images(folder))
 
 
-def _names_list(root: Root) -> tuple[str, ...] | None:
-    folders = [root.path, root.folder(root.path, "labels"), root.folder(root.path, "images")]
-    return next((names for folder in folders if folder and (names := read_class_list(root, folder))), None)
+def _lists_labelled(root: Root, top: Path, path: Path) -> bool:
+    """Whether the first image that a list names has labels."""
+    first = sniff(path, 4096).split("\n")[0].strip()
+    try:
+        return bool(first) and _Labels(root).of(ImageFinder(root, [top]).find(first)) is not None
+    except NotFoundError:
+        return False
 
 
-def read_yolo(
-    layout: YoloLayout, split: str, class_names: Sequence[str] | None, findings: Findings
-) -> tuple[tuple[str, ...], list[ImageRecord]]:
-    """Reads one split.
-
-    Args:
-        layout: of the folder.
-        split: one of the layout's.
-        class_names: the classes and their order, to which the folder's are matched by name; None: the folder's own.
-        findings: where defects go.
-
-    Returns:
-        The class names, and the records by the path of their images.
-
-    Raises:
-        AnnotationError, ImageError: naming file and line, unless the findings collect them.
-        DataError: if nothing names the classes.
-    """
-    own = layout.names if layout.names is not None else tuple(class_names or ())
-    if not own:
-        raise DataError(f"{layout.root.path}: nothing names the classes; add data.yaml or classes.txt, one name a line")
-    names = tuple(class_names) if class_names is not None else own
-    if layout.yaml:
-        findings.files.add(layout.yaml)
-    for kind, message in layout.passed_over:
-        findings.note(kind, layout.yaml or layout.root.path, message)
-    images = [image for source in layout.splits[split] for image in _images(layout.root, source, findings)]
-    images = list(dict.fromkeys(images))
-    stems = Counter(image.stem for image in images)
-    records = []
-    labels = _Labels(layout.root)
-    image_of: dict[Path, Path] = {}
-    for image in images:
-        label = labels.of(image)
-        if label and not layout.root.holds(label):
-            findings.fault("path-escape", label, f"a link that leads outside {layout.root.path}")
-            continue
-        if label and (other := image_of.setdefault(label, image)) != image:
-            message = f"stands for {other.name} and {image.name}: its boxes are taken for both; give each its own name"
-            findings.note("label-shared", label, message)
-        relative = image.relative_to(layout.root.path).with_suffix("").as_posix()
-        image_id = image.stem if stems[image.stem] == 1 else relative
-        if record := _record(image_id, image, label, own, names, layout.keypoints, findings):
-            records.append(record)
-    if images and not image_of:
-        raise DataError(f"{images[0]}: neither it nor any other image of split '{split}' has a label file")
-    findings.files.update(image_of)
-    _note_orphans(labels, images, findings)
-    return names, records
+def _names_list(root: Root, folder: Path) -> tuple[str, ...] | None:
+    inner = [place for name in ("labels", "images") if (place := root.folder(folder, name))]
+    return read_class_list(root, [folder, *inner, *root.upwards(folder)])
 
 
-def _images(root: Root, source: Path, findings: Findings) -> list[Path]:
+def _images(layout: YoloLayout, source: Path, findings: Findings) -> list[Path]:
     """The images of a folder and its subfolders, or of a list."""
+    root = layout.root
     if source.is_file():
         findings.files.add(source)
-        return _listed(root, source, findings)
-    images: list[Path] = []
-    folders, seen = [source], set()
-    while folders:
-        folder = folders.pop()
-        if (real := os.path.realpath(folder)) in seen:  # links may lead in circles
-            continue
-        seen.add(real)
-        for path in image_files(folder, UNREAD_SUFFIXES):
-            findings.note("unread-kind", path, f"{UNREAD}; left out, with its objects", error=ImageError)
-        for path in [*image_files(folder), *(inner := subfolders(folder))]:
-            if not root.holds(path):
-                findings.fault("path-escape", path, f"a link that leads outside {root.path}")
-            elif path not in inner:
-                images.append(path)
-            else:
-                folders.append(path)
-    return sorted(images)
+        return _listed(layout, source, findings)
+
+    def inside(path: Path) -> Path | None:
+        if root.holds(path):
+            return path
+        message = f"a link that leads outside {root.path}; pass the folder that holds both"
+        findings.fault("path-escape", path, message)
+        return None
+
+    def of(folder: Path) -> list[Path]:
+        for path in root.images(folder, UNREAD_SUFFIXES):
+            findings.unread(path)
+        return [path for path in root.images(folder) if inside(path)]
+
+    return sorted(root.walk(source, of, guard=inside))
 
 
-def _listed(root: Root, source: Path, findings: Findings) -> list[Path]:
-    images: list[Path] = []
-    seen: set[Path] = set()
+def _listed(layout: YoloLayout, source: Path, findings: Findings) -> list[Path]:
+    finder = ImageFinder(layout.root, [source.parent, layout.folder])
+    images: dict[Path, None] = {}
     for line, text in enumerate(read_lines(source), 1):
-        if not text:
-            continue
-        places = [root.join(folder, text) for folder in (source.parent, root.path)]
-        image = next((place for place in places if place and os.path.isfile(place)), None)
-        if image is None and None in places:
-            findings.fault("path-escape", source, f"line {line}: '{text}' leads outside {root.path}", line)
-        elif image is None:
-            findings.note("missing-image", source, f"line {line}: no image '{text}': left out", line, ImageError)
-        elif image in seen:
+        image = findings.locate(finder, text, source, f"line {line}", line) if text else None
+        if image in images:
             findings.note("duplicate", source, f"line {line}: '{text}' is listed twice: taken once", line)
-        else:
-            seen.add(image)
-            images.append(image)
-    return images
+        elif image:
+            images[image] = None
+    return list(images)
 
 
 class _Labels:
-    """Finds the label files of images; lists each folder once."""
+    """Finds the label files of images."""
 
     def __init__(self, root: Root) -> None:
         self.root = root
-        self._folders: dict[Path, tuple[Path | None, dict[str, Path], dict[str, Path]]] = {}
+        self._folders: dict[Path, tuple[Names[Path], Names[Path]]] = {}
 
     def of(self, image: Path) -> Path | None:
         """The label file of an image, whether it can be read or not."""
-        _, apart, beside = self.at(image.parent)
-        return apart.get(image.stem) or beside.get(image.stem)
+        apart, beside = self.at(image.parent)
+        return apart.find(image.stem) or beside.find(image.stem)
 
-    def at(self, folder: Path) -> tuple[Path | None, dict[str, Path], dict[str, Path]]:
-        """For a folder of images: that of labels, its label files by stem, and those beside the images.
+    def at(self, folder: Path) -> tuple[Names[Path], Names[Path]]:
+        """For a folder of images: the label files in that of labels by stem, and those beside the images.
 
         Raises:
             AnnotationError: if the folder of labels is a link that leads outside the root.
         """
         if folder not in self._folders:
-            labels = self._apart(folder)
-            self._folders[folder] = labels, by_stem(labels, ".txt") if labels else {}, by_stem(folder, ".txt")
+            apart = self._apart(folder)
+            found = self.root.by_stem(apart, ".txt") if apart else Names[Path]()
+            self._folders[folder] = found, self.root.by_stem(folder, ".txt")
         return self._folders[folder]
 
     def _apart(self, folder: Path) -> Path | None:
@@ -352,62 +398,40 @@ class _Labels:
             return None
         found: Path | None = self.root.path.joinpath(*parts[:at])
         for name in ("labels", *parts[at + 1 :]):
-            exact = found and found / name
-            if found and exact:
-                found = self.root.guarded(exact) if exact.is_dir() else self.root.folder(found, name.lower())
+            found = self.root.folder(found, name) if found else None
         return found
 
 
 def _note_orphans(labels: _Labels, images: Sequence[Path], findings: Findings) -> None:
     """Counts the label files beside those of the images, whose own images are missing."""
     for folder in dict.fromkeys(image.parent for image in images):
-        _, apart, _ = labels.at(folder)
-        stems = {image.stem for image in image_files(folder)} if apart else set()
+        apart, _ = labels.at(folder)
+        stems = Names((image.stem, image) for image in labels.root.images(folder)) if apart else Names[Path]()
+        unread = {image.stem for image in labels.root.images(folder, UNREAD_SUFFIXES)}  # which are named themselves
         for stem, label in apart.items():
-            if stem not in stems and label.name not in CLASS_LISTS:
+            if stem in unread:
+                findings.files.add(label)
+            elif stems.find(stem) is None and label.name not in CLASS_LISTS:
                 findings.note("missing-image", label, "no image of its name: left out", error=ImageError)
 
 
-def _record(
-    image_id: str,
-    image: Path,
-    label: Path | None,
-    own: tuple[str, ...],
-    names: tuple[str, ...],
-    keypoints: bool,
-    findings: Findings,
-) -> ImageRecord | None:
-    header = findings.header(image)
-    if header is None:
-        return None
-    ids = {name: class_id for class_id, name in enumerate(names)}
-    rows: list[tuple[int, int, list[float]]] = []  # line, class id, box
-    try:
-        lines = read_lines(label) if label else []
-    except AnnotationError as error:
-        findings.whole(label or image, error)
-        return None
-    for line, text in enumerate(lines, 1):
-        if not text or label is None:
-            continue
-        try:
-            class_id, box = _row(text, len(own), keypoints)
-        except ValueError as error:
-            findings.fault("bad-object", label, f"line {line}: {error}", line)
-            continue
-        if own[class_id] in ids:
-            rows.append((line, ids[own[class_id]], box))
-        else:
-            findings.unknown_class(label, f"line {line}", own[class_id], names, line)
-    fractions = np.array([box for _, _, box in rows], dtype=np.float64)
-    labels = np.array([class_id for _, class_id, _ in rows], dtype=np.int64)
-    corners = from_yolo(fractions, header.height, header.width)
-    boxes, kept, problems = clean_boxes(corners, header.height, header.width, labels)
-    for problem in problems:
-        line, class_id, _ = rows[problem.index]
-        message = f"line {line} ('{names[class_id]}'): {problem.message}"
-        findings.note(problem.kind, label or image, message, line)
-    return ImageRecord(image_id, image, header.height, header.width, Target(boxes, labels[kept]))
+class _Row(NamedTuple):
+    """One row of a label file: its line from 1, the class, and centre x, y, width, height in fractions."""
+
+    line: int
+    class_id: int
+    box: list[float]
+
+
+def _rows(label: Path, classes: int, keypoints: bool, findings: Findings) -> list[_Row]:
+    rows = []
+    for line, text in enumerate(read_lines(label), 1):
+        if text:
+            try:
+                rows.append(_Row(line, *_row(text, classes, keypoints)))
+            except ValueError as error:
+                findings.fault("bad-object", label, f"line {line}: {error}", line)
+    return rows
 
 
 def _row(text: str, classes: int, keypoints: bool) -> tuple[int, list[float]]:
@@ -431,7 +455,8 @@ def _row(text: str, classes: int, keypoints: bool) -> tuple[int, list[float]]:
         numbers = numbers[:4]
     elif len(numbers) % 2:
         raise ValueError(f"{len(values)} numbers are neither a box nor a polygon")
-    stray = next((v for v in numbers if not -1 <= v <= 2 and abs(v) <= LARGEST), None)
+    sure = min(numbers) >= -1 and max(numbers) <= 2  # of nearly all rows, which need no closer look
+    stray = None if sure else next((v for v in numbers if not -1 <= v <= 2 and abs(v) <= LARGEST), None)
     if stray is not None:
         raise ValueError(f"{stray:g} is no fraction of the image's side; are these pixels?")
     if is_box:
@@ -472,3 +497,15 @@ def write_yolo_yaml(path: str | Path, class_names: Sequence[str], splits: Mappin
     content = {**splits, "names": dict(enumerate(class_names))}
     with atomic_file(path) as file:
         file.write(yaml.safe_dump(content, sort_keys=False, allow_unicode=True).encode())
+
+
+def _finish(folder: Path, images: Sequence[AnnotatedImage], class_names: Sequence[str], detector: str) -> None:
+    write_yolo_yaml(folder / "data.yaml", class_names, {"train": "images/train"})
+
+
+FORMAT = Format(
+    recognize,
+    is_annotation,
+    looked_for="data.yaml, or images/ with labels/*.txt",
+    writer=Writer("images/train", _finish, "labels/train/{}.txt", lambda path, image, names: write_yolo(path, image)),
+)

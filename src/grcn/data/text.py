@@ -1,0 +1,176 @@
+"""Reading what annotations consist of: text in any Unicode encoding, JSON, numbers, flags, ids."""
+
+from __future__ import annotations
+
+import json
+import reprlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from grcn.errors import AnnotationError
+
+MAX_TEXT = 2**26  # bytes of a list, label or XML file; the largest real ones are a hundredth of it
+
+Id = int | float | str
+
+_QUOTE = reprlib.Repr()
+_QUOTE.maxlevel = 2  # deeper, YAML's aliases multiply
+
+
+def read_bytes(path: Path, limit: int = MAX_TEXT) -> bytes:
+    """A file's bytes.
+
+    Raises:
+        AnnotationError: if it cannot be read or is larger than `limit`.
+    """
+    try:
+        if not path.is_file():
+            raise AnnotationError(f"{path}: not a file")
+        with open(path, "rb") as file:
+            data = file.read(limit + 1)
+    except (OSError, ValueError) as error:
+        raise AnnotationError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    if len(data) > limit:
+        raise AnnotationError(f"{path}: larger than {limit} bytes")
+    return data
+
+
+def read_start(path: Path, size: int) -> bytes:
+    """A file's first bytes; none where it cannot be read."""
+    try:
+        if path.is_file():  # opening a pipe would wait for ever
+            with open(path, "rb") as file:
+                return file.read(size)
+    except OSError:
+        pass
+    return b""
+
+
+def sniff(path: Path, size: int) -> str:
+    """The beginning of a text file, whatever its encoding, without white space before it; see `read_start`."""
+    start = read_start(path, size)
+    return start.decode(json.detect_encoding(start), "ignore").lstrip()
+
+
+def read_text(path: Path, limit: int = MAX_TEXT) -> str:
+    """A text file: UTF-8, or UTF-16 or UTF-32, which its byte-order mark or its first characters tell.
+
+    Raises:
+        AnnotationError: if it cannot be read or is none of these.
+    """
+    data = read_bytes(path, limit)
+    try:
+        return data.decode(json.detect_encoding(data))
+    except UnicodeDecodeError as error:
+        raise AnnotationError(
+            f"{path}: not {error.encoding.upper()} text at byte {error.start}; save it as UTF-8"
+        ) from None
+
+
+def read_lines(path: Path) -> list[str]:
+    """A text file's lines, stripped; empty ones are kept, so that index + 1 is the line's number.
+
+    Raises:
+        AnnotationError: as `read_text`.
+    """
+    return [line.strip() for line in read_text(path).split("\n")]
+
+
+def read_json(path: Path, kind: type, expected: str, limit: int) -> Any:
+    """A JSON file's content.
+
+    Args:
+        kind: of which it must be, dict or list; expected: what to call that.
+
+    Raises:
+        AnnotationError: if it cannot be read or is something else.
+    """
+    try:
+        content = json.loads(read_bytes(path, limit))
+    # ValueError: broken JSON, text that is not Unicode, or integers of thousands of digits.
+    except (ValueError, RecursionError) as error:
+        raise AnnotationError(f"{path}: not JSON: {error}") from None
+    if not isinstance(content, kind):
+        raise AnnotationError(f"{path}: a JSON {type(content).__name__}, expected {expected}")
+    return content
+
+
+def number(text: object) -> float:
+    """A number from an annotation, NaN and infinity included.
+
+    Raises:
+        ValueError: for anything else.
+
+    >>> number(" 12.50"), number("1e3")
+    (12.5, 1000.0)
+    """
+    if type(text) is float:  # nearly all of a COCO file's millions
+        return text
+    if isinstance(text, bool) or not isinstance(text, (str, int, float)):
+        raise ValueError("not a number")
+    if isinstance(text, str) and ("_" in text or not text.isascii()):
+        raise ValueError("not a number")  # float() takes 1_000 and digits of every script
+    try:
+        return float(text)
+    except OverflowError:
+        return float("inf")
+
+
+def flag(value: object) -> bool | None:
+    """Yes or no from an annotation, as a number, a JSON boolean or a word; None where it leaves that open.
+
+    Raises:
+        ValueError: for anything else.
+
+    >>> flag("1"), flag(False), flag("True"), flag("Unspecified"), flag(None)
+    (True, False, True, None, None)
+    """
+    if value is None or isinstance(value, bool):
+        return value
+    word = value.strip().lower() if isinstance(value, str) else ""
+    if isinstance(value, str) and word in ("", "unspecified", "unknown", "none", "null"):
+        return None
+    return word in ("true", "yes") if word in ("true", "yes", "false", "no") else number(value) != 0
+
+
+def as_id(value: Any) -> int | str | None:
+    """An id as COCO files have them, integers or text; None for anything else."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value if isinstance(value, (int, str)) and not isinstance(value, bool) else None
+
+
+def by_id(ids: Iterable[tuple[Id, int]]) -> dict[Id, int]:
+    """Places by id, and by the same id as the number or the text that it is, where no two places share that.
+
+    >>> by_id([("7", 0), (8, 1)])
+    {7: 0, '8': 1, '7': 0, 8: 1}
+    """
+    own = list(ids)
+    others = [(other, place) for key, place in own if (other := _other(key)) is not None]
+    return {**unshared(others), **unshared(own)}
+
+
+def _other(key: Id) -> Id | None:
+    if isinstance(key, str):
+        return int(key) if key.isdecimal() and key.isascii() and len(key) < 20 else None
+    return str(key) if isinstance(key, int) else None
+
+
+def unshared(ids: Iterable[tuple[Id, int]]) -> dict[Id, int]:
+    """Places by id, without the ids of several places."""
+    places: dict[Id, set[int]] = {}
+    for key, place in ids:
+        places.setdefault(key, set()).add(place)
+    return {key: one.pop() for key, one in places.items() if len(one) == 1}
+
+
+def shown(value: object) -> str:
+    """A value from an annotation as an error message quotes it: short, whatever it is.
+
+    >>> shown([1, 2, 3]), shown("a" * 100)
+    ('[1, 2, 3]', "'aaaaaaaaaaaa...aaaaaaaaaaaaa'")
+    """
+    text = _QUOTE.repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
