@@ -392,6 +392,7 @@ def _sizing_table(now: Sizing, then: Sizing) -> Table:
         )
     for iou in now.reach:
         row(f"anchors reach IoU {iou:g}", lambda s, k=iou: f"{s.reach[k]:.1%} of objects")  # type: ignore[misc]
-    row("detections of an image, at most", lambda s: f"{s.detections_per_image} (objects: {s.most_objects})")
+    if now.most_objects > now.detections_per_image:
+        row("detections, at most", lambda s: f"{s.detections_per_image} of {s.most_objects} objects")
     table.caption = "cells: square root of an object's area / stride, at 10 / 50 / 90% of the objects"
     return table
