@@ -134,7 +134,7 @@ def test_a_folder_for_a_file_is_said(tmp_path: Path, capsys: pytest.CaptureFixtu
         ["predict", "run", "a.jpg"],
         ["predict", "run", "--out", "x"],
         ["predict", "run", "a.jpg", "--out", "x", "--score", "1.5"],
-        ["predict", "run", "a.jpg", "--out", "x", "--save", "coco"],
+        ["predict", "run", "a.jpg", "--out", "x", "--save", "pascal"],
         ["check"],
         ["check", "x", "--preset", "nonsense"],
         ["models", "nonsense"],
