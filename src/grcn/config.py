@@ -482,7 +482,7 @@ class TrainConfig:
         val_every: iterations between validations; 0: only at the end.
         save_every: iterations between saves of the training state; 0: at each validation, or ten times in the run.
         patience: stop after this many validations without a better AP; 0: never.
-        precision: `fp32`, or `bf16` or `fp16` for autocast; `fp16` scales the losses, and skips the steps that overflow.
+        precision: `fp32`, or `bf16` or `fp16` for autocast; `fp16` scales the losses and skips steps that overflow.
         checkpoint_activations: compute feature maps again in the backward pass instead of keeping them: less memory, a
             third more time, the same result.
         accelerator: as lightning's Fabric; `gpu`: the kind that is there.

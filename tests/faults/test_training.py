@@ -187,7 +187,7 @@ def test_two_ranks_train_with_one_of_them_without_objects_and_stop_together(tiny
     assert "Traceback" not in errors
     stopped = saved_iteration(run)
     assert 4 <= stopped < 14
-    assert load_state(run / STATE, mapped=True)["callbacks"]["Validation"]["last_iteration"] >= 4
+    assert load_state(run / STATE, mapped=True)["validation"]["last_iteration"] >= 4
     train(tiny.tiny_config(almost_empty, run, **changes | {"devices": 1, "resume": True}), progress=False)
     assert saved_iteration(run) == 14
     assert all(tensor.isfinite().all() for tensor in load_state(run / STATE)["state_dict"].values())

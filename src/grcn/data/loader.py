@@ -232,7 +232,9 @@ class Loader(DataLoader[Any]):
             except (OSError, EOFError, RuntimeError) as error:
                 if _met_the_limit(error, getattr(batches, "_workers", ())):
                     raise DataError(OPEN_FILES) from None
-                if isinstance(error, (EOFError, ConnectionError, FileNotFoundError)):  # tensors of a worker that is gone
+                if isinstance(
+                    error, (EOFError, ConnectionError, FileNotFoundError)
+                ):  # tensors of a worker that is gone
                     raise _worker_death(error) from None
                 raise
             self._waited += time.perf_counter() - started

@@ -1,6 +1,6 @@
 """The state of a run on disk: written whole or not at all, read without executing anything, refused if it is another's.
 
-Beside what `State` holds, and the figures and validations so far, it says under the key `grcn` whose it is (`identity`).
+It is that of `State`, of the figures and of the validations; under the key `grcn` it says whose it is (`identity`).
 """
 
 from __future__ import annotations

@@ -138,7 +138,7 @@ def check_loggers(names: Sequence[str]) -> None:
 
 
 def make_loggers(config: TrainConfig, out: Path, start: int) -> list[Logger]:
-    """The loggers that `config` names, continuing at iteration `start`; in the folder stay the ids of those that have one.
+    """The loggers that `config` names, continuing at iteration `start`; their ids stay in the folder.
 
     Raises:
         CheckpointError: where the folder's IDS are no such file.

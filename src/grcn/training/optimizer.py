@@ -10,6 +10,8 @@ from torch.optim.swa_utils import AveragedModel
 from grcn.config import OptimConfig
 from grcn.model.detector import RCNN
 
+Tensors = tuple[Tensor, ...] | list[Tensor]
+
 
 def make_optimizer(model: nn.Module, config: OptimConfig, lr: float) -> Optimizer:
     """SGD with momentum, or AdamW, without weight decay on biases and norm layers (tensors of one dimension)."""
@@ -43,7 +45,7 @@ def make_average(model: RCNN, decay: float) -> AveragedModel:
     """
 
     @torch.no_grad()
-    def follow(averaged: list[Tensor], latest: list[Tensor], _: Tensor | int) -> None:
+    def follow(averaged: Tensors, latest: Tensors, _: Tensor | int) -> None:
         """Moves tensors of one type, in a few launches."""
         steps = int(average.n_averaged)  # which is on the CPU, unlike the argument: nobody waits for the device
         if averaged[0].is_floating_point():

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 import yaml
@@ -137,7 +136,9 @@ def _carry_out(run: Run) -> None:
         run.figures.close(failed=not ended)
         fabric.strategy.teardown()
     if stop.agreed and fabric.is_global_zero:
-        raise Interrupted(f"{out}: stopped at iteration {run.state.iteration}, saved; {_how_to_resume(out)}", stop.agreed)
+        raise Interrupted(
+            f"{out}: stopped at iteration {run.state.iteration}, saved; {_how_to_resume(out)}", stop.agreed
+        )
 
 
 def _settle(config: TrainConfig) -> TrainConfig:
@@ -221,9 +222,7 @@ def _fabric(config: TrainConfig) -> Fabric:
     """
     strategy = "ddp" if config.devices * config.nodes > 1 else "auto"
     try:
-        return Fabric(
-            accelerator=config.accelerator, devices=config.devices, num_nodes=config.nodes, strategy=strategy
-        )
+        return Fabric(accelerator=config.accelerator, devices=config.devices, num_nodes=config.nodes, strategy=strategy)
     except (MisconfigurationException, ValueError, RuntimeError) as error:
         raise ConfigError(
             f"accelerator {config.accelerator}, {config.devices} devices: {' '.join(str(error).split())}"

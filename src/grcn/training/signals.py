@@ -31,6 +31,7 @@ def stop_requests(stop: Stop) -> Iterator[None]:
     The handlers from before are put back at the end. In a thread of a program there are none: Python delivers signals
     to the main thread only.
     """
+
     def ask(number: int, frame: FrameType | None) -> None:
         stop.asked = number
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)

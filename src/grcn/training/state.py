@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -23,7 +23,8 @@ class State:
     Attributes:
         iteration: optimizer steps made since the beginning of the run.
         average: what follows the weights; None where `config.optim.ema` is 0.
-        scaler: of the losses in fp16, which skips the update where gradients overflow; does nothing in other precisions.
+        scaler: of the losses in fp16, which skips updates from gradients that overflow; in other precisions it does
+            nothing.
     """
 
     def __init__(self, model: RCNN, config: TrainConfig, device: torch.device) -> None:
@@ -38,8 +39,7 @@ class State:
     @property
     def best_model(self) -> RCNN:
         """The weights to evaluate and keep: the average where there is one."""
-        model: Any = self.model if self.average is None else self.average.module
-        return model
+        return self.model if self.average is None else cast(RCNN, self.average.module)
 
     @property
     def lr(self) -> float:

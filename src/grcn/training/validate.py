@@ -39,9 +39,7 @@ class Validation:
         skipped: told of images that cannot be decoded.
     """
 
-    def __init__(
-        self, data: Dataset | None, config: TrainConfig, say: Callable[[str], None], skipped: Skipped
-    ) -> None:
+    def __init__(self, data: Dataset | None, config: TrainConfig, say: Callable[[str], None], skipped: Skipped) -> None:
         self.say, self.skipped = say, skipped
         self.data, self.config, self.out = data, config, Path(config.out)
         self.patience = config.patience if data is not None and has_ap(data) else 0

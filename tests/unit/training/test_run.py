@@ -5,7 +5,6 @@ import json
 import re
 import shutil
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,9 +16,9 @@ from grcn.data.dataset import open_dataset
 from grcn.data.loader import Stream
 from grcn.errors import CheckpointError, ConfigError, DataError, ImageError
 from grcn.predict.checkpoint import load_detector
-from grcn.training import callbacks, train
-from grcn.training.callbacks import ProgressBar
+from grcn.training import train, validate
 from grcn.training.checkpoint import load_state
+from grcn.training.progress import ProgressBar, Skipped
 
 FIGURES = ("iteration", "epoch", "lr", "loss", "grad_norm", "AP", "AP50")  # not the times
 
@@ -30,12 +29,12 @@ def log(run):
 
 
 def assert_same_state(a, b):
-    """Weights, average, optimizer, progress and what the callbacks keep, bit for bit."""
+    """Weights, average, optimizer, figures and validations, bit for bit."""
     first, second = (load_state(run / "checkpoints" / "last.ckpt") for run in (a, b))
     for state in (first, second):
         state.pop("grcn")
         for clock in ("seconds", "waited"):
-            state["callbacks"]["Journal"].pop(clock)
+            state["figures"].pop(clock)
     count = _assert_equal(first, second, "")
     assert count > 300  # tensors
 
@@ -84,7 +83,7 @@ def test_a_run_folder_holds_what_it_should(whole, tiny, beach):
     assert (config.model.norm, config.model.frozen_stages) == ("bn", 0)
     assert config.iterations == 8
     versions = json.loads((whole / "versions.json").read_text())
-    assert set(versions) == {"python", "torch", "torchvision", "lightning", "grcn"}
+    assert set(versions) == {"python", "torch", "torchvision", "lightning_fabric", "grcn"}
     metrics = json.loads((whole / "metrics.json").read_text())
     assert metrics["last"]["iteration"] == 8
     assert metrics["best"]["iteration"] in (4, 8)
@@ -200,7 +199,7 @@ def test_minutes_become_iterations(tiny, beach, tmp_path, capsys):
     assert f"{2 * config.iterations} images are few to learn from: " in said
     state = load_state(tmp_path / "run/checkpoints/last.ckpt")
     assert state["global_step"] == config.iterations >= 1
-    assert "exp_avg_sq" in state["optimizer_states"][0]["state"][0]
+    assert "exp_avg_sq" in state["optimizer"]["state"][0]
     assert list((tmp_path / "run/tensorboard").glob("events*"))
 
 
@@ -209,8 +208,8 @@ def test_patience_counts_validations_without_a_better_ap_and_of_equals_the_lates
 ):
     """And resuming leaves a run that has stopped so as it is."""
     figures = iter((0.2, 0.5, 0.5, 0.1, 0.5))
-    evaluate = callbacks.evaluate
-    monkeypatch.setattr(callbacks, "evaluate", lambda *words: evaluate(*words) | {"AP": next(figures)})
+    evaluate = validate.evaluate
+    monkeypatch.setattr(validate, "evaluate", lambda *words: evaluate(*words) | {"AP": next(figures)})
     config = config_of(tiny, beach, tmp_path / "run", iterations=8, val_every=1, patience=3)
     train(config, progress=False)
     for _ in range(2):
@@ -240,11 +239,9 @@ def test_without_objects_to_score_the_last_weights_are_the_best_and_patience_doe
     assert metrics["best"] == metrics["last"]
     assert metrics["best"]["AP"] is None
     # The state of an earlier version, whose patience had counted: it goes on.
-    validation = callbacks.Validation(open_dataset(data, split="val"), config, print, callbacks.Skipped(print))
+    validation = validate.Validation(open_dataset(data, split="val"), config, print, Skipped(print))
     validation.load_state_dict({"last_iteration": 3, "best_ap": 0.0, "since_best": 5, "report": "{}"})
-    trainer = SimpleNamespace(should_stop=False)
-    validation._stop_if_best_is_old(trainer)
-    assert not trainer.should_stop
+    assert not validation.is_over
 
 
 def test_images_that_cannot_be_decoded_are_skipped_when_told_to_and_named(tiny, beach, tmp_path, capsys, monkeypatch):
@@ -291,7 +288,7 @@ def test_sizes_can_be_fitted_to_the_data(tiny, beach, tmp_path, monkeypatch):
 
 
 def test_one_split_alone_trains_without_validation_and_says_so(tiny, beach, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("grcn.training.fit.list_splits", lambda *_: ["train"])
+    monkeypatch.setattr("grcn.training.data.list_splits", lambda *_: ["train"])
     run = train(config_of(tiny, beach, tmp_path / "run", iterations=1))
     assert "no split to validate on" in capsys.readouterr().out
     assert not (run / "best.safetensors").exists()
@@ -391,7 +388,7 @@ def test_a_run_that_was_moved_continues_where_it_lies(whole, tmp_path, capsys):
 def test_the_preset_is_trained_where_no_model_is_given(tiny, beach, tmp_path):
     """Also: the folder's name, and the length, by default."""
     from grcn.config import DetectorConfig
-    from grcn.training.fit import _settle
+    from grcn.training.run import _settle
 
     config = _settle(TrainConfig(data=str(beach), preset="grcn_r18"))
     assert config.model.backbone == "resnet18"
