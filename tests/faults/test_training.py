@@ -23,7 +23,7 @@ import pytest
 import torch
 
 from grcn.config import OptimConfig, ScheduleConfig
-from grcn.errors import CheckpointError, DivergedError
+from grcn.errors import CheckpointError, DataError, DivergedError
 from grcn.predict.checkpoint import load_detector
 from grcn.training import train
 from grcn.training.checkpoint import KEY, load_state
@@ -121,6 +121,33 @@ def test_a_disk_that_is_full_during_a_save_costs_at_most_an_interval(tiny, beach
     assert saved_iteration(run) >= 8
     assert not list(run.rglob("*.partial"))
     load_detector(run / "last.safetensors")
+    train(tiny.tiny_config(beach, run, **LONG | {"resume": True}), progress=False)
+    tiny.assert_equal_runs(whole, run)
+
+
+def test_too_many_open_files_are_named_with_their_limit(beach, tmp_path):
+    with process(beach, tmp_path / "run", **LONG | {"workers": 2, "batch_size": 8}) as child:
+        resource.prlimit(child.pid, resource.RLIMIT_NOFILE, (44, 44))
+        code, errors = end_of(child)
+    assert code == DataError.exit_code, errors
+    assert (
+        "DataError: too many open files: their limit is too low for the loader; raise it (`ulimit -n 4096`)" in errors
+    )
+    assert "Traceback" not in errors
+
+
+def test_a_signal_without_standard_streams_saves_and_writes_into_no_other_file(tiny, beach, whole, tmp_path):
+    """With its streams closed a process gives their numbers to the files that it opens."""
+    run = tmp_path / "run"
+    words = [f"{name}={value!r}" for name, value in LONG.items()]
+    child = subprocess.Popen(["sh", "-c", 'exec "$@" <&- >&- 2>&-', "-", sys.executable, SCRIPT, beach, run, *words])
+    try:
+        wait_for_save(child, run, 4)
+        child.send_signal(signal.SIGTERM)
+        assert child.wait(120) == 128 + signal.SIGTERM
+    finally:
+        child.kill()
+    assert not [file for file in run.rglob("*") if file.is_file() and b"saving after this step" in file.read_bytes()]
     train(tiny.tiny_config(beach, run, **LONG | {"resume": True}), progress=False)
     tiny.assert_equal_runs(whole, run)
 

@@ -345,6 +345,8 @@ def _end_worker(error: BaseException, batch: object = None) -> NoReturn:
     """Ends the process, of which the main process hears, with a line or an exit code that says why."""
     if open_files_error(error):
         os._exit(errno.EMFILE)  # the main process says it
+    if isinstance(error, (ConnectionError, EOFError)):
+        os._exit(1)  # the main process is gone: it has said why
     with suppress(OSError, ValueError):  # a stream that is closed
         print(f"grcn: a loader process cannot hand over a batch: {error}", file=sys.stderr, flush=True)
     os._exit(1)

@@ -73,7 +73,10 @@ def load_state(path: str | Path, *, mapped: bool = False) -> dict[str, Any]:
         raise CheckpointError(f"{path}: refused, not a training state of plain tensors and values: {reason}") from None
     if not isinstance(state, dict) or not isinstance(state.get(KEY), dict) or "state_dict" not in state:
         raise CheckpointError(f"{path}: not a training state of grcn")
-    return _from_lightning(state) if "optimizer_states" in state else state
+    try:
+        return _from_lightning(state) if "optimizer_states" in state else state
+    except (KeyError, IndexError, TypeError, AttributeError):
+        raise CheckpointError(f"{path}: not a training state of grcn") from None
 
 
 def _from_lightning(state: dict[str, Any]) -> dict[str, Any]:

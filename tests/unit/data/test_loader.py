@@ -257,6 +257,23 @@ def test_a_batch_that_cannot_be_handed_over_is_not_waited_for(tmp_path, length, 
     assert re.search(said, done.stderr)
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_photo_for_which_no_file_can_be_opened_is_not_skipped_as_broken(data, workers, monkeypatch):
+    def fail(self):
+        try:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        except OSError as error:
+            raise ImageError(f"cannot be decoded: {error}") from None
+
+    monkeypatch.setattr(ImageRecord, "pixels", fail)
+    for batches in (
+        training_loader(training_set(data, skip_broken=True), Stream(7, 2, 1, seed=0), workers=workers),
+        validation_loader(ValidationSet(data, SIZE, skip_broken=True), batch_size=2, workers=workers),
+    ):
+        with pytest.raises(DataError, match=r"too many open files: .* \(`ulimit -n 4096`\)"):
+            list(batches)
+
+
 def test_processes_that_cannot_be_started_are_said(data, monkeypatch):
     def fail(self):
         raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))

@@ -63,6 +63,31 @@ def test_torn_missing_and_foreign_files_are_refused(tmp_path):
         load_state(path)
 
 
+def test_the_state_of_the_former_loop_is_read_as_this_ones(tmp_path):
+    """As lightning's Trainer had it; the average's count of steps is that of the run, from 1."""
+    weights = {"model.w": torch.ones(2), "ema.model.w": torch.zeros(2)}
+    former = {
+        KEY: {"config": {}},
+        "global_step": 3,
+        "state_dict": weights,
+        "optimizer_states": [{"state": {}, "param_groups": []}],
+        "loops": {},
+        "callbacks": {"Journal": {"sums": {}, "count": 0}, "Validation": {"last_iteration": 2}},
+    }
+    torch.save(former, tmp_path / "last.ckpt")
+    state = load_state(tmp_path / "last.ckpt")
+    assert set(state["state_dict"]) == {"model.w", "ema.module.w", "ema.n_averaged"}
+    assert int(state["state_dict"]["ema.n_averaged"]) == 4
+    assert state["optimizer"] == {"state": {}, "param_groups": []}
+    assert state["validation"] == {"last_iteration": 2}
+    assert state["figures"] == {"sums": {}, "count": 0}
+    assert state["scaler"] == {}
+    del former["callbacks"]
+    torch.save(former, tmp_path / "last.ckpt")
+    with pytest.raises(CheckpointError, match="not a training state of grcn"):
+        load_state(tmp_path / "last.ckpt")
+
+
 def test_every_difference_is_listed(tiny, beach, tmp_path):
     data = open_dataset(beach, split="train")
     config = tiny.tiny_config(beach, tmp_path)

@@ -1,9 +1,13 @@
 """train(): what a run does and leaves behind. Process faults are in tests/faults/test_training.py."""
 
 import csv
+import io
 import json
 import re
 import shutil
+import signal
+import sys
+import warnings
 from dataclasses import replace
 
 import pytest
@@ -18,7 +22,7 @@ from grcn.errors import CheckpointError, ConfigError, DataError, ImageError
 from grcn.predict.checkpoint import load_detector
 from grcn.training import train, validate
 from grcn.training.checkpoint import load_state
-from grcn.training.progress import ProgressBar, Skipped
+from grcn.training.progress import ProgressBar, Skipped, tell
 
 FIGURES = ("iteration", "epoch", "lr", "loss", "grad_norm", "AP", "AP50")  # not the times
 
@@ -95,9 +99,9 @@ def test_kept_weights_are_the_moving_average_and_say_where_they_come_from(whole)
     state = load_state(whole / "checkpoints" / "last.ckpt")["state_dict"]
     last = load_detector(whole / "last.safetensors")
     for name, tensor in last.model.state_dict().items():
-        assert torch.equal(tensor, state[f"ema.model.{name}"]), name
+        assert torch.equal(tensor, state[f"ema.module.{name}"]), name
     weight = "rpn.conv.weight"
-    assert not torch.equal(state[f"ema.model.{weight}"], state[f"model.{weight}"])
+    assert not torch.equal(state[f"ema.module.{weight}"], state[f"model.{weight}"])
     best = load_detector(whole / "best.safetensors")
     assert best.preset == "faster_rcnn_r18_c5"
     metrics = json.loads((whole / "metrics.json").read_text())
@@ -137,6 +141,58 @@ def test_resuming_a_finished_run_does_nothing(tiny, beach, whole, capsys):
     assert train(config_of(tiny, beach, whole, resume=True)) == whole
     assert "8 of 8" in capsys.readouterr().out
     assert (whole / "checkpoints/last.ckpt").stat().st_mtime_ns == before
+
+
+def test_a_run_stopped_in_its_last_validation_makes_up_for_it(tiny, beach, whole, tmp_path, capsys):
+    run = shutil.copytree(whole, tmp_path / "run")
+    state = load_state(run / "checkpoints/last.ckpt")
+    state["validation"] |= {"last_iteration": 4, "since_best": state["validation"]["since_best"] - 1}
+    torch.save(state, run / "checkpoints/last.ckpt")
+    for told in (1, 0):
+        train(config_of(tiny, beach, run, resume=True))
+        assert capsys.readouterr().out.count("iteration 8: AP") == told
+    assert_same_state(whole, run)
+
+
+def test_the_program_that_trains_is_left_as_it_was(tiny, beach, tmp_path, monkeypatch):
+    """Its generators, its handlers of signals, its filters of warnings, and its malloc."""
+    tuned = []
+    monkeypatch.setattr("grcn.runtime.tune_cpu", lambda: tuned.append(1))
+    handler = signal.signal(signal.SIGTERM, lambda number, frame: None)
+    try:
+        torch.manual_seed(7)
+        expected = torch.rand(3)
+        torch.manual_seed(7)
+        before = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)], warnings.filters[:]
+        train(config_of(tiny, beach, tmp_path / "run", iterations=1, val_split="none"), progress=False)
+        assert torch.equal(torch.rand(3), expected)
+        assert ([signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)], warnings.filters[:]) == before
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    assert not tuned
+
+
+@pytest.mark.parametrize("stream", [None, "closed"])
+def test_a_run_without_standard_streams_is_done(tiny, beach, tmp_path, monkeypatch, stream):
+    for name in ("stdout", "stderr"):
+        file = None
+        if stream == "closed":
+            file = io.StringIO()
+            file.close()
+        monkeypatch.setattr(sys, name, file)
+    monkeypatch.setattr(ProgressBar, "LINE_EVERY", 0.0)
+    run = train(config_of(tiny, beach, tmp_path / "run", iterations=1, val_every=1))
+    monkeypatch.undo()
+    assert json.loads((run / "metrics.json").read_text())["last"]["iteration"] == 1
+
+
+def test_lines_are_told_in_letters_that_the_stream_takes(monkeypatch):
+    raw = io.BytesIO()
+    stream = io.TextIOWrapper(raw, encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", stream)
+    tell("runs/写真: done")
+    monkeypatch.undo()
+    assert raw.getvalue() == b"runs/\\u5199\\u771f: done\n"
 
 
 def test_a_folder_that_cannot_be_written_is_refused_before_the_photos_are_opened(tmp_path):
