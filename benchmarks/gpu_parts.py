@@ -44,7 +44,7 @@ from grcn.model.heads import FCHead
 from grcn.predict.optimize import optimized
 from grcn.runtime import tune_cpu
 from grcn.scenes.render import render_scene
-from grcn.training.module import clip_gradients, make_optimizer
+from grcn.training.optimizer import clip_gradients, make_optimizer
 from peers import Scale, c4_pair, c5_pair, fpn, fpn_pair, no_resize
 from training import frozen
 

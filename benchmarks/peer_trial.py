@@ -132,7 +132,7 @@ def main() -> None:
     def start(config: TrainConfig, data: Dataset, say: Any) -> Peer:
         return make(detector_of(config), len(data.class_names))
 
-    with patch("grcn.training.fit._start", start), patch("grcn.training.fit.outline", make):
+    with patch("grcn.training.run.new_detector", start), patch("grcn.training.run.outline", make):
         run = train(config)
     data = open_dataset(config.data, split=options.test_split, format=config.format)
     (model,) = made

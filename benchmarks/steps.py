@@ -37,7 +37,7 @@ def train(data: str, preset_name: str, batch_size: int, steps: int, checkpoint: 
 
     from grcn.config import AugmentConfig, OptimConfig
     from grcn.data.loader import Stream, TrainingSet, training_loader
-    from grcn.training.module import clip_gradients, make_optimizer
+    from grcn.training.optimizer import clip_gradients, make_optimizer
 
     model, dataset = build(data, preset_name)
     model.train().checkpoint_activations(checkpoint)

@@ -25,7 +25,7 @@ from grcn.config import OptimConfig
 from grcn.model.backbones import make_backbone
 from grcn.model.detector import RCNN, build_detector, resolve
 from grcn.runtime import tune_cpu
-from grcn.training.module import clip_gradients, make_optimizer
+from grcn.training.optimizer import clip_gradients, make_optimizer
 from inference import CLASSES, scene
 from peers import Scale, c4_pair, fpn_pair, no_resize, separated
 

@@ -25,7 +25,7 @@ from grcn.config import TrainConfig
 from grcn.scenes.generate import generate
 from grcn.training import train
 from grcn.training.checkpoint import load_state
-from grcn.training.module import Training
+from grcn.training.state import State
 from training_script import assert_equal_runs, tiny_config
 
 SAVE_EVERY = 5
@@ -35,13 +35,13 @@ FORK = multiprocessing.get_context("fork")
 
 def live(config: TrainConfig, reached: Any) -> None:
     """One life: continues the run, and tells each iteration it has made."""
-    step = Training.optimizer_step
+    update = State.update
 
-    def told(self: Training, *arguments: Any, **more: Any) -> None:
-        step(self, *arguments, **more)
-        reached.value = self.iteration + 1  # lightning counts the step when this returns
+    def told(self: State) -> None:
+        update(self)
+        reached.value = self.iteration
 
-    Training.optimizer_step = told
+    State.update = told
     sys.stderr = open(os.devnull, "w")  # noqa: SIM115  for as long as the process lives
     train(replace(config, resume=True), progress=False)
 

@@ -482,10 +482,10 @@ class TrainConfig:
         val_every: iterations between validations; 0: only at the end.
         save_every: iterations between saves of the training state; 0: at each validation, or ten times in the run.
         patience: stop after this many validations without a better AP; 0: never.
-        precision: `fp32`, or `bf16` for autocast.
+        precision: `fp32`, or `bf16` or `fp16` for autocast; `fp16` scales the losses and skips steps that overflow.
         checkpoint_activations: compute feature maps again in the backward pass instead of keeping them: less memory, a
             third more time, the same result.
-        accelerator: as lightning's Trainer; `gpu`: the kind that is there.
+        accelerator: as lightning's Fabric; `gpu`: the kind that is there.
         devices: devices per node.
         nodes: machines.
         loggers: any of csv, tensorboard, wandb, mlflow; each but csv is an extra of the same name.
@@ -513,7 +513,7 @@ class TrainConfig:
     val_every: Iterations = 0
     save_every: Iterations = 0
     patience: Iterations = 0
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     checkpoint_activations: bool = False
     accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"] = "auto"
     devices: Machines = 1

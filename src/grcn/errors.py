@@ -67,7 +67,7 @@ def first_line(error: Exception) -> str:
 
 
 _EXTRAS = {
-    "train": ("torch", "torchvision", "lightning", "lightning_fabric", "safetensors"),
+    "train": ("torch", "torchvision", "lightning_fabric", "safetensors"),
     "timm": ("timm",),
     "onnx": ("onnxruntime",),
     "openvino": ("openvino",),

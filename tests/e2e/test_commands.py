@@ -283,7 +283,7 @@ def test_help_loads_nothing_heavy() -> None:
     program = """
 import sys
 from grcn.cli.main import main
-heavy = {"torch", "numpy", "PIL", "supervision", "lightning", "matplotlib", "rich"}
+heavy = {"torch", "numpy", "PIL", "supervision", "lightning_fabric", "matplotlib", "rich"}
 assert main(["--help"]) == 0
 assert not heavy & set(sys.modules), heavy & set(sys.modules)
 assert "jsonargparse" not in sys.modules

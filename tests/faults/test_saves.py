@@ -14,7 +14,7 @@ import torch
 
 import grcn.files
 from grcn.errors import CheckpointError
-from grcn.training.checkpoint import KEY, AtomicCheckpointIO, load_state
+from grcn.training.checkpoint import KEY, load_state, save_state
 
 FORK = multiprocessing.get_context("fork")
 CRASH = 77
@@ -25,7 +25,7 @@ def state(step: int) -> dict:
 
 
 def save(path: Path, step: int) -> None:
-    AtomicCheckpointIO().save_checkpoint(state(step), path)
+    save_state(path, state(step))
 
 
 class Calls:

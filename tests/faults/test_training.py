@@ -23,7 +23,7 @@ import pytest
 import torch
 
 from grcn.config import OptimConfig, ScheduleConfig
-from grcn.errors import CheckpointError, DivergedError
+from grcn.errors import CheckpointError, DataError, DivergedError
 from grcn.predict.checkpoint import load_detector
 from grcn.training import train
 from grcn.training.checkpoint import KEY, load_state
@@ -125,6 +125,33 @@ def test_a_disk_that_is_full_during_a_save_costs_at_most_an_interval(tiny, beach
     tiny.assert_equal_runs(whole, run)
 
 
+def test_too_many_open_files_are_named_with_their_limit(beach, tmp_path):
+    with process(beach, tmp_path / "run", **LONG | {"workers": 2, "batch_size": 8}) as child:
+        resource.prlimit(child.pid, resource.RLIMIT_NOFILE, (44, 44))
+        code, errors = end_of(child)
+    assert code == DataError.exit_code, errors
+    assert (
+        "DataError: too many open files: their limit is too low for the loader; raise it (`ulimit -n 4096`)" in errors
+    )
+    assert "Traceback" not in errors
+
+
+def test_a_signal_without_standard_streams_saves_and_writes_into_no_other_file(tiny, beach, whole, tmp_path):
+    """With its streams closed a process gives their numbers to the files that it opens."""
+    run = tmp_path / "run"
+    words = [f"{name}={value!r}" for name, value in LONG.items()]
+    child = subprocess.Popen(["sh", "-c", 'exec "$@" <&- >&- 2>&-', "-", sys.executable, SCRIPT, beach, run, *words])
+    try:
+        wait_for_save(child, run, 4)
+        child.send_signal(signal.SIGTERM)
+        assert child.wait(120) == 128 + signal.SIGTERM
+    finally:
+        child.kill()
+    assert not [file for file in run.rglob("*") if file.is_file() and b"saving after this step" in file.read_bytes()]
+    train(tiny.tiny_config(beach, run, **LONG | {"resume": True}), progress=False)
+    tiny.assert_equal_runs(whole, run)
+
+
 def test_divergence_stops_before_the_update_and_names_loss_and_images(tiny, beach, tmp_path):
     optim = OptimConfig(lr=1e25, clip_norm=0.0)
     schedule = ScheduleConfig(kind="constant", warmup=0)
@@ -187,7 +214,7 @@ def test_two_ranks_train_with_one_of_them_without_objects_and_stop_together(tiny
     assert "Traceback" not in errors
     stopped = saved_iteration(run)
     assert 4 <= stopped < 14
-    assert load_state(run / STATE, mapped=True)["callbacks"]["Validation"]["last_iteration"] >= 4
+    assert load_state(run / STATE, mapped=True)["validation"]["last_iteration"] >= 4
     train(tiny.tiny_config(almost_empty, run, **changes | {"devices": 1, "resume": True}), progress=False)
     assert saved_iteration(run) == 14
     assert all(tensor.isfinite().all() for tensor in load_state(run / STATE)["state_dict"].values())

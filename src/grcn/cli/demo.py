@@ -38,8 +38,10 @@ def demo(words: Sequence[str]) -> int:
         return _demo_page(options)
     from grcn.demo import demo
     from grcn.files import check_folder
+    from grcn.runtime import tune_cpu
 
     check_folder(options.out)
+    tune_cpu()
     demo(Path(options.out), iterations=options.iterations, progress=progress_bar)
     return 0
 

@@ -30,10 +30,12 @@ def run(words: Sequence[str]) -> int:
     parser.add_argument("--keep_runs", action="store_true", help="keep the run folders, with weights")
     options = parser.read(words)
     from grcn.files import check_folder
+    from grcn.runtime import tune_cpu
     from grcn.study import read_study, run_study
     from grcn.study.run import Resources
 
     check_folder(options.out)
+    tune_cpu()
     study = read_study(options.file).only(options.data, options.cells, options.seeds)
     run_study(
         study,

@@ -12,8 +12,10 @@ if TYPE_CHECKING:
 
 def train(words: Sequence[str]) -> int:
     config = read_train_config(words)
+    from grcn.runtime import tune_cpu
     from grcn.training import train
 
+    tune_cpu()
     out = train(config)
     print(f"{out}: done; next: grcn evaluate {out} --data {config.data}")
     return 0

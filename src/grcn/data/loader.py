@@ -7,13 +7,15 @@ workers or devices, sees the same images, augmented in the same way, in the same
 
 from __future__ import annotations
 
+import errno
+import multiprocessing
 import os
 import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Listener
 from multiprocessing.queues import Queue
 from typing import Any, NamedTuple, NoReturn
@@ -52,6 +54,8 @@ class Batch(NamedTuple):
 
 
 Sample = tuple[Tensor, dict[str, Tensor], Origin]
+Drawn = Sample | DataError
+"""What cannot be read is handed over, not raised: a worker's exception would reach the user as a printed traceback."""
 Place = tuple[int, int]
 
 
@@ -64,7 +68,7 @@ class Stream(Sampler[list[Place]]):
     Args:
         images: in the data set.
         batch_size: B, over all ranks; a multiple of `world`.
-        batches: of the whole run; what `len` says even when `start` is later, since lightning counts from 0.
+        batches: of the whole run.
         start: the first batch to yield.
     """
 
@@ -76,7 +80,7 @@ class Stream(Sampler[list[Place]]):
         self._epoch, self._order = -1, np.empty(0, dtype=np.int64)
 
     def __len__(self) -> int:
-        return self.batches
+        return max(0, self.batches - self.start)
 
     def __iter__(self) -> Iterator[list[Place]]:
         for k in range(self.start, self.batches):
@@ -94,7 +98,7 @@ class Stream(Sampler[list[Place]]):
         return epoch, int(self._order[position])
 
 
-class TrainingSet(TorchDataset[Sample | ImageError]):
+class TrainingSet(TorchDataset[Drawn]):
     """Augmented samples by (epoch, index).
 
     Args:
@@ -117,7 +121,7 @@ class TrainingSet(TorchDataset[Sample | ImageError]):
     def __len__(self) -> int:
         return len(self.data)
 
-    def __getitem__(self, place: Place) -> Sample | ImageError:
+    def __getitem__(self, place: Place) -> Drawn:
         epoch, index = place
         broken: list[str] = []
         while True:
@@ -126,7 +130,8 @@ class TrainingSet(TorchDataset[Sample | ImageError]):
                 image = _read(record)
                 break
             except ImageError as error:
-                # Returned, not raised: a worker's exception would reach the user as a printed traceback.
+                if limit := open_files_error(error):
+                    return limit
                 if not self.skip_broken:
                     return ImageError(f"{error} (skip_broken trains without it)")
                 broken.append(str(error))
@@ -141,7 +146,7 @@ class TrainingSet(TorchDataset[Sample | ImageError]):
         return image, {"boxes": boxes, "labels": labels}, Origin(index, str(record.path), size, tuple(broken))
 
 
-class ValidationSet(TorchDataset[Sample | ImageError]):
+class ValidationSet(TorchDataset[Drawn]):
     """Resized images by index; without targets, since AP is computed in the pixels of the stored image.
 
     Args:
@@ -155,12 +160,14 @@ class ValidationSet(TorchDataset[Sample | ImageError]):
     def __len__(self) -> int:
         return len(self.data)
 
-    def __getitem__(self, index: int) -> Sample | ImageError:
+    def __getitem__(self, index: int) -> Drawn:
         record = self.data[index]
         broken: tuple[str, ...] = ()
         try:
             image = _read(record)
         except ImageError as error:
+            if limit := open_files_error(error):
+                return limit
             if not self.skip_broken:
                 return ImageError(f"{error} (skip_broken goes on without it)")
             image, broken = torch.zeros(3, record.height, record.width, dtype=torch.uint8), (str(error),)
@@ -179,11 +186,11 @@ def objects(record: ImageRecord, *, use_difficult: bool = True) -> tuple[Tensor,
     return torch.from_numpy(target.boxes[keep]), torch.from_numpy(target.labels[keep])
 
 
-def collate(samples: list[Sample | ImageError]) -> Batch | ImageError:
+def collate(samples: list[Drawn]) -> Batch | DataError:
     """Samples as a batch; the first error, where one of them is."""
     good: list[Sample] = []
     for sample in samples:
-        if isinstance(sample, ImageError):
+        if isinstance(sample, DataError):
             return sample
         good.append(sample)
     return Batch(*(list(column) for column in zip(*good, strict=True)))
@@ -194,7 +201,8 @@ class Loader(DataLoader[Any]):
 
     Raises:
         ImageError: naming the image that cannot be decoded.
-        DataError: where its processes cannot be started, or cannot hand over what they read.
+        DataError: where its processes cannot be started, or cannot hand over what they read; naming the limit where too
+            many files are open.
     """
 
     def __init__(self, dataset: TorchDataset[Any], *, workers: int, pin_memory: bool, **how: Any) -> None:
@@ -221,10 +229,16 @@ class Loader(DataLoader[Any]):
                 batch = next(batches)
             except StopIteration:
                 return
-            except (EOFError, ConnectionError, FileNotFoundError) as error:  # tensors of a worker that is gone
-                raise _worker_death(error) from None
+            except (OSError, EOFError, RuntimeError) as error:
+                if _met_the_limit(error, getattr(batches, "_workers", ())):
+                    raise DataError(OPEN_FILES) from None
+                if isinstance(
+                    error, (EOFError, ConnectionError, FileNotFoundError)
+                ):  # tensors of a worker that is gone
+                    raise _worker_death(error) from None
+                raise
             self._waited += time.perf_counter() - started
-            if isinstance(batch, ImageError):
+            if isinstance(batch, DataError):
                 raise batch
             yield batch
 
@@ -235,7 +249,7 @@ class Loader(DataLoader[Any]):
             try:  # what each process does to hand over its first batch; what goes wrong there nobody hears of
                 Listener(family="AF_UNIX").close()
             except OSError as error:
-                raise DataError(
+                raise open_files_error(error) or DataError(
                     f"{tempfile.gettempdir()}: loader processes cannot open a socket in this folder for temporary "
                     f"files: {error}; set TMPDIR to another (a socket's path has at most some 100 bytes), or workers 0"
                 ) from None
@@ -243,7 +257,36 @@ class Loader(DataLoader[Any]):
             return super().__iter__()
         except OSError as error:
             what = error.strerror or error
-            raise DataError(f"{self.num_workers} loader processes cannot be started: {what}; use fewer") from None
+            raise open_files_error(error) or DataError(
+                f"{self.num_workers} loader processes cannot be started: {what}; use fewer"
+            ) from None
+
+
+OPEN_FILES = (
+    "too many open files: their limit is too low for the loader; raise it (`ulimit -n 4096`), or use fewer workers or "
+    "smaller batches"
+)
+
+
+def open_files_error(error: BaseException | None) -> DataError | None:
+    """Names the limit of open files where an error comes from it; None where it does not."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+            return DataError(OPEN_FILES)
+        if os.strerror(errno.EMFILE) in str(error) or f"exit code {errno.EMFILE}." in str(error):
+            return DataError(OPEN_FILES)
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _met_the_limit(error: BaseException, workers: Sequence[multiprocessing.Process]) -> bool:
+    """Whether an error, or the end of a worker that it comes from, is of too many open files."""
+    deadline = time.monotonic() + (1.0 if workers else 0.0)  # a worker that ends is not gone at once
+    while not open_files_error(error) and time.monotonic() < deadline:
+        if any(worker.exitcode == errno.EMFILE for worker in workers):
+            return True
+        time.sleep(0.01)
+    return open_files_error(error) is not None
 
 
 @contextmanager
@@ -253,14 +296,16 @@ def worker_deaths() -> Iterator[None]:
     torch raises that wherever the main process is just then (from SIGCHLD), not only where it waits for a batch.
 
     Raises:
-        DataError: in its place.
+        DataError: in its place; and in that of any error that comes from too many open files.
     """
     try:
         yield
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise _worker_death(error) from None
+    except Exception as error:
+        if limit := open_files_error(error):
+            raise limit from None
+        if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
+            raise _worker_death(error) from None
+        raise
 
 
 def _worker_death(error: Exception) -> DataError:
@@ -289,13 +334,19 @@ def _read(record: ImageRecord) -> Tensor:
 def _begin_worker(worker: int) -> None:
     # A batch that cannot be handed over would be lost, and the main process would wait for it for ever.
     Queue._on_queue_feeder_error = staticmethod(_end_worker)  # type: ignore[attr-defined]
+    sys.excepthook = lambda kind, error, at: _end_worker(error)  # of the thread that hands over files
     # Ctrl-C reaches the whole process group, and so does the SIGTERM of batch systems; the main process finishes its
     # step and saves, and needs its workers. A second SIGTERM, which may be its own, ends them.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(number, signal.SIG_DFL))
 
 
-def _end_worker(error: Exception, batch: object) -> NoReturn:
-    """Ends the process, of which the main process hears, with a line that says why."""
-    print(f"grcn: a loader process cannot hand over a batch: {error}", file=sys.stderr, flush=True)
+def _end_worker(error: BaseException, batch: object = None) -> NoReturn:
+    """Ends the process, of which the main process hears, with a line or an exit code that says why."""
+    if open_files_error(error):
+        os._exit(errno.EMFILE)  # the main process says it
+    if isinstance(error, (ConnectionError, EOFError)):
+        os._exit(1)  # the main process is gone: it has said why
+    with suppress(OSError, ValueError):  # a stream that is closed
+        print(f"grcn: a loader process cannot hand over a batch: {error}", file=sys.stderr, flush=True)
     os._exit(1)

@@ -30,6 +30,7 @@ from grcn.config import DetectorConfig, NotNegative, Text, TrainConfig, check_fi
 from grcn.errors import CheckpointError, ConfigError, GrcnError, Interrupted
 from grcn.files import atomic_file, write_json
 from grcn.locks import locked
+from grcn.runtime import tune_cpu
 from grcn.study.plan import NOT_OF_THE_RESULT, DataSource, Study, Trial, digest
 from grcn.study.provenance import commit, fingerprint
 
@@ -427,8 +428,8 @@ def _on_ray(jobs: list[Job], resources: Resources) -> Iterator[Finished]:
     else:
         ray.init(include_dashboard=False, log_to_driver=False)
     try:
-        task = ray.remote(num_cpus=resources.cpus, num_gpus=resources.gpus, max_retries=3)(run_trial)
-        waiting = {task.remote(job, False): job for job in jobs}
+        task = ray.remote(num_cpus=resources.cpus, num_gpus=resources.gpus, max_retries=3)(_in_worker)
+        waiting = {task.remote(job): job for job in jobs}
         while waiting:
             (reference,), _ = ray.wait(list(waiting), num_returns=1)
             job = waiting.pop(reference)
@@ -442,6 +443,11 @@ def _on_ray(jobs: list[Job], resources: Resources) -> Iterator[Finished]:
                 yield job, GrcnError(f"lost with its worker: {' '.join(str(error).split())[:200]}")
     finally:
         ray.shutdown()
+
+
+def _in_worker(job: Job) -> dict[str, Any]:
+    tune_cpu()
+    return run_trial(job, False)
 
 
 def data_folder(name: str, source: DataSource, out: Path, root: Path) -> Path:

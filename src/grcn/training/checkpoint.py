@@ -1,46 +1,58 @@
 """The state of a run on disk: written whole or not at all, read without executing anything, refused if it is another's.
 
-What a checkpoint holds is lightning's; beside it, under the key `grcn`, stands whose it is (`identity`).
+It is that of `State`, of the figures and of the validations; under the key `grcn` it says whose it is (`identity`).
 """
 
 from __future__ import annotations
 
 import hashlib
+import platform
 from pathlib import Path
 from typing import Any
 
+import lightning_fabric
 import numpy as np
 import torch
-from lightning.pytorch.plugins.io import CheckpointIO
+import torchvision
 
+import grcn
 from grcn.config import TrainConfig, differences, from_saved, to_dict
 from grcn.data.records import Dataset
 from grcn.errors import CheckpointError
 from grcn.files import atomic_file
+from grcn.predict.checkpoint import save_detector
+from grcn.training.state import State
 
 KEY = "grcn"
+STATE = "checkpoints/last.ckpt"
+"""In a run folder: the state from which it continues."""
 
 # What may differ between a run and its continuation: none of it changes a weight, up to rounding over other devices.
 FREE = {"data", "out", "format", "val_split", "weights", "fit", "epochs", "minutes", "workers", "val_every"}
 FREE |= {"save_every", "patience", "accelerator", "devices", "nodes", "loggers", "resume", "checkpoint_activations"}
 
 
-class AtomicCheckpointIO(CheckpointIO):
-    """Lightning's checkpoints through `atomic_file` and torch's restricted unpickler."""
+def save_state(path: str | Path, state: dict[str, Any]) -> None:
+    """Writes a training state; raises CheckpointError where it cannot be written, with the former one intact."""
+    with atomic_file(path) as file:
+        try:
+            torch.save(state, file)
+        except RuntimeError as error:
+            # torch closes its archive on the way out, stumbles, and so hides that the disk is full.
+            raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        with atomic_file(path) as file:
-            try:
-                torch.save(checkpoint, file)
-            except RuntimeError as error:
-                # torch closes its archive on the way out, stumbles, and so hides that the disk is full.
-                raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
 
-    def load_checkpoint(self, path: str | Path, map_location: Any = None, weights_only: Any = None) -> dict[str, Any]:
-        return load_state(path)
+def save_weights(path: Path, state: State, class_names: tuple[str, ...], **extra: Any) -> None:
+    """The detector in training as a weights file that says where it comes from."""
+    config = state.config
+    extra = {"iteration": state.iteration, "train": to_dict(config), "versions": versions(), **extra}
+    save_detector(path, state.best_model, class_names=class_names, preset=config.preset, extra=extra)
 
-    def remove_checkpoint(self, path: str | Path) -> None:
-        Path(path).unlink(missing_ok=True)
+
+def versions() -> dict[str, str]:
+    """The versions that a run's figures depend on."""
+    packages = {module.__name__: str(module.__version__) for module in (torch, torchvision, lightning_fabric, grcn)}
+    return {"python": platform.python_version(), **packages}
 
 
 def load_state(path: str | Path, *, mapped: bool = False) -> dict[str, Any]:
@@ -61,7 +73,26 @@ def load_state(path: str | Path, *, mapped: bool = False) -> dict[str, Any]:
         raise CheckpointError(f"{path}: refused, not a training state of plain tensors and values: {reason}") from None
     if not isinstance(state, dict) or not isinstance(state.get(KEY), dict) or "state_dict" not in state:
         raise CheckpointError(f"{path}: not a training state of grcn")
-    return state
+    try:
+        return _from_lightning(state) if "optimizer_states" in state else state
+    except (KeyError, IndexError, TypeError, AttributeError):
+        raise CheckpointError(f"{path}: not a training state of grcn") from None
+
+
+def _from_lightning(state: dict[str, Any]) -> dict[str, Any]:
+    """The state of a run that began when lightning's Trainer had the loop, as it is now."""
+    weights = {name.replace("ema.model.", "ema.module.", 1): tensor for name, tensor in state["state_dict"].items()}
+    if any(name.startswith("ema.") for name in weights):
+        weights["ema.n_averaged"] = torch.tensor(state["global_step"] + 1)
+    return {
+        KEY: state[KEY],
+        "global_step": state["global_step"],
+        "state_dict": weights,
+        "optimizer": state["optimizer_states"][0],
+        "scaler": {},
+        "figures": state["callbacks"]["Journal"],
+        "validation": state["callbacks"].get("Validation"),
+    }
 
 
 def identity(config: TrainConfig, data: Dataset) -> dict[str, Any]:

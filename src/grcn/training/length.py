@@ -15,8 +15,10 @@ from grcn.config import TrainConfig
 from grcn.data.loader import Stream, TrainingSet, ValidationSet, training_loader, validation_loader
 from grcn.data.records import Dataset
 from grcn.model.detector import RCNN
-from grcn.training.callbacks import detect_batch
-from grcn.training.module import clip_gradients, make_optimizer
+from grcn.training.optimizer import clip_gradients, make_optimizer
+from grcn.training.progress import Say
+from grcn.training.step import autocast
+from grcn.training.validate import detect_batch
 
 DEFAULT_EPOCHS = 24.0
 """Length of a run that is given none: about detectron2's "2x" schedule on COCO."""
@@ -47,6 +49,41 @@ class Timing:
 def from_epochs(epochs: float, images: int, images_per_step: int) -> int:
     """Iterations in which each of `images` is seen `epochs` times, rounded up."""
     return math.ceil(epochs * images / images_per_step)
+
+
+def find_length(
+    config: TrainConfig,
+    model: RCNN,
+    data: Dataset,
+    val_data: Dataset | None,
+    device: torch.device,
+    started: float,
+    say: Say,
+) -> int:
+    """A run's iterations, from its epochs or minutes, said in a line.
+
+    Args:
+        started: when the minutes began, by time.monotonic.
+    """
+    images_per_step = config.batch_size * config.optim.accumulate
+    if not config.minutes:
+        epochs = config.epochs or DEFAULT_EPOCHS
+        iterations = from_epochs(epochs, len(data), images_per_step)
+        say(f"{epochs:g} epochs of {len(data)} images: {iterations} iterations of {images_per_step}")
+        return iterations
+    timing = measure(model, config, data, val_data, device)
+    left = 60 * config.minutes - (time.monotonic() - started)
+    iterations = timing.iterations(left, config.val_every)
+    say(
+        f"{config.minutes:g} minutes: {iterations} iterations of {timing.step:.3g} s and {timing.validation:.3g} s per "
+        f"validation ({iterations * images_per_step / len(data):.3g} epochs)"
+    )
+    if iterations * images_per_step < FEW_IMAGES:
+        say(
+            f"{iterations * images_per_step} images are few to learn from: give more minutes, or a smaller model.input "
+            "without fit, whose strides grow finer as the input shrinks"
+        )
+    return iterations
 
 
 def measure(model: RCNN, config: TrainConfig, data: Dataset, val_data: Dataset | None, device: torch.device) -> Timing:
@@ -91,7 +128,7 @@ def _step_seconds(
         torch.manual_seed(k)
         images = [image.to(device) for image in batch.images]
         targets = [{name: value.to(device) for name, value in target.items()} for target in batch.targets]
-        with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+        with autocast(device, config.precision):
             losses = model(images, targets)
         sum(losses.values()).backward()
         if (k + 1) % accumulate == 0:

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import math
 
-from grcn.config import ScheduleConfig
+from grcn.config import ScheduleConfig, TrainConfig
 
 WARMUP_START = 1e-3
 WARMUP_SHARE = 0.1
+LR_BATCH = 16
+"""Images per step that `OptimConfig.lr` is given for."""
+
+
+def base_lr(config: TrainConfig) -> float:
+    """The learning rate of a run before its schedule, by the images of its steps."""
+    return config.optim.base_lr * config.batch_size * config.optim.accumulate / LR_BATCH
 
 
 def lr_factor(iteration: int, total: int, config: ScheduleConfig) -> float:

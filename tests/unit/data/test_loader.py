@@ -83,7 +83,7 @@ def test_the_stream_is_one_sequence_whatever_the_ranks_and_the_start(images, sha
         assert sorted(batch) == sorted(place for rank in ranks for place in rank[k])
         assert {len(rank[k]) for rank in ranks} == {share}
     assert list(Stream(images, size, batches, seed, start=start)) == whole[start:]
-    assert len(Stream(images, size, batches, seed, start=start)) == batches
+    assert len(Stream(images, size, batches, seed, start=start)) == len(whole[start:])
 
 
 def test_epochs_and_seeds_have_orders_of_their_own():
@@ -255,6 +255,23 @@ def test_a_batch_that_cannot_be_handed_over_is_not_waited_for(tmp_path, length, 
         )
     assert done.returncode == code, done.stderr
     assert re.search(said, done.stderr)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_photo_for_which_no_file_can_be_opened_is_not_skipped_as_broken(data, workers, monkeypatch):
+    def fail(self):
+        try:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        except OSError as error:
+            raise ImageError(f"cannot be decoded: {error}") from None
+
+    monkeypatch.setattr(ImageRecord, "pixels", fail)
+    for batches in (
+        training_loader(training_set(data, skip_broken=True), Stream(7, 2, 1, seed=0), workers=workers),
+        validation_loader(ValidationSet(data, SIZE, skip_broken=True), batch_size=2, workers=workers),
+    ):
+        with pytest.raises(DataError, match=r"too many open files: .* \(`ulimit -n 4096`\)"):
+            list(batches)
 
 
 def test_processes_that_cannot_be_started_are_said(data, monkeypatch):

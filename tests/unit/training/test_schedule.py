@@ -2,8 +2,8 @@
 
 import pytest
 
-from grcn.config import ScheduleConfig
-from grcn.training.schedule import lr_factor
+from grcn.config import OptimConfig, ScheduleConfig
+from grcn.training.schedule import base_lr, lr_factor
 
 
 @pytest.mark.parametrize(
@@ -44,3 +44,10 @@ def test_warm_up_takes_at_most_a_tenth_of_a_short_run():
     assert lr_factor(29, 300, config) < 1
     assert lr_factor(30, 300, config) == 1
     assert lr_factor(0, 5, config) == 1  # too short for any
+
+
+@pytest.mark.parametrize(("batch", "accumulate", "expected"), [(16, 1, 0.02), (8, 1, 0.01), (8, 4, 0.04)])
+def test_the_learning_rate_is_scaled_to_the_images_of_a_step(tiny, batch, accumulate, expected):
+    optim = OptimConfig(lr=0.02, accumulate=accumulate)
+    config = tiny.tiny_config("data", "out", batch_size=batch, optim=optim)
+    assert base_lr(config) == pytest.approx(expected)

@@ -1,4 +1,4 @@
-"""Parts of a step: parameter groups, clipping, the moving average, the seeds."""
+"""What moves the weights: parameter groups, clipping, the moving average."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ from torch import nn
 
 from grcn.config import OptimConfig
 from grcn.model.detector import build_detector
-from grcn.training.module import EMA, Training, clip_gradients, make_optimizer, step_seed
+from grcn.training.optimizer import clip_gradients, make_average, make_optimizer
 
 
 def network() -> nn.Module:
@@ -38,35 +38,22 @@ def test_gradients_are_clipped_by_their_common_norm(limit, expected):
 def test_the_average_follows_weights_and_statistics(tiny):
     torch.manual_seed(0)
     model = build_detector(tiny.tiny_model(), 2, None)
-    ema = EMA(model, 0.9)
+    average = make_average(model, 0.9)
     name, weight = next(iter(model.named_parameters()))
     expected, mean = weight.detach().clone(), 0.0
     for step in range(1, 30):
         with torch.no_grad():
             weight.add_(torch.randn_like(weight))
             model.get_buffer("separation.trunk.conv1.1.running_mean").add_(1)
+            model.get_buffer("separation.trunk.conv1.1.num_batches_tracked").add_(1)
         decay = min(0.9, (1 + step) / (10 + step))
         expected = decay * expected + (1 - decay) * weight.detach()
         mean = decay * mean + (1 - decay) * step
-        ema.update(model, step)
-    assert torch.allclose(dict(ema.model.named_parameters())[name], expected, atol=1e-6)
-    assert float(ema.model.get_buffer("separation.trunk.conv1.1.running_mean")[0]) == pytest.approx(mean)
-    assert torch.equal(ema.model.rpn.cells, model.rpn.cells)
-    ema.train()
-    assert not any(module.training for module in ema.modules())
-    assert not any(parameter.requires_grad for parameter in ema.parameters())
-
-
-@pytest.mark.parametrize(("batch", "accumulate", "expected"), [(16, 1, 0.02), (8, 1, 0.01), (8, 4, 0.04)])
-def test_the_learning_rate_is_scaled_to_the_images_of_a_step(tiny, batch, accumulate, expected):
-    model = build_detector(tiny.tiny_model(), 2, None)
-    optim = OptimConfig(lr=0.02, accumulate=accumulate)
-    config = tiny.tiny_config("data", "out", batch_size=batch, optim=optim)
-    assert Training(model, config).base_lr == pytest.approx(expected)
-
-
-def test_a_steps_seed_depends_on_all_three_and_is_one_that_torch_takes():
-    assert step_seed(1, 2, 3) == step_seed(1, 2, 3)
-    assert len({step_seed(*seeds) for seeds in [(1, 2, 3), (2, 2, 3), (1, 3, 3), (1, 2, 4)]}) == 4
-    for place in range(20):
-        torch.Generator().manual_seed(step_seed(2**31, 10**9, place))
+        average.update_parameters(model)
+    own = average.module
+    assert torch.allclose(dict(own.named_parameters())[name], expected, atol=1e-6)
+    assert float(own.get_buffer("separation.trunk.conv1.1.running_mean")[0]) == pytest.approx(mean)
+    assert int(own.get_buffer("separation.trunk.conv1.1.num_batches_tracked")) == 29
+    assert torch.equal(own.rpn.cells, model.rpn.cells)
+    assert not any(module.training for module in average.modules())
+    assert not any(parameter.requires_grad for parameter in average.parameters())

@@ -1,11 +1,14 @@
 """train(): what a run does and leaves behind. Process faults are in tests/faults/test_training.py."""
 
 import csv
+import io
 import json
 import re
 import shutil
+import signal
+import sys
+import warnings
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,9 +20,9 @@ from grcn.data.dataset import open_dataset
 from grcn.data.loader import Stream
 from grcn.errors import CheckpointError, ConfigError, DataError, ImageError
 from grcn.predict.checkpoint import load_detector
-from grcn.training import callbacks, train
-from grcn.training.callbacks import ProgressBar
+from grcn.training import train, validate
 from grcn.training.checkpoint import load_state
+from grcn.training.progress import ProgressBar, Skipped, tell
 
 FIGURES = ("iteration", "epoch", "lr", "loss", "grad_norm", "AP", "AP50")  # not the times
 
@@ -30,12 +33,12 @@ def log(run):
 
 
 def assert_same_state(a, b):
-    """Weights, average, optimizer, progress and what the callbacks keep, bit for bit."""
+    """Weights, average, optimizer, figures and validations, bit for bit."""
     first, second = (load_state(run / "checkpoints" / "last.ckpt") for run in (a, b))
     for state in (first, second):
         state.pop("grcn")
         for clock in ("seconds", "waited"):
-            state["callbacks"]["Journal"].pop(clock)
+            state["figures"].pop(clock)
     count = _assert_equal(first, second, "")
     assert count > 300  # tensors
 
@@ -84,7 +87,7 @@ def test_a_run_folder_holds_what_it_should(whole, tiny, beach):
     assert (config.model.norm, config.model.frozen_stages) == ("bn", 0)
     assert config.iterations == 8
     versions = json.loads((whole / "versions.json").read_text())
-    assert set(versions) == {"python", "torch", "torchvision", "lightning", "grcn"}
+    assert set(versions) == {"python", "torch", "torchvision", "lightning_fabric", "grcn"}
     metrics = json.loads((whole / "metrics.json").read_text())
     assert metrics["last"]["iteration"] == 8
     assert metrics["best"]["iteration"] in (4, 8)
@@ -96,9 +99,9 @@ def test_kept_weights_are_the_moving_average_and_say_where_they_come_from(whole)
     state = load_state(whole / "checkpoints" / "last.ckpt")["state_dict"]
     last = load_detector(whole / "last.safetensors")
     for name, tensor in last.model.state_dict().items():
-        assert torch.equal(tensor, state[f"ema.model.{name}"]), name
+        assert torch.equal(tensor, state[f"ema.module.{name}"]), name
     weight = "rpn.conv.weight"
-    assert not torch.equal(state[f"ema.model.{weight}"], state[f"model.{weight}"])
+    assert not torch.equal(state[f"ema.module.{weight}"], state[f"model.{weight}"])
     best = load_detector(whole / "best.safetensors")
     assert best.preset == "faster_rcnn_r18_c5"
     metrics = json.loads((whole / "metrics.json").read_text())
@@ -138,6 +141,58 @@ def test_resuming_a_finished_run_does_nothing(tiny, beach, whole, capsys):
     assert train(config_of(tiny, beach, whole, resume=True)) == whole
     assert "8 of 8" in capsys.readouterr().out
     assert (whole / "checkpoints/last.ckpt").stat().st_mtime_ns == before
+
+
+def test_a_run_stopped_in_its_last_validation_makes_up_for_it(tiny, beach, whole, tmp_path, capsys):
+    run = shutil.copytree(whole, tmp_path / "run")
+    state = load_state(run / "checkpoints/last.ckpt")
+    state["validation"] |= {"last_iteration": 4, "since_best": state["validation"]["since_best"] - 1}
+    torch.save(state, run / "checkpoints/last.ckpt")
+    for told in (1, 0):
+        train(config_of(tiny, beach, run, resume=True))
+        assert capsys.readouterr().out.count("iteration 8: AP") == told
+    assert_same_state(whole, run)
+
+
+def test_the_program_that_trains_is_left_as_it_was(tiny, beach, tmp_path, monkeypatch):
+    """Its generators, its handlers of signals, its filters of warnings, and its malloc."""
+    tuned = []
+    monkeypatch.setattr("grcn.runtime.tune_cpu", lambda: tuned.append(1))
+    handler = signal.signal(signal.SIGTERM, lambda number, frame: None)
+    try:
+        torch.manual_seed(7)
+        expected = torch.rand(3)
+        torch.manual_seed(7)
+        before = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)], warnings.filters[:]
+        train(config_of(tiny, beach, tmp_path / "run", iterations=1, val_split="none"), progress=False)
+        assert torch.equal(torch.rand(3), expected)
+        assert ([signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)], warnings.filters[:]) == before
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    assert not tuned
+
+
+@pytest.mark.parametrize("stream", [None, "closed"])
+def test_a_run_without_standard_streams_is_done(tiny, beach, tmp_path, monkeypatch, stream):
+    for name in ("stdout", "stderr"):
+        file = None
+        if stream == "closed":
+            file = io.StringIO()
+            file.close()
+        monkeypatch.setattr(sys, name, file)
+    monkeypatch.setattr(ProgressBar, "LINE_EVERY", 0.0)
+    run = train(config_of(tiny, beach, tmp_path / "run", iterations=1, val_every=1))
+    monkeypatch.undo()
+    assert json.loads((run / "metrics.json").read_text())["last"]["iteration"] == 1
+
+
+def test_lines_are_told_in_letters_that_the_stream_takes(monkeypatch):
+    raw = io.BytesIO()
+    stream = io.TextIOWrapper(raw, encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", stream)
+    tell("runs/写真: done")
+    monkeypatch.undo()
+    assert raw.getvalue() == b"runs/\\u5199\\u771f: done\n"
 
 
 def test_a_folder_that_cannot_be_written_is_refused_before_the_photos_are_opened(tmp_path):
@@ -200,7 +255,7 @@ def test_minutes_become_iterations(tiny, beach, tmp_path, capsys):
     assert f"{2 * config.iterations} images are few to learn from: " in said
     state = load_state(tmp_path / "run/checkpoints/last.ckpt")
     assert state["global_step"] == config.iterations >= 1
-    assert "exp_avg_sq" in state["optimizer_states"][0]["state"][0]
+    assert "exp_avg_sq" in state["optimizer"]["state"][0]
     assert list((tmp_path / "run/tensorboard").glob("events*"))
 
 
@@ -209,8 +264,8 @@ def test_patience_counts_validations_without_a_better_ap_and_of_equals_the_lates
 ):
     """And resuming leaves a run that has stopped so as it is."""
     figures = iter((0.2, 0.5, 0.5, 0.1, 0.5))
-    evaluate = callbacks.evaluate
-    monkeypatch.setattr(callbacks, "evaluate", lambda *words: evaluate(*words) | {"AP": next(figures)})
+    evaluate = validate.evaluate
+    monkeypatch.setattr(validate, "evaluate", lambda *words: evaluate(*words) | {"AP": next(figures)})
     config = config_of(tiny, beach, tmp_path / "run", iterations=8, val_every=1, patience=3)
     train(config, progress=False)
     for _ in range(2):
@@ -240,11 +295,9 @@ def test_without_objects_to_score_the_last_weights_are_the_best_and_patience_doe
     assert metrics["best"] == metrics["last"]
     assert metrics["best"]["AP"] is None
     # The state of an earlier version, whose patience had counted: it goes on.
-    validation = callbacks.Validation(open_dataset(data, split="val"), config, print, callbacks.Skipped(print))
+    validation = validate.Validation(open_dataset(data, split="val"), config, print, Skipped(print))
     validation.load_state_dict({"last_iteration": 3, "best_ap": 0.0, "since_best": 5, "report": "{}"})
-    trainer = SimpleNamespace(should_stop=False)
-    validation._stop_if_best_is_old(trainer)
-    assert not trainer.should_stop
+    assert not validation.is_over
 
 
 def test_images_that_cannot_be_decoded_are_skipped_when_told_to_and_named(tiny, beach, tmp_path, capsys, monkeypatch):
@@ -291,7 +344,7 @@ def test_sizes_can_be_fitted_to_the_data(tiny, beach, tmp_path, monkeypatch):
 
 
 def test_one_split_alone_trains_without_validation_and_says_so(tiny, beach, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("grcn.training.fit.DataFolder.splits", ("train",))
+    monkeypatch.setattr("grcn.training.data.DataFolder.splits", ("train",))
     run = train(config_of(tiny, beach, tmp_path / "run", iterations=1))
     assert "no split to validate on" in capsys.readouterr().out
     assert not (run / "best.safetensors").exists()
@@ -391,7 +444,7 @@ def test_a_run_that_was_moved_continues_where_it_lies(whole, tmp_path, capsys):
 def test_the_preset_is_trained_where_no_model_is_given(tiny, beach, tmp_path):
     """Also: the folder's name, and the length, by default."""
     from grcn.config import DetectorConfig
-    from grcn.training.fit import _settle
+    from grcn.training.run import _settle
 
     config = _settle(TrainConfig(data=str(beach), preset="grcn_r18"))
     assert config.model.backbone == "resnet18"

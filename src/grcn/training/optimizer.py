@@ -1,0 +1,58 @@
+"""What moves the weights: the optimizer, the clipping of its gradients, and the average that follows them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel
+
+from grcn.config import OptimConfig
+from grcn.model.detector import RCNN
+
+Tensors = tuple[Tensor, ...] | list[Tensor]
+
+
+def make_optimizer(model: nn.Module, config: OptimConfig, lr: float) -> Optimizer:
+    """SGD with momentum, or AdamW, without weight decay on biases and norm layers (tensors of one dimension)."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    if config.name == "adamw":
+        return torch.optim.AdamW(groups, lr=lr, fused=True)
+    return torch.optim.SGD(groups, lr=lr, momentum=config.momentum, fused=True)
+
+
+def clip_gradients(model: nn.Module, limit: float) -> Tensor:
+    """Scales all gradients so that their common norm is at most `limit` (0: leaves them); the norm before, 0-dim."""
+    parameters = [p for p in model.parameters() if p.grad is not None]
+    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    if limit:
+        torch.nn.utils.clip_grads_with_norm_(parameters, limit, norm)
+    return norm.detach().float()
+
+
+def make_average(model: RCNN, decay: float) -> AveragedModel:
+    """The exponential moving average of a model's weights and of its norm layers' statistics, in evaluation mode.
+
+    Averaged weights make other activations than the latest ones, so the latest statistics would not fit them.
+
+    Args:
+        decay: of the average; less in the first steps, (1 + t) / (10 + t) after t of them, so that it does not
+            drag the initial weights along.
+    """
+
+    @torch.no_grad()
+    def follow(averaged: Tensors, latest: Tensors, _: Tensor | int) -> None:
+        """Moves tensors of one type, in a few launches."""
+        steps = int(average.n_averaged)  # which is on the CPU, unlike the argument: nobody waits for the device
+        if averaged[0].is_floating_point():
+            torch._foreach_lerp_(averaged, latest, 1 - min(decay, (1 + steps) / (10 + steps)))
+        else:
+            torch._foreach_copy_(averaged, latest)
+
+    average = AveragedModel(model, multi_avg_fn=follow, use_buffers=True)
+    average.n_averaged.fill_(1)  # the initial weights; with 0 torch would put the first step's in their place
+    return average.requires_grad_(False).eval()

@@ -1,0 +1,52 @@
+"""SIGTERM and Ctrl-C let the step under way end and the state be saved; a second one stops at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from types import FrameType
+
+
+@dataclass
+class Stop:
+    """Whether a run is to stop.
+
+    asked: the number of a signal that asks this rank to; 0: none.
+    agreed: that of any rank; set at the end of a step, on all ranks alike.
+    """
+
+    asked: int = 0
+    agreed: int = 0
+
+
+@contextmanager
+def stop_requests(stop: Stop) -> Iterator[None]:
+    """Notes the first signal in `stop`; a second one ends the process, or raises KeyboardInterrupt (Ctrl-C).
+
+    The handlers from before are put back at the end. In a thread of a program there are none: Python delivers signals
+    to the main thread only.
+    """
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        stop.asked = number
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+        name = signal.Signals(number).name
+        with suppress(OSError, ValueError):  # closed, or no file
+            if sys.stderr is not None:  # else number 2 may be another file
+                # Not print: the signal may have interrupted one.
+                os.write(sys.stderr.fileno(), f"\n{name}: saving after this step; once more stops at once\n".encode())
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    former = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)

@@ -1,0 +1,110 @@
+"""What is particular about one optimizer step: its seeds, its losses, and the check before its update.
+
+Everything random in a step is seeded when it starts: the sampling of anchors and proposals in an image by (seed, batch,
+place of the image in it), whatever the rank that has it; dropout by (seed, batch, rank). So a checkpoint needs no
+generator's state, and a resumed run repeats what an uninterrupted one does.
+"""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from grcn.data.loader import Batch
+from grcn.errors import DivergedError
+from grcn.training.signals import Stop
+
+LOSSES = ("loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg")
+HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
+"""By `TrainConfig.precision`, what autocast computes in."""
+
+
+def step_seed(seed: int, batch: int, place: int) -> int:
+    """The seed of one image, or one rank, of one batch of a run."""
+    return int(np.random.SeedSequence((seed, batch, place)).generate_state(1, np.uint64)[0])
+
+
+def seed_batch(seed: int, batch: int, images: int, fabric: Fabric) -> list[int]:
+    """Seeds this rank's generators for batch number `batch` of the run; the seeds of its `images` images."""
+    rank, world = fabric.global_rank, fabric.world_size
+    torch.manual_seed(step_seed(seed, batch, rank))
+    # The loader gives rank r of W the places r, r + W, ... of the batch.
+    return [step_seed(seed, batch, place) for place in range(rank, images * world, world)]
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """Not Fabric's, which would round the boxes to learn from as well."""
+    return torch.autocast(device.type, HALF.get(precision), enabled=precision in HALF, cache_enabled=False)
+
+
+def gather(fabric: Fabric, mine: Any) -> list[Any]:
+    """What each rank has, by rank."""
+    if fabric.world_size == 1:
+        return [mine]
+    everyone: list[Any] = [None] * fabric.world_size
+    torch.distributed.all_gather_object(everyone, mine)
+    return everyone
+
+
+@dataclass
+class StepLosses:
+    """The losses of the step under way: [4] of each of its batches, by the order of LOSSES, and its images' files."""
+
+    losses: list[Tensor] = field(default_factory=list)
+    files: list[list[str]] = field(default_factory=list)
+
+    def add(self, losses: dict[str, Tensor], batch: Batch) -> Tensor:
+        """Keeps the losses of one batch; their sum, to go backward from."""
+        self.losses.append(torch.stack([losses[name].detach().float() for name in LOSSES]))
+        self.files.append([origin.file for origin in batch.origins])
+        return torch.stack([losses[name] for name in LOSSES]).sum()
+
+    def check(self, norm: Tensor, fabric: Fabric, stop: Stop, iteration: int, *, scaled: bool) -> dict[str, float]:
+        """Between the gradients and the update: the step's figures, means over its batches and all ranks.
+
+        Also tells all ranks whether any is asked to stop. One small reduction and one wait for the device do it all.
+
+        Args:
+            norm: of the gradients, 0-dim.
+            iteration: steps made before this one.
+            scaled: whether a scaler skips the update where gradients are not finite; then their norm is left out.
+
+        Raises:
+            DivergedError: on all ranks, where anything else is not finite, naming the losses and their images.
+        """
+        means = torch.stack(self.losses).mean(dim=0)
+        summed = torch.cat((means, means.new_tensor([float(stop.asked)])))
+        if fabric.world_size > 1:
+            torch.distributed.all_reduce(summed)
+        *losses, anyone_asked, norm_value = torch.cat((summed, norm[None])).tolist()  # the step's one wait
+        norm_counts = bool(np.isfinite(norm_value))
+        if not np.isfinite(losses).all() or not (norm_counts or scaled):
+            raise DivergedError(self._describe_divergence(norm_value, fabric, iteration))
+        if anyone_asked:
+            stop.agreed = stop.asked or signal.SIGTERM
+        figures = {name: value / fabric.world_size for name, value in zip(LOSSES, losses, strict=True)}
+        return figures | ({"grad_norm": norm_value} if norm_counts else {})
+
+    def _describe_divergence(self, norm: float, fabric: Fabric, iteration: int) -> str:
+        """The error's line: which losses of which images, collected from all ranks."""
+        mine = [
+            (name, value, files)
+            for losses, files in zip(self.losses, self.files, strict=True)
+            for name, value in zip(LOSSES, losses.tolist(), strict=True)
+            if not np.isfinite(value)
+        ]
+        found = [item for rank in gather(fabric, mine) for item in rank]
+        what = sorted({f"{name} is {value}" for name, value, _ in found}) or [f"gradient's norm is {norm}"]
+        files = sorted({file for _, _, files in found for file in files}) or sorted(
+            file for files in self.files for file in files
+        )
+        return (
+            f"iteration {iteration}: {', '.join(what)} on images {', '.join(files)}; nothing was updated and the "
+            "last save is intact. Try a lower optim.lr, a longer schedule.warmup or a smaller optim.clip_norm"
+        )

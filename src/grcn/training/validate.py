@@ -1,0 +1,153 @@
+"""AP on the validation split every so often, the best weights, and the end when they stay the best."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+
+from grcn.config import TrainConfig
+from grcn.data.loader import Batch, ValidationSet, validation_loader
+from grcn.data.records import Dataset
+from grcn.evaluation import evaluate
+from grcn.files import atomic_file
+from grcn.model.detector import RCNN
+from grcn.predict.torch_backend import to_detections
+from grcn.training.checkpoint import save_weights
+from grcn.training.logs import AP_KEYS, Figures
+from grcn.training.progress import Skipped, number
+from grcn.training.signals import Stop
+from grcn.training.state import State
+from grcn.training.step import autocast, gather
+from grcn.types import Detections
+
+
+class Validation:
+    """AP on the validation split every so often; keeps the best weights, and ends the run when they stay the best.
+
+    Of equal APs the latest weights are the best. Without objects there is no AP: then the last weights are the best,
+    and patience does not count.
+
+    Args:
+        data: the split; None: nothing is validated.
+        config: of the run, whose folder `out` gets best.safetensors and metrics.json.
+        say: told each result in a line.
+        skipped: told of images that cannot be decoded.
+    """
+
+    def __init__(self, data: Dataset | None, config: TrainConfig, say: Callable[[str], None], skipped: Skipped) -> None:
+        self.say, self.skipped = say, skipped
+        self.data, self.config, self.out = data, config, Path(config.out)
+        self.patience = config.patience if data is not None and has_ap(data) else 0
+        self.last_iteration = -1
+        self.best_ap = -1.0
+        self.since_best = 0
+        self.report: dict[str, Any] = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "last_iteration": self.last_iteration,
+            "best_ap": self.best_ap,
+            "since_best": self.since_best,
+            "report": json.dumps(self.report),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.last_iteration, self.best_ap = state["last_iteration"], state["best_ap"]
+        self.since_best, self.report = state["since_best"], json.loads(state["report"])
+
+    def is_due(self, iteration: int) -> bool:
+        """Whether the weights after so many steps are to be validated, and are not yet."""
+        every, last = self.config.val_every, self.config.iterations
+        regular = every > 0 and iteration > 0 and iteration % every == 0
+        return self.data is not None and self.last_iteration != iteration and (regular or iteration == last)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the best weights have stayed the best for long enough."""
+        return bool(self.patience) and self.since_best >= self.patience
+
+    def __call__(self, fabric: Fabric, state: State, figures: Figures, stop: Stop) -> None:
+        """Validates, unless a signal asks to stop meanwhile; then `stop` is agreed on, and nothing has been."""
+        assert self.data is not None
+        found = detect_split(fabric, state.best_model, self.data, self.config, self.skipped, stop)
+        shares = gather(fabric, (found, stop.asked))
+        stop.agreed = stop.asked or max(asked for _, asked in shares)
+        if stop.agreed:
+            return
+        self.last_iteration = state.iteration
+        ap = None
+        if fabric.is_global_zero:
+            ap = self._keep(state, figures, dict(item for share, _ in shares for item in share.items()))
+        ap = fabric.broadcast(ap)
+        if ap is not None and ap > self.best_ap:
+            self.best_ap, self.since_best = ap, 0
+        else:
+            self.since_best += 1
+
+    def _keep(self, state: State, figures: Figures, found: dict[int, Detections]) -> float | None:
+        """Evaluates, logs, and writes what belongs on disk; the AP, None where there is none."""
+        assert self.data is not None
+        targets = [record.target for record in self.data.records]
+        metrics = evaluate([found[i] for i in range(len(targets))], targets, self.data.class_names)
+        figures.log({f"val/{key}": metrics[key] for key in AP_KEYS if metrics[key] is not None}, state.iteration)
+        ap: float | None = metrics["AP"]
+        self.say(f"iteration {state.iteration}: " + "  ".join(f"{key} {number(metrics[key])}" for key in AP_KEYS))
+        entry = {"iteration": state.iteration, **metrics}
+        self.report = {"split": self.data.split, "best": self.report.get("best", entry), "last": entry}
+        if ap is None or ap >= self.best_ap:
+            self.report["best"] = entry
+            save_weights(self.out / "best.safetensors", state, self.data.class_names, metrics=entry)
+        with atomic_file(self.out / "metrics.json") as file:
+            file.write(json.dumps(self.report, indent=2).encode())
+        return ap
+
+
+def has_ap(data: Dataset) -> bool:
+    """Whether there is an object that AP counts."""
+    return any((~record.target.crowd).any() for record in data.records)
+
+
+def detect_split(
+    fabric: Fabric, model: RCNN, data: Dataset, config: TrainConfig, skipped: Skipped, stop: Stop
+) -> dict[int, Detections]:
+    """This rank's share of the detections in a split, by the image's number; fewer where `stop` is asked for."""
+    if fabric.world_size > 1:
+        for buffer in model.buffers():  # a rank's batch norm has seen its own images only; kept are the first's
+            torch.distributed.broadcast(buffer, 0)
+    loader = validation_loader(
+        ValidationSet(data, model.config.input, skip_broken=config.skip_broken),
+        batch_size=max(1, config.batch_size // fabric.world_size),
+        workers=config.workers,
+        rank=fabric.global_rank,
+        world=fabric.world_size,
+        pin_memory=fabric.device.type == "cuda",
+    )
+    was_training = model.training
+    model.eval()
+    found: dict[int, Detections] = {}
+    with autocast(fabric.device, config.precision):
+        for batch in loader:
+            skipped.note(batch)
+            found |= detect_batch(model, batch, data.class_names)
+            if stop.asked:
+                break
+    model.train(was_training)
+    return found
+
+
+@torch.no_grad()
+def detect_batch(model: RCNN, batch: Batch, class_names: tuple[str, ...]) -> dict[int, Detections]:
+    """Detections by index of the image, in its own pixels; `model` is in evaluation mode."""
+    device = next(model.parameters()).device
+    outputs = model([image.to(device, non_blocking=True) for image in batch.images])
+    found = {}
+    for image, output, origin in zip(batch.images, outputs, batch.origins, strict=True):
+        if origin.broken:  # a black image stands for one that could not be decoded
+            output = {name: value[:0] for name, value in output.items()}
+        found[origin.number] = to_detections(output, (image.shape[1], image.shape[2]), origin.size, class_names)
+    return found
