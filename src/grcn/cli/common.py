@@ -133,6 +133,14 @@ def say(message: str) -> None:
     print(f"grcn: {message}", file=sys.stderr)
 
 
+def say_letters(class_names: Sequence[str]) -> None:
+    """Says where pictures cannot have the names of classes."""
+    from grcn.fonts import note
+
+    if told := note(tuple(class_names)):
+        say(told)
+
+
 def print_json(content: Any) -> None:
     is_unicode = str(sys.stdout.encoding).lower().startswith("utf")
     print(json.dumps(content, indent=2, ensure_ascii=not is_unicode))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from grcn.cli.common import add_device_options, keeping, load_detector, progress_bar, say
+from grcn.cli.common import add_device_options, keeping, load_detector, progress_bar, say, say_letters
 from grcn.errors import ConfigError, ImageError
 
 
@@ -50,6 +50,7 @@ def predict(words: Sequence[str]) -> int:
         names = ", ".join(map(str, left_out[:3])) + (", ..." if len(left_out) > 3 else "")
         say(f"{len(left_out)} files are neither image nor video and are left out: {names}")
     detector = load_detector(options.run, options)
+    say_letters(detector.class_names)
     from grcn.predict.job import predict
 
     stopped = f"stopped; what was found is in {out / 'results.jsonl'}, and in frames/ for videos"

@@ -74,7 +74,19 @@ def gap_page(
             "It does not tell how another training seed would move it.</p>",
             _difference_table(names, gaps, intervals),
         ]
-    sections += [
+    sections += _details(names, gaps, iou)
+    body = "\n".join(sections)
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        '<link rel="icon" href="data:,">'  # none, so that no browser asks a server for one
+        f"<title>grcn gap: {escape(data)}</title><style>{_STYLE}</style></head>\n<body>\n{body}\n</body></html>\n"
+    )
+
+
+def _details(names: Sequence[str], gaps: Sequence[Gap], iou: float) -> list[str]:
+    """The sections below the oracles: by IoU, errors, how tight boxes are, classes and sizes."""
+    return [
         "<h2>AP by IoU</h2>",
         _figure(
             lambda axes: _draw_by_iou(axes, names, gaps),
@@ -102,13 +114,6 @@ def gap_page(
         '<p class="note">AP and the AP with each task mended; the rank correlation (Spearman) is between score and '
         "IoU of true positives at IoU 0.5. Sizes are COCO's: small below 32², large above 96² pixels.</p>",
     ]
-    body = "\n".join(sections)
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        '<link rel="icon" href="data:,">'  # none, so that no browser asks a server for one
-        f"<title>grcn gap: {escape(data)}</title><style>{_STYLE}</style></head>\n<body>\n{body}\n</body></html>\n"
-    )
 
 
 def _points(value: float) -> str:

@@ -15,6 +15,8 @@ import numpy as np
 from grcn.evaluation.confusion import confusion_matrix
 from grcn.evaluation.voc import VocMatches, ap_key, match_voc
 from grcn.files import atomic_file, write_json
+from grcn.fonts import drawable
+from grcn.reports.figures import figure_fonts
 from grcn.types import Array, Detections, Target
 
 if TYPE_CHECKING:
@@ -61,18 +63,19 @@ def write_report(
         CheckpointError: when the folder cannot be written; a file is replaced whole or not at all.
     """
     out = Path(out)
-    names = tuple(class_names)
+    names = drawable(tuple(class_names))
     matches = match_voc(targets, detections, len(names), iou=CURVE_IOU)
     confusions = confusion_matrix(targets, detections, len(names), score=score, iou=iou)
     written = [out / "metrics.json"]
     write_json(written[0], metrics, indent=2)
-    figures = {"confusion_matrix.png": confusion_figure(confusions, names, score=score, iou=iou)}
-    for page, figure in enumerate(precision_recall_figures(matches, names), start=1):
-        figures["precision_recall.png" if page == 1 else f"precision_recall_{page}.png"] = figure
-    for name, figure in figures.items():
-        written.append(out / name)
-        with atomic_file(written[-1]) as file:
-            figure.savefig(file, format="png", dpi=_DPI, bbox_inches="tight", pad_inches=0.1)
+    with figure_fonts(names):
+        figures = {"confusion_matrix.png": confusion_figure(confusions, names, score=score, iou=iou)}
+        for page, figure in enumerate(precision_recall_figures(matches, names), start=1):
+            figures["precision_recall.png" if page == 1 else f"precision_recall_{page}.png"] = figure
+        for name, figure in figures.items():
+            written.append(out / name)
+            with atomic_file(written[-1]) as file:
+                figure.savefig(file, format="png", dpi=_DPI, bbox_inches="tight", pad_inches=0.1)
     return written
 
 
