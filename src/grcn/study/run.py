@@ -445,7 +445,7 @@ def _on_ray(jobs: list[Job], resources: Resources) -> Iterator[Finished]:
         ray.shutdown()
 
 
-def _in_worker(job: Job) -> dict[str, Any]:
+def _in_worker(job: Job) -> dict[str, Any] | None:
     tune_cpu()
     return run_trial(job, False)
 

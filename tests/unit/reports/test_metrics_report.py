@@ -176,7 +176,8 @@ def test_the_table_holds_every_figure_in_eighty_columns(iou):
 
 def test_what_is_heavy_is_imported_when_used(tmp_path):
     code = (
-        "import sys, grcn.evaluation as e, grcn.reports.metrics as m; heavy = {'matplotlib', 'torch', 'faster_coco_eval', 'rich', 'cv2'};"
+        "import sys, grcn.evaluation as e, grcn.reports.metrics as m;"
+        "heavy = {'matplotlib', 'torch', 'faster_coco_eval', 'rich', 'cv2'};"
         "print(sorted(heavy & set(sys.modules)));"
         "from grcn.types import Target, Detections;"
         "d, t = [Detections([[0, 0, 9, 9]], [0.5], [0], ('a',))], [Target([[0, 0, 9, 9]], [0])];"
