@@ -1,4 +1,4 @@
-"""Batches for training and validation.
+"""Batches for training.
 
 Training is one endless stream of images, epoch after epoch, each a permutation of the data set; batch `k` of a run is
 a pure function of (seed, k), and each sample of (seed, epoch, index). So a run that is resumed, or that has other
@@ -28,20 +28,19 @@ from torch.utils.data import Dataset as TorchDataset
 
 from grcn.config import AugmentConfig, InputConfig
 from grcn.data.records import Dataset, ImageRecord
-from grcn.data.transforms import augment, resize
+from grcn.data.transforms import augment
 from grcn.errors import DataError, ImageError
 
 
 class Origin(NamedTuple):
     """Where a sample of a batch comes from.
 
-    number: of the record whose image it is; file: that image; size: its height and width as stored;
-    broken: files that could not be decoded and whose place it takes.
+    number: of the record whose image it is; file: that image; broken: why files could not be decoded whose place it
+    takes.
     """
 
     number: int
     file: str
-    size: tuple[int, int]
     broken: tuple[str, ...] = ()
 
 
@@ -139,44 +138,10 @@ class TrainingSet(TorchDataset[Drawn]):
                     return ImageError(f"{self.data.root}: none of its images can be decoded, e.g. {error}")
                 index = (index + 1) % len(self.data)
         boxes, labels = objects(record, use_difficult=self.use_difficult)
-        size = (image.shape[1], image.shape[2])
         image, boxes, labels = augment(
             image, boxes, labels, self.config, self.size, seed=self.seed, epoch=epoch, index=index
         )
-        return image, {"boxes": boxes, "labels": labels}, Origin(index, str(record.path), size, tuple(broken))
-
-
-class ValidationSet(TorchDataset[Drawn]):
-    """Resized images by index; without targets, since AP is computed in the pixels of the stored image.
-
-    Args:
-        skip_broken: give a black image for one that cannot be decoded, so that whatever it shows counts as missed;
-            leaving it out would make the figure better than it is.
-    """
-
-    def __init__(self, data: Dataset, size: InputConfig, *, skip_broken: bool = False) -> None:
-        self.data, self.size, self.skip_broken = data, size, skip_broken
-
-    def __len__(self) -> int:
-        return len(self.data)
-
-    def __getitem__(self, index: int) -> Drawn:
-        record = self.data[index]
-        broken: tuple[str, ...] = ()
-        try:
-            image = _read(record)
-        except ImageError as error:
-            if limit := open_files_error(error):
-                return limit
-            if not self.skip_broken:
-                return ImageError(f"{error} (skip_broken goes on without it)")
-            image, broken = torch.zeros(3, record.height, record.width, dtype=torch.uint8), (str(error),)
-        size = (image.shape[1], image.shape[2])
-        return (
-            resize(image, self.size.short_side, self.size.long_side),
-            {},
-            Origin(index, str(record.path), size, broken),
-        )
+        return image, {"boxes": boxes, "labels": labels}, Origin(index, str(record.path), tuple(broken))
 
 
 def objects(record: ImageRecord, *, use_difficult: bool = True) -> tuple[Tensor, Tensor]:
@@ -316,14 +281,6 @@ def _worker_death(error: Exception) -> DataError:
 def training_loader(dataset: TrainingSet, stream: Stream, *, workers: int, pin_memory: bool = False) -> Loader:
     """The training batches of one rank, in the stream's order."""
     return Loader(dataset, workers=workers, pin_memory=pin_memory, batch_sampler=stream)
-
-
-def validation_loader(
-    dataset: ValidationSet, *, batch_size: int, workers: int, rank: int = 0, world: int = 1, pin_memory: bool = False
-) -> Loader:
-    """The images of one rank, each of the data set on exactly one rank."""
-    indices = range(rank, len(dataset), world)
-    return Loader(dataset, workers=workers, pin_memory=pin_memory, sampler=indices, batch_size=batch_size)
 
 
 def _read(record: ImageRecord) -> Tensor:

@@ -5,20 +5,20 @@ from __future__ import annotations
 import math
 import statistics
 import time
+from contextlib import closing
 from copy import deepcopy
 from dataclasses import dataclass
-from itertools import islice
 
 import torch
 
 from grcn.config import TrainConfig
-from grcn.data.loader import Stream, TrainingSet, ValidationSet, training_loader, validation_loader
+from grcn.data.loader import Stream, TrainingSet, training_loader
 from grcn.data.records import Dataset
 from grcn.model.detector import RCNN
 from grcn.training.optimizer import clip_gradients, make_optimizer
 from grcn.training.progress import Say
 from grcn.training.step import autocast
-from grcn.training.validate import detect_batch
+from grcn.training.validate import stream_split
 
 DEFAULT_EPOCHS = 24.0
 """Length of a run that is given none: about detectron2's "2x" schedule on COCO."""
@@ -27,7 +27,7 @@ FEW_IMAGES = 500
 """Seen in all of a run, below which it says that they are few: 600 left AP at 0.14 and 0.31 in our smallest trials."""
 
 _WARM_UP, _MEASURED = 2, 6  # steps
-_VALIDATION_BATCHES = 4
+_VALIDATION_IMAGES = 24
 _SHARE = 0.1
 """Of the minutes: beyond it no further step, and no further batch of validation, is timed, once there are two."""
 
@@ -97,10 +97,8 @@ def measure(model: RCNN, config: TrainConfig, data: Dataset, val_data: Dataset |
     share = max(1, config.batch_size // (config.devices * config.nodes))
     validation = 0.0
     if val_data is not None:
-        val_set = ValidationSet(val_data, model.config.input, skip_broken=config.skip_broken)
-        per_image = _validation_seconds(model.eval(), val_data, val_set, share, config.workers, limit)
+        per_image = _validation_seconds(model, val_data, config.workers, limit)
         validation = per_image * math.ceil(len(val_data) / (config.devices * config.nodes))
-        model.train()
     return Timing(_step_seconds(model, config, data, device, share, limit), validation)
 
 
@@ -143,21 +141,17 @@ def _step_seconds(
     return statistics.median(seconds[_WARM_UP:] or seconds[-1:])
 
 
-def _validation_seconds(
-    model: RCNN, data: Dataset, images: ValidationSet, share: int, workers: int, limit: float
-) -> float:
-    """Seconds of validation per image, after one batch of warm-up."""
-    loader = validation_loader(images, batch_size=share, workers=workers)
-    seconds = []
-    started = began = time.perf_counter()
-    for batch in islice(loader, _VALIDATION_BATCHES):
-        detect_batch(model, batch, data.class_names)
-        _wait(next(model.parameters()).device)
-        seconds.append((time.perf_counter() - began) / len(batch.images))
-        began = time.perf_counter()
-        if len(seconds) > 1 and began - started > limit:
-            break
-    return statistics.median(seconds[1:] or seconds)
+def _validation_seconds(model: RCNN, data: Dataset, workers: int, limit: float) -> float:
+    """Seconds of validation per image, after the first, which warms up; one that cannot be decoded counts."""
+    numbers = range(min(len(data), 1 + _VALIDATION_IMAGES))
+    times = [time.perf_counter()]
+    with closing(stream_split(model, data, numbers, workers)) as work:
+        for _ in work:
+            times.append(time.perf_counter())
+            if len(times) > 3 and times[-1] - times[0] > limit:
+                break
+    first = min(1, len(times) - 2)
+    return (times[-1] - times[first]) / (len(times) - 1 - first)
 
 
 def _wait(device: torch.device) -> None:

@@ -68,7 +68,7 @@ def train_loop(run: Run, stop: Stop) -> None:
             losses = StepLosses()
             for part in range(accumulate):
                 batch = fabric.to_device(next(batches))
-                run.skipped.note(batch)
+                run.skipped.note(message for origin in batch.origins for message in origin.broken)
                 seeds = seed_batch(config.seed, state.iteration * accumulate + part, len(batch.images), fabric)
                 with fabric.no_backward_sync(model, enabled=part + 1 < accumulate):  # ranks exchange gradients once
                     with autocast(fabric.device, config.precision):

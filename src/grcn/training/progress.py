@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from types import TracebackType
 from typing import Any
@@ -11,7 +11,6 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from grcn.data.loader import Batch
 from grcn.training.step import LOSSES
 
 Say = Callable[[str], None]
@@ -45,8 +44,8 @@ class Skipped:
         self.say = say
         self.messages: set[str] = set()
 
-    def note(self, batch: Batch) -> None:
-        for message in {message for origin in batch.origins for message in origin.broken} - self.messages:
+    def note(self, messages: Iterable[str]) -> None:
+        for message in set(messages) - self.messages:
             self.messages.add(message)
             self.say(f"skipped, {len(self.messages)} so far: {message}")
 

@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning_fabric import Fabric
 
 from grcn.config import TrainConfig
-from grcn.data.loader import Batch, ValidationSet, validation_loader
+from grcn.data.loader import open_files_error
 from grcn.data.records import Dataset
+from grcn.errors import ImageError
 from grcn.evaluation import evaluate
 from grcn.files import atomic_file
 from grcn.model.detector import RCNN
-from grcn.predict.torch_backend import to_detections
+from grcn.predict.detector import Detector
+from grcn.predict.optimize import optimized
 from grcn.training.checkpoint import save_weights
 from grcn.training.logs import AP_KEYS, Figures
 from grcn.training.progress import Skipped, number
 from grcn.training.signals import Stop
 from grcn.training.state import State
-from grcn.training.step import autocast, gather
+from grcn.training.step import gather
 from grcn.types import Detections
+
+_GPU_BATCH = 8
 
 
 class Validation:
@@ -115,39 +121,39 @@ def has_ap(data: Dataset) -> bool:
 def detect_split(
     fabric: Fabric, model: RCNN, data: Dataset, config: TrainConfig, skipped: Skipped, stop: Stop
 ) -> dict[int, Detections]:
-    """This rank's share of the detections in a split, by the image's number; fewer where `stop` is asked for."""
+    """This rank's share of the detections in a split, by the image's number; fewer where `stop` is asked for.
+
+    They are those that `grcn evaluate` finds with the weights that are kept, so both give one AP.
+
+    Raises:
+        ImageError: on an image that cannot be decoded, unless those are skipped: then nothing is found in it.
+    """
     if fabric.world_size > 1:
         for buffer in model.buffers():  # a rank's batch norm has seen its own images only; kept are the first's
             torch.distributed.broadcast(buffer, 0)
-    loader = validation_loader(
-        ValidationSet(data, model.config.input, skip_broken=config.skip_broken),
-        batch_size=max(1, config.batch_size // fabric.world_size),
-        workers=config.workers,
-        rank=fabric.global_rank,
-        world=fabric.world_size,
-        pin_memory=fabric.device.type == "cuda",
-    )
-    was_training = model.training
-    model.eval()
     found: dict[int, Detections] = {}
-    with autocast(fabric.device, config.precision):
-        for batch in loader:
-            skipped.note(batch)
-            found |= detect_batch(model, batch, data.class_names)
+    numbers = range(fabric.global_rank, len(data), fabric.world_size)
+    with closing(stream_split(model, data, numbers, config.workers)) as work:
+        for number, result in work:
+            if isinstance(result, ImageError):
+                if limit := open_files_error(result):
+                    raise limit
+                if not config.skip_broken:
+                    raise ImageError(f"{result} (skip_broken goes on without it)")
+                skipped.note([str(result)])
+                result = Detections(np.empty((0, 4)), np.empty(0), np.empty(0), data.class_names)
+            found[number] = result
             if stop.asked:
                 break
-    model.train(was_training)
     return found
 
 
-@torch.no_grad()
-def detect_batch(model: RCNN, batch: Batch, class_names: tuple[str, ...]) -> dict[int, Detections]:
-    """Detections by index of the image, in its own pixels; `model` is in evaluation mode."""
-    device = next(model.parameters()).device
-    outputs = model([image.to(device, non_blocking=True) for image in batch.images])
-    found = {}
-    for image, output, origin in zip(batch.images, outputs, batch.origins, strict=True):
-        if origin.broken:  # a black image stands for one that could not be decoded
-            output = {name: value[:0] for name, value in output.items()}
-        found[origin.number] = to_detections(output, (image.shape[1], image.shape[2]), origin.size, class_names)
-    return found
+def stream_split(
+    model: RCNN, data: Dataset, numbers: Iterable[int], workers: int
+) -> Generator[tuple[int, Detections | ImageError]]:
+    """What is found in the images of these numbers, in order; `model` stays as it is."""
+    detector = Detector(optimized(model, "fold"), data.class_names)
+    batch_size = 1 if detector.device.type == "cpu" else _GPU_BATCH
+    yield from detector.stream(
+        numbers, batch_size=batch_size, workers=workers, read=lambda number: data[number].pixels()
+    )

@@ -24,10 +24,8 @@ from grcn.data.loader import (
     Batch,
     Stream,
     TrainingSet,
-    ValidationSet,
     objects,
     training_loader,
-    validation_loader,
     worker_deaths,
 )
 from grcn.data.records import Dataset, ImageRecord
@@ -111,7 +109,7 @@ def test_a_sample_is_uint8_with_its_objects_and_its_origin(data):
     assert image.shape == (3, 32, 38)
     assert target["boxes"].dtype == torch.float32
     assert target["labels"].tolist() == [0, 1]
-    assert origin == (1, str(data[1].path), (40, 48), ())
+    assert origin == (1, str(data[1].path), ())
     _, target, _ = TrainingSet(data, SIZE, AugmentConfig(), seed=0)[0, 2]
     assert target["boxes"].shape == (0, 4)  # kept, with nothing in it
 
@@ -141,14 +139,8 @@ def test_a_broken_image_is_one_line_that_names_it(data, workers, capfd):
 def test_an_image_of_another_size_than_its_boxes_were_read_for_is_broken(data):
     Image.new("RGB", (40, 48)).save(data[1].path)  # turned, say
     message = r"1\.png: is 40 x 48, but was 48 x 40 when its boxes were read: .* save it anew"
-    for batches in (
-        training_loader(training_set(data), Stream(7, 7, 1, seed=0), workers=0),
-        validation_loader(ValidationSet(data, SIZE), batch_size=7, workers=0),
-    ):
-        with pytest.raises(ImageError, match=message):
-            list(batches)
-    (batch,) = validation_loader(ValidationSet(data, SIZE, skip_broken=True), batch_size=7, workers=0)
-    assert [origin.size for origin in batch.origins] == [(40, 48)] * 7, "a black image of the size that it had"
+    with pytest.raises(ImageError, match=message):
+        list(training_loader(training_set(data), Stream(7, 7, 1, seed=0), workers=0))
 
 
 def test_skip_broken_puts_the_next_image_in_its_place_and_says_so(data):
@@ -166,27 +158,6 @@ def test_skip_broken_with_nothing_left_is_an_error(data):
         record.path.write_bytes(b"nothing")
     with pytest.raises(ImageError, match="none of its images can be decoded"):
         list(training_loader(training_set(data, skip_broken=True), Stream(7, 2, 1, seed=0), workers=0))
-
-
-def test_validation_sees_each_image_once_over_the_ranks(data):
-    shares = [
-        [origin.number for batch in loader for origin in batch.origins]
-        for loader in (
-            validation_loader(ValidationSet(data, SIZE), batch_size=2, workers=0, rank=rank, world=2) for rank in (0, 1)
-        )
-    ]
-    assert shares == [[0, 2, 4, 6], [1, 3, 5]]
-
-
-def test_a_broken_validation_image_stops_or_is_marked(data):
-    data[1].path.write_bytes(b"nothing")
-    with pytest.raises(ImageError, match=r"1\.png"):
-        list(validation_loader(ValidationSet(data, SIZE), batch_size=2, workers=0))
-    batches = validation_loader(ValidationSet(data, SIZE, skip_broken=True), batch_size=7, workers=0)
-    (batch,) = batches
-    assert [bool(origin.broken) for origin in batch.origins] == [False, True, *[False] * 5]
-    assert batch.images[1].shape == batch.images[0].shape
-    assert not batch.images[1].any()
 
 
 def test_a_killed_worker_is_one_line(data):
@@ -220,7 +191,7 @@ import sys
 from pathlib import Path
 import numpy as np
 from PIL import Image
-from grcn.config import InputConfig
+from grcn.config import AugmentConfig, InputConfig
 from grcn.data import loader
 from grcn.data.records import Dataset, ImageRecord
 from grcn.types import Target
@@ -232,7 +203,8 @@ data = Dataset(file.parent, "voc", "val", ("a",), (1,), (record,), ())
 if sys.argv[2] == "unforeseen":
     loader.Listener = lambda **_: file.open()
 with loader.worker_deaths():
-    print(len(list(loader.validation_loader(loader.ValidationSet(data, InputConfig(32, 32)), batch_size=1, workers=1))))
+    samples = loader.TrainingSet(data, InputConfig(32, 32), AugmentConfig(), seed=0)
+    print(len(list(loader.training_loader(samples, loader.Stream(1, 1, 1, seed=0), workers=1))))
 """
 
 
@@ -266,12 +238,8 @@ def test_a_photo_for_which_no_file_can_be_opened_is_not_skipped_as_broken(data, 
             raise ImageError(f"cannot be decoded: {error}") from None
 
     monkeypatch.setattr(ImageRecord, "pixels", fail)
-    for batches in (
-        training_loader(training_set(data, skip_broken=True), Stream(7, 2, 1, seed=0), workers=workers),
-        validation_loader(ValidationSet(data, SIZE, skip_broken=True), batch_size=2, workers=workers),
-    ):
-        with pytest.raises(DataError, match=r"too many open files: .* \(`ulimit -n 4096`\)"):
-            list(batches)
+    with pytest.raises(DataError, match=r"too many open files: .* \(`ulimit -n 4096`\)"):
+        list(training_loader(training_set(data, skip_broken=True), Stream(7, 2, 1, seed=0), workers=workers))
 
 
 def test_processes_that_cannot_be_started_are_said(data, monkeypatch):
@@ -280,4 +248,4 @@ def test_processes_that_cannot_be_started_are_said(data, monkeypatch):
 
     monkeypatch.setattr(multiprocessing.process.BaseProcess, "start", fail)
     with pytest.raises(DataError, match="2 loader processes cannot be started: Resource temporarily unavailable; use"):
-        next(iter(validation_loader(ValidationSet(data, SIZE), batch_size=1, workers=2)))
+        next(iter(training_loader(training_set(data), Stream(7, 1, 1, seed=0), workers=2)))

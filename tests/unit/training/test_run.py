@@ -19,7 +19,10 @@ from grcn.config import AugmentConfig, OptimConfig, RPNConfig, TrainConfig, from
 from grcn.data.dataset import open_dataset
 from grcn.data.loader import Stream
 from grcn.errors import CheckpointError, ConfigError, DataError, ImageError
+from grcn.evaluation import evaluate
 from grcn.predict.checkpoint import load_detector
+from grcn.predict.dataset import predict_dataset
+from grcn.predict.detector import Detector
 from grcn.training import train, validate
 from grcn.training.checkpoint import load_state
 from grcn.training.progress import ProgressBar, Skipped, tell
@@ -452,3 +455,15 @@ def test_the_preset_is_trained_where_no_model_is_given(tiny, beach, tmp_path):
     assert config.out == "runs/grcn_r18-beach"
     own = DetectorConfig(backbone="resnet34")
     assert _settle(TrainConfig(data=str(beach), model=own)).model == own
+
+
+def test_validation_gives_the_ap_of_evaluate_to_the_last_digit(tiny, beach, tmp_path):
+    run = train(config_of(tiny, beach, tmp_path / "run", iterations=4, val_every=2))
+    told = json.loads((run / "metrics.json").read_text())
+    data = open_dataset(beach, split="val")
+    for name, which in (("last", "last"), ("best", "best")):
+        detector = Detector.load(run / f"{name}.safetensors")
+        metrics = evaluate(predict_dataset(detector, data), [r.target for r in data.records], data.class_names)
+        assert {key: metrics[key] for key in ("AP", "AP50", "AP70", "AP75")} == {
+            key: told[which][key] for key in ("AP", "AP50", "AP70", "AP75")
+        }
