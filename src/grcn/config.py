@@ -70,6 +70,9 @@ Context = Literal["none", "global", "attention"]
 Head = Literal["conv5", "fc2", "light_fc2", "vgg_fc", "conv_fc", "avgpool"]
 Norm = Literal["auto", "frozen_bn", "bn", "group", "none"]
 Optimization = Literal["none", "fold", "bf16"]
+# The names of the tables in grcn.data.formats, which a test compares: help and files are read without numpy.
+ReadFormat = Literal["auto", "voc", "coco", "yolo", "labelstudio"]
+WrittenFormat = Literal["voc", "coco", "yolo", "labelstudio", "fiftyone"]
 
 
 @dataclass(frozen=True)
@@ -499,7 +502,7 @@ class TrainConfig:
     data: Text
     preset: Text = "grcn_r50"
     out: Text = ""
-    format: Literal["auto", "voc", "coco", "yolo", "labelstudio"] = "auto"
+    format: ReadFormat = "auto"
     train_split: Text = "auto"
     val_split: Text = "auto"
     weights: Text = "imagenet"

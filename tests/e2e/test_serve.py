@@ -563,7 +563,7 @@ def test_a_missing_extra_is_named(
     monkeypatch.delitem(sys.modules, "grcn.serve")
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     assert main(["serve", str(run)]) == 2
-    assert capsys.readouterr().err == "grcn: error: serve needs uvicorn: pip install 'grcn[serve]'\n"
+    assert capsys.readouterr().err == "grcn: error: needs uvicorn, which is not installed: pip install 'grcn[serve]'\n"
 
 
 @pytest.mark.parametrize("words", ["--max_batch 0", "--max_bytes -1", "--timeout 0", "--timeout inf", "--max_pixels 0"])

@@ -5,18 +5,18 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args
 from unicodedata import normalize
 
 import numpy as np
 import PIL.Image
 import pytest
 
-from grcn.config import TrainConfig
+from grcn.config import ReadFormat, WrittenFormat
 from grcn.data import headers
 from grcn.data.check import check_dataset
 from grcn.data.dataset import DataFolder, Dataset, list_splits, open_dataset
-from grcn.data.formats import FORMATS
+from grcn.data.formats import FORMATS, WRITERS
 from grcn.errors import AnnotationError, DataError
 
 ROW = "0 0.25 0.5 0.3 0.5\n"
@@ -281,7 +281,8 @@ def test_more_objects_than_come_out(tmp_path: Path) -> None:
 
 
 def test_the_names_of_formats_stand_in_the_configuration() -> None:
-    assert get_args(get_type_hints(TrainConfig)["format"]) == ("auto", *FORMATS)
+    assert get_args(ReadFormat) == ("auto", *FORMATS)
+    assert get_args(WrittenFormat) == tuple(WRITERS)
 
 
 # ------------------------------------------------------------------------------------------------- remembered headers

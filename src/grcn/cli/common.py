@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from grcn.errors import DataError, Interrupted
 
@@ -26,9 +26,9 @@ def add_data_options(parser: Parser, split: str) -> None:
 
 
 def add_format_option(parser: Parser, name: str = "--format") -> None:
-    from grcn.data.formats import FORMATS
+    from grcn.config import ReadFormat
 
-    parser.add_argument(name, choices=("auto", *FORMATS), default="auto", help="of the annotations")
+    parser.add_argument(name, choices=get_args(ReadFormat), default="auto", help="of the annotations")
 
 
 def add_device_options(parser: Parser, batches: bool = True) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
 from grcn.cli.common import add_device_options, keeping, load_detector, progress_bar, say, say_letters
 from grcn.errors import ConfigError, ImageError
@@ -11,7 +12,7 @@ from grcn.errors import ConfigError, ImageError
 
 def predict(words: Sequence[str]) -> int:
     from grcn.cli.parser import Parser
-    from grcn.data.formats import WRITERS
+    from grcn.config import WrittenFormat
 
     parser = Parser(
         "predict",
@@ -31,7 +32,7 @@ def predict(words: Sequence[str]) -> int:
     parser.add_argument(
         "--save",
         nargs="+",
-        choices=tuple(WRITERS),
+        choices=get_args(WrittenFormat),
         default=[],
         help="also write labels to correct and train on",
     )

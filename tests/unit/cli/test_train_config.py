@@ -122,7 +122,7 @@ def test_a_run_folders_configuration_can_be_read_again(yaml_file: Path) -> None:
         ("--data x --lr 3", "unknown option '--lr'; did you mean '--optim.lr'?"),
         ("--data x --config absent.yaml", "absent.yaml"),
         ("--data x --preset grcn_r18 --model.head conv5", "head 'conv5'"),
-        ("--data x --precision fp16", "precision: expected Literal['fp32', 'bf16'], found fp16"),
+        ("--data x --precision fp8", "precision: expected Literal['fp32', 'bf16', 'fp16'], found fp8"),
         ("--data x --devices 0", "devices 0: needs 1 to 10,000"),
         ("--data x --augment.flip 7", "augment.flip 7.0: needs 0 to 1"),
         ("--data x --model.rpn.nms .nan", "model.rpn.nms nan: needs 0 to 1"),
