@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 from grcn.cli.common import add_device_options, keeping, load_detector, progress_bar, say, say_letters
 from grcn.errors import ConfigError, ImageError
+
+if TYPE_CHECKING:
+    from grcn.predict.sources import Source
 
 
 def predict(words: Sequence[str]) -> int:
@@ -42,14 +45,10 @@ def predict(words: Sequence[str]) -> int:
         raise ConfigError(f"score {options.score}: needs 0..1")
 
     from grcn.files import check_folder
-    from grcn.predict.sources import find_sources
 
     out = Path(options.out)
     check_folder(out)
-    sources, left_out = find_sources(options.sources, out)
-    if left_out:
-        names = ", ".join(map(str, left_out[:3])) + (", ..." if len(left_out) > 3 else "")
-        say(f"{len(left_out)} files are neither image nor video and are left out: {names}")
+    sources = _find_sources(options.sources, out)
     detector = load_detector(options.run, options)
     say_letters(detector.class_names)
     from grcn.predict.job import predict
@@ -73,3 +72,13 @@ def predict(words: Sequence[str]) -> int:
     if summary.broken:
         raise ImageError(f"{len(summary.broken)} of {len(sources)} sources could not be done; the others are")
     return 0
+
+
+def _find_sources(arguments: Sequence[str], out: Path) -> list[Source]:
+    from grcn.predict.sources import find_sources
+
+    sources, left_out = find_sources(arguments, out)
+    if left_out:
+        names = ", ".join(map(str, left_out[:3])) + (", ..." if len(left_out) > 3 else "")
+        say(f"{len(left_out)} files are neither image nor video and are left out: {names}")
+    return sources

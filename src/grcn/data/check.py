@@ -7,7 +7,7 @@ import itertools
 import os
 import shlex
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -130,15 +130,7 @@ def check_dataset(
     size = InputConfig(short_side or config.input.short_side, long_side or config.input.long_side)
     config = replace(config, input=size)
 
-    defects: list[Defect] = []
-    datasets: list[Dataset] = []
-    for name in names:
-        try:
-            datasets.append(folder.open(name, on_error="collect"))
-        except GrcnError as error:
-            defects.append(Defect("unreadable-split", name, str(error), exit_code=error.exit_code))
-    for dataset in datasets:
-        defects += dataset.defects
+    datasets, defects = _open_splits(folder, names)
     distinct = {record.path: (dataset, record) for dataset in datasets for record in dataset.records}
     digests = _decode(root, [record for _, record in distinct.values()], defects, progress)
     defects += _without_photos(datasets, digests) + _below_pixel(root, datasets)
@@ -161,6 +153,18 @@ def check_dataset(
         sizing=measure(training, config) if has_objects else None,
         suggested=measure(training, suggested) if has_objects else None,
     )
+
+
+def _open_splits(folder: DataFolder, names: Iterable[str]) -> tuple[list[Dataset], list[Defect]]:
+    """The splits that can be read, and what is wrong with all."""
+    datasets: list[Dataset] = []
+    unreadable: list[Defect] = []
+    for name in names:
+        try:
+            datasets.append(folder.open(name, on_error="collect"))
+        except GrcnError as error:
+            unreadable.append(Defect("unreadable-split", name, str(error), exit_code=error.exit_code))
+    return datasets, unreadable + [defect for dataset in datasets for defect in dataset.defects]
 
 
 def _relative(root: Path, path: Path) -> str:

@@ -140,13 +140,7 @@ def download(
         DataError: where the server cannot be reached or has another file, the disk is full, an archive is damaged or
             has entries that lead outside `out`, or `out` holds something else.
     """
-    if name not in ARCHIVES:
-        near = difflib.get_close_matches(name, ARCHIVES, n=1)
-        raise ConfigError(f"unknown data set '{name}'; " + (f"did you mean '{near[0]}'?" if near else _known()))
-    if base_url is not None and not base_url.startswith(("http://", "https://")):
-        raise ConfigError(f"base_url '{base_url}': needs http:// or https://")
-    if attempts < 1:
-        raise ConfigError(f"attempts {attempts}: at least 1")
+    _check_arguments(name, base_url, attempts)
     out = Path(out)
     state = out / STATE
     with _disk(out):
@@ -167,6 +161,16 @@ def download(
                 if not keep_archives:
                     file.unlink()
     return out
+
+
+def _check_arguments(name: str, base_url: str | None, attempts: int) -> None:
+    if name not in ARCHIVES:
+        near = difflib.get_close_matches(name, ARCHIVES, n=1)
+        raise ConfigError(f"unknown data set '{name}'; " + (f"did you mean '{near[0]}'?" if near else _known()))
+    if base_url is not None and not base_url.startswith(("http://", "https://")):
+        raise ConfigError(f"base_url '{base_url}': needs http:// or https://")
+    if attempts < 1:
+        raise ConfigError(f"attempts {attempts}: at least 1")
 
 
 def _known() -> str:

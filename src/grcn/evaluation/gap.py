@@ -107,15 +107,50 @@ def find_errors(
         matches: what it returned.
         iou: one of COCO's ten IoUs.
     """
-    at = IOU.index(iou)
-    num_classes = matches.objects.shape[1]
-    offsets = np.cumsum([0, *(len(found) for found in detections)])
+    at, num_classes = IOU.index(iou), matches.objects.shape[1]
     place = np.argsort(matches.images, kind="stable")  # rows of `matches` by image, each image's in its own order
     outcome, matched, scores = matches.outcome[at][place], matches.matched[at][place], matches.scores[place]
-    class_ids = matches.class_ids[place]
+    class_ids, positives = matches.class_ids[place], matches.objects.sum(axis=0)
+    kind, mended_to, missed = _sort_out(targets, detections, outcome, matched, class_ids, num_classes, iou)
+    hit, counted = outcome == HIT, (outcome == HIT) | (outcome == FALSE)
+    ap = _mean_ap(scores, counted, hit, class_ids, positives, positives)
+    count, cost = np.zeros((len(ERRORS), num_classes), np.int64), np.zeros(len(ERRORS))
+    for e, error in enumerate(ERRORS):
+        if error == "missed":
+            count[e] = missed
+            after = _mean_ap(scores, counted, hit, class_ids, positives - missed, positives)
+        else:
+            own = kind == e
+            count[e] = np.bincount(class_ids[own], minlength=num_classes)
+            mended = own & (mended_to >= 0)
+            classes = np.where(mended, mended_to, class_ids)
+            after = _mean_ap(scores, counted & (~own | mended), hit | mended, classes, positives, positives)
+        cost[e] = max(0.0, after - ap)  # 0 where there is no AP (NaN), too
+    return Errors(iou, ap, count, cost)
+
+
+def _sort_out(
+    targets: Sequence[Target],
+    detections: Sequence[Detections],
+    outcome: Array,
+    matched: Array,
+    class_ids: Array,
+    num_classes: int,
+    iou: float,
+) -> tuple[Array, Array, Array]:
+    """What each detection's error is, and what each class misses.
+
+    Args:
+        outcome, matched, class_ids: [N] of all detections, image by image.
+
+    Returns:
+        kind: [N] indices of ERRORS, -1 where there is none.
+        mended_to: [N] the class of the object that a mended detection hits; -1: it is removed.
+        missed: [C] objects.
+    """
+    offsets = np.cumsum([0, *(len(found) for found in detections)])
     first_object = np.cumsum([0, *(len(target) for target in targets)])
-    kind = np.full(len(outcome), -1)
-    mended_to = np.full(len(outcome), -1)  # class of the object that a mended detection hits
+    kind, mended_to = np.full(len(outcome), -1), np.full(len(outcome), -1)
     missed = np.zeros(num_classes, np.int64)
     for image, target in enumerate(targets):
         rows = np.arange(offsets[image], offsets[image + 1])
@@ -132,35 +167,21 @@ def find_errors(
         left = ~used & ~target.crowd
         left[claimed] = False
         missed += np.bincount(target.labels[left], minlength=num_classes)
+    return kind, mended_to, missed
 
-    positives = matches.objects.sum(axis=0)
 
-    def mean_ap(keep: Array, hit: Array, classes: Array, objects: Array) -> float:
-        order = np.argsort(-scores[keep], kind="stable")
-        hits, ids = np.where(hit[keep][order], HIT, FALSE), classes[keep][order]
-        aps = []
-        for c in np.flatnonzero(positives).tolist():
-            own = hits[ids == c]
-            if objects[c]:
-                aps.append(average_precision(own, np.ones(len(own), np.int64), int(objects[c])))
-            elif len(own):  # all its objects were missed: only false positives are left
-                aps.append(0.0)
-        return float(np.mean(aps)) if aps else float("nan")
-
-    hit, counted = outcome == HIT, (outcome == HIT) | (outcome == FALSE)
-    ap = mean_ap(counted, hit, class_ids, positives)
-    count, cost = np.zeros((len(ERRORS), num_classes), np.int64), np.zeros(len(ERRORS))
-    for e, error in enumerate(ERRORS):
-        if error == "missed":
-            count[e] = missed
-            after = mean_ap(counted, hit, class_ids, positives - missed)
-        else:
-            own = kind == e
-            count[e] = np.bincount(class_ids[own], minlength=num_classes)
-            mended = own & (mended_to >= 0)
-            after = mean_ap(counted & (~own | mended), hit | mended, np.where(mended, mended_to, class_ids), positives)
-        cost[e] = max(0.0, after - ap)  # 0 where there is no AP (NaN), too
-    return Errors(iou, ap, count, cost)
+def _mean_ap(scores: Array, keep: Array, hit: Array, classes: Array, objects: Array, positives: Array) -> float:
+    """AP of the detections in `keep`, over the classes with `positives`, of which `objects` are to be found."""
+    order = np.argsort(-scores[keep], kind="stable")
+    hits, ids = np.where(hit[keep][order], HIT, FALSE), classes[keep][order]
+    aps = []
+    for c in np.flatnonzero(positives).tolist():
+        own = hits[ids == c]
+        if objects[c]:
+            aps.append(average_precision(own, np.ones(len(own), np.int64), int(objects[c])))
+        elif len(own):  # all its objects were missed: only false positives are left
+            aps.append(0.0)
+    return float(np.mean(aps)) if aps else float("nan")
 
 
 def _classify(boxes: Array, class_ids: Array, target: Target, used: Array, iou: float) -> tuple[Array, Array]:

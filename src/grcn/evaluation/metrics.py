@@ -46,14 +46,7 @@ def evaluate(
         ConfigError: on a threshold outside (0, 1].
     """
     names = tuple(class_names)
-    if len(set(names)) != len(names):
-        raise DataError(f"class names {list(names)}: each may occur only once")
-    for image, found in enumerate(detections):
-        if found.class_names != names:
-            raise DataError(
-                f"detections[{image}]: class names {list(found.class_names)} are not the data set's {list(names)}: "
-                "open the data set with the model's class names"
-            )
+    _check_names(detections, names)
     coco = coco_ap(targets, detections, len(names))
     voc = match_voc(targets, detections, len(names), iou=iou)
     objects = _count([t.labels[~t.crowd] for t in targets], len(names))
@@ -80,6 +73,17 @@ def evaluate(
         "voc_area": _voc_section(voc.result("area"), names),
         "voc_11point": _voc_section(voc.result("11point"), names),
     }
+
+
+def _check_names(detections: Sequence[Detections], names: tuple[str, ...]) -> None:
+    if len(set(names)) != len(names):
+        raise DataError(f"class names {list(names)}: each may occur only once")
+    for image, found in enumerate(detections):
+        if found.class_names != names:
+            raise DataError(
+                f"detections[{image}]: class names {list(found.class_names)} are not the data set's {list(names)}: "
+                "open the data set with the model's class names"
+            )
 
 
 def _voc_section(result: VocResult, names: Sequence[str]) -> dict[str, Any]:

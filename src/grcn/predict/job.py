@@ -94,9 +94,7 @@ def predict(
         ConfigError: where saved labels of an earlier run, perhaps corrected since, would be replaced.
         CheckpointError: where what is written once, such as the list of images, cannot be written.
     """
-    for kind in save:
-        if (out / kind).exists():
-            raise ConfigError(f"{out / kind}: exists, perhaps with corrected labels; move it or choose another --out")
+    _refuse_to_replace([out / kind for kind in save])
     summary = Summary()
     results = Results(out, detector.class_names)
     saved: dict[str, list[AnnotatedImage]] = {kind: [] for kind in save}
@@ -127,6 +125,12 @@ def predict(
                 progress(done, len(sources))
         results.finish()
     return summary
+
+
+def _refuse_to_replace(labels: Iterable[Path]) -> None:
+    for folder in labels:
+        if folder.exists():
+            raise ConfigError(f"{folder}: exists, perhaps with corrected labels; move it or choose another --out")
 
 
 @dataclass

@@ -133,26 +133,28 @@ def run_study(
         _provide(name, study.sources[name], folders[name], say)
     of = fingerprints_of(distinct, folders)
     todo = _undone(study, results, of, out, say)
-    jobs = [
-        Job(
-            trial,
-            study.sources[trial.data],
-            str(folders[trial.data]),
-            str(_run_folder(out, trial)),
-            of[trial],
-            {"name": study.name, "digest": study.digest},
-            start=str(_start_path(out, trial.start, of[trial])) if trial.start else "",
-            keep=str(_start_path(out, trial, of[trial])) if (trial.data, trial.digest) in study.begins else "",
-            result=str(result_path(out, trial)),
-        )
-        for trial in todo
-    ]
+    jobs = [_job(study, trial, out, folders[trial.data], of[trial]) for trial in todo]
     if engine == "local":
         finished = _one_by_one(jobs, progress)
     else:  # in parallel: first what others start from
         waves = [[job for job in jobs if not job.start], [job for job in jobs if job.start]]
         finished = (done for wave in waves if wave for done in _on_ray(wave, resources))
     return _collect(finished, len(jobs), keep_runs, say)
+
+
+def _job(study: Study, trial: Trial, out: Path, data: Path, fingerprints: dict[str, str]) -> Job:
+    is_begun = (trial.data, trial.digest) in study.begins
+    return Job(
+        trial,
+        study.sources[trial.data],
+        str(data),
+        str(_run_folder(out, trial)),
+        fingerprints,
+        {"name": study.name, "digest": study.digest},
+        start=str(_start_path(out, trial.start, fingerprints)) if trial.start else "",
+        keep=str(_start_path(out, trial, fingerprints)) if is_begun else "",
+        result=str(result_path(out, trial)),
+    )
 
 
 def _undone(
