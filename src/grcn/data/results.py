@@ -66,24 +66,11 @@ def load_results(
         where = f"{path}: result {index}"
         if not isinstance(result, dict):
             raise AnnotationError(f"{where} is {_short(result)}: each must be an object with image_id, bbox, ...")
-        image_id = _id(where, result, "image_id")
-        try:
-            image = image_of[image_id]
-        except KeyError:
-            raise AnnotationError(
-                f"{where}: image_id {_short(image_id)} is no image of {dataset.root} ({dataset.split}): "
-                "is it another split's file?"
-            ) from None
+        image = _image(where, result, image_of, dataset)
         if image is None:
             continue
-        class_id = class_of.get(_id(where, result, "category_id"))
-        if class_id is None:
-            raise AnnotationError(
-                f"{where}: category_id {_short(result['category_id'])} is none of the data set's "
-                f"{_short(list(dataset.category_ids))}"
-            )
         images.append(image)
-        classes.append(class_id)
+        classes.append(_class_id(where, result, class_of, dataset))
         boxes.append(_box(where, result))
         scores.append(_score(where, result))
 
@@ -96,6 +83,27 @@ def load_results(
         Detections(xyxy[rows], all_scores[rows], all_classes[rows], dataset.class_names)
         for rows in np.split(order, ends[:-1])
     ]
+
+
+def _image(where: str, result: dict[str, Any], image_of: Mapping[Id, int | None], dataset: Dataset) -> int | None:
+    image_id = _id(where, result, "image_id")
+    try:
+        return image_of[image_id]
+    except KeyError:
+        raise AnnotationError(
+            f"{where}: image_id {_short(image_id)} is no image of {dataset.root} ({dataset.split}): "
+            "is it another split's file?"
+        ) from None
+
+
+def _class_id(where: str, result: dict[str, Any], class_of: Mapping[Id, int], dataset: Dataset) -> int:
+    class_id = class_of.get(_id(where, result, "category_id"))
+    if class_id is None:
+        raise AnnotationError(
+            f"{where}: category_id {_short(result['category_id'])} is none of the data set's "
+            f"{_short(list(dataset.category_ids))}"
+        )
+    return class_id
 
 
 def _read_list(path: Path, max_bytes: int) -> list[Any]:

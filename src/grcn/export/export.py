@@ -70,14 +70,7 @@ def export(
         CheckpointError: where the file cannot be written.
     """
     out = Path(out)
-    if calibration and format != "openvino":
-        raise ConfigError(f"int8 with format '{format}': only openvino has it")
-    if calibration and half:
-        raise ConfigError("int8 and half: choose one")
-    if torch.__version__ < TORCH:
-        raise ConfigError(
-            f"export needs torch {TORCH} or newer, to trace images of any size; here: {torch.__version__}"
-        )
+    _check_request(format, half, int8=bool(calibration))
     model = optimized(detector.model.cpu(), "fold")
     for head in model.modules():
         if isinstance(head, FCHead | ConvFCHead):
@@ -95,11 +88,7 @@ def export(
         return out
     onnx_model = _to_onnx(program)
     if format == "onnx":
-        entry = onnx_model.metadata_props.add()
-        entry.key, entry.value = KEY, header.to_json()
-        _import("onnx", format).checker.check_model(onnx_model, full_check=True)
-        with atomic_file(out) as file:
-            file.write(onnx_model.SerializeToString())
+        _save_onnx(onnx_model, header, out)
         return out
     openvino = _import("openvino", format)
     model_ov = openvino.Core().read_model(onnx_model.SerializeToString())
@@ -108,6 +97,25 @@ def export(
     model_ov.set_rt_info(header.to_json(), [KEY])
     _save_openvino(openvino, model_ov, out, half)
     return out
+
+
+def _check_request(format: Format, half: bool, *, int8: bool) -> None:
+    if int8 and format != "openvino":
+        raise ConfigError(f"int8 with format '{format}': only openvino has it")
+    if int8 and half:
+        raise ConfigError("int8 and half: choose one")
+    if torch.__version__ < TORCH:
+        raise ConfigError(
+            f"export needs torch {TORCH} or newer, to trace images of any size; here: {torch.__version__}"
+        )
+
+
+def _save_onnx(model: Any, header: Header, out: Path) -> None:
+    entry = model.metadata_props.add()
+    entry.key, entry.value = KEY, header.to_json()
+    _import("onnx", "onnx").checker.check_model(model, full_check=True)
+    with atomic_file(out) as file:
+        file.write(model.SerializeToString())
 
 
 def _import(name: str, format: str) -> Any:
