@@ -3,6 +3,9 @@
 The command line prints `str(error)` and exits with `exit_code`; a traceback appears only with `--debug`.
 """
 
+import errno
+import os
+
 
 class GrcnError(Exception):
     """Base of every error that grcn raises on purpose."""
@@ -66,7 +69,7 @@ def first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
-_EXTRAS = {
+EXTRAS = {
     "train": ("torch", "torchvision", "lightning_fabric", "safetensors"),
     "timm": ("timm",),
     "onnx": ("onnxruntime",),
@@ -88,7 +91,18 @@ _EXTRAS = {
 def missing_part(error: ModuleNotFoundError) -> ConfigError | None:
     """The error of a part that is not installed, naming the extra to install; None on a module of no extra."""
     module = (error.name or "").partition(".")[0]
-    extra = next((extra for extra, modules in _EXTRAS.items() if module in modules), None)
+    extra = next((extra for extra, modules in EXTRAS.items() if module in modules), None)
     if extra is None:
         return None
     return ConfigError(f"needs {module}, which is not installed: pip install 'grcn[{extra}]'")
+
+
+def met_open_files_limit(error: BaseException | None) -> bool:
+    """Whether an error comes from too many open files, in this process or in one of which it tells."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+            return True
+        if os.strerror(errno.EMFILE) in str(error) or f"exit code {errno.EMFILE}." in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

@@ -73,7 +73,7 @@ def _own_partial(path: Path) -> Iterator[Path]:
             continue
         try:
             held = _hold(partial)
-        except NotImplementedError:
+        except _NoLocks:
             break
         if held is None:
             continue
@@ -93,11 +93,15 @@ def _own_partial(path: Path) -> Iterator[Path]:
             os.close(held)
 
 
+class _NoLocks(Exception):  # noqa: N818 - no fault: another way is taken
+    """The file system has no locks."""
+
+
 def _hold(path: Path) -> int | None:
     """Makes a file where absent, and locks it until the descriptor is closed; None where another process has it.
 
     Raises:
-        NotImplementedError: where the file system has no locks; the file is gone.
+        _NoLocks: where the file system has no locks; the file is gone.
         OSError: where it cannot be made.
     """
     try:
@@ -115,7 +119,7 @@ def _hold(path: Path) -> int | None:
     except OSError as error:
         path.unlink(missing_ok=True)
         os.close(descriptor)
-        raise NotImplementedError(error.strerror) from None
+        raise _NoLocks from error
     os.close(descriptor)
     return None
 

@@ -17,6 +17,7 @@ from grcn.cli.common import progress_bar
 from grcn.cli.main import main
 from grcn.cli.train import read_train_config
 from grcn.config import TrainConfig, to_dict
+from grcn.data.loader import open_files_error
 from grcn.errors import CheckpointError, ConfigError, DataError, DivergedError, GrcnError, ImageError, Interrupted
 
 FUZZ = settings(
@@ -232,3 +233,22 @@ def test_commands_leave_no_progress_bar_in_a_pipe(capsys: pytest.CaptureFixture[
         tell(1, 2)
         tell(2, 2, "still working")
     assert capsys.readouterr() == ("", "")
+
+
+def test_the_limit_of_open_files_is_named_once(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    def photo(_: object) -> int:
+        try:
+            raise OSError(errno.EMFILE, "Too many open files", "a.jpg")
+        except OSError as error:
+            raise ImageError(f"a.jpg: cannot be opened: {error.strerror}") from None
+
+    def loader(_: object) -> int:
+        try:
+            return photo(None)
+        except ImageError as error:
+            raise open_files_error(error) or error from None
+
+    for run, code in ((photo, 4), (loader, 3)):
+        monkeypatch.setitem(COMMANDS, "models", Command("", run))
+        assert main(["models"]) == code
+        assert capsys.readouterr().err.count("ulimit -n") == 1

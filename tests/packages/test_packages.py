@@ -16,6 +16,7 @@ import pytest
 from packaging.requirements import Requirement
 
 import grcn
+from grcn.errors import EXTRAS
 
 ROOT = Path(__file__).parents[2]
 
@@ -153,3 +154,8 @@ def test_the_wheel_alone_is_enough(wheel: Path, tmp_path: Path, beach: Path) -> 
 def test_what_is_installed_fits_together() -> None:
     done = subprocess.run([sys.executable, "-m", "pip", "check"], capture_output=True, text=True, timeout=300)
     assert "grcn" not in done.stdout, done.stdout
+
+
+def test_errors_name_extras_that_there_are() -> None:
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert set(EXTRAS) == set(declared) - {"all", "docs", "dev"}

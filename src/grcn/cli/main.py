@@ -7,14 +7,13 @@ Exit codes are those of `grcn.errors`: 0 done, 1 unexpected, 2 wrong usage or co
 from __future__ import annotations
 
 import difflib
-import errno
 import sys
 import traceback
 from collections.abc import Sequence
 
 from grcn.cli.commands import COMMANDS
 from grcn.cli.streams import lasting_streams
-from grcn.errors import CheckpointError, ConfigError, GrcnError, Interrupted, missing_part
+from grcn.errors import CheckpointError, ConfigError, GrcnError, Interrupted, met_open_files_limit, missing_part
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -57,13 +56,11 @@ def _run(words: list[str], debug: bool) -> int:
         return _fail(f"error: {type(error).__name__}: {error}{hint}", 1)
 
 
-def _remedy(error: BaseException | None) -> str:
-    """What to do where, below an error, the process had too many files open."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
-            return f"; the limit of open files is too low{_limit()}: raise it (ulimit -n)"
-        error = error.__cause__ or error.__context__
-    return ""
+def _remedy(error: Exception) -> str:
+    """What to do where, below an error that does not say so itself, the process had too many files open."""
+    if not met_open_files_limit(error) or "ulimit" in str(error):
+        return ""
+    return f"; the limit of open files is too low{_limit()}: raise it (ulimit -n)"
 
 
 def _limit() -> str:

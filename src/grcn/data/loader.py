@@ -29,7 +29,7 @@ from torch.utils.data import Dataset as TorchDataset
 from grcn.config import AugmentConfig, InputConfig
 from grcn.data.records import Dataset, ImageRecord
 from grcn.data.transforms import augment
-from grcn.errors import DataError, ImageError
+from grcn.errors import DataError, ImageError, met_open_files_limit
 
 
 class Origin(NamedTuple):
@@ -235,23 +235,17 @@ OPEN_FILES = (
 
 def open_files_error(error: BaseException | None) -> DataError | None:
     """Names the limit of open files where an error comes from it; None where it does not."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
-            return DataError(OPEN_FILES)
-        if os.strerror(errno.EMFILE) in str(error) or f"exit code {errno.EMFILE}." in str(error):
-            return DataError(OPEN_FILES)
-        error = error.__cause__ or error.__context__
-    return None
+    return DataError(OPEN_FILES) if met_open_files_limit(error) else None
 
 
 def _met_the_limit(error: BaseException, workers: Sequence[multiprocessing.Process]) -> bool:
     """Whether an error, or the end of a worker that it comes from, is of too many open files."""
     deadline = time.monotonic() + (1.0 if workers else 0.0)  # a worker that ends is not gone at once
-    while not open_files_error(error) and time.monotonic() < deadline:
+    while not met_open_files_limit(error) and time.monotonic() < deadline:
         if any(worker.exitcode == errno.EMFILE for worker in workers):
             return True
         time.sleep(0.01)
-    return open_files_error(error) is not None
+    return met_open_files_limit(error)
 
 
 @contextmanager
@@ -300,7 +294,7 @@ def _begin_worker(worker: int) -> None:
 
 def _end_worker(error: BaseException, batch: object = None) -> NoReturn:
     """Ends the process, of which the main process hears, with a line or an exit code that says why."""
-    if open_files_error(error):
+    if met_open_files_limit(error):
         os._exit(errno.EMFILE)  # the main process says it
     if isinstance(error, (ConnectionError, EOFError)):
         os._exit(1)  # the main process is gone: it has said why

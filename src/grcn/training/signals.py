@@ -36,7 +36,7 @@ def stop_requests(stop: Stop) -> Iterator[None]:
         stop.asked = number
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
         name = signal.Signals(number).name
-        with suppress(OSError, ValueError):  # closed, or no file
+        with suppress(OSError, ValueError, AttributeError):  # closed, or no file
             if sys.stderr is not None:  # else number 2 may be another file
                 # Not print: the signal may have interrupted one.
                 os.write(sys.stderr.fileno(), f"\n{name}: saving after this step; once more stops at once\n".encode())

@@ -12,7 +12,7 @@ from PIL import Image
 from grcn import Detections
 from grcn.cli.main import main
 from grcn.data.dataset import open_dataset
-from grcn.errors import _EXTRAS
+from grcn.errors import EXTRAS
 from grcn.export.export import export
 from grcn.predict.checkpoint import LoadedDetector
 from grcn.scenes.generate import generate
@@ -20,7 +20,7 @@ from lively import NAMES, lively, scene, small
 
 BARE = f"""
 import sys
-for module in {sorted(module for modules in _EXTRAS.values() for module in modules)!r}:
+for module in {sorted(module for modules in EXTRAS.values() for module in modules)!r}:
     if module not in sys.argv[1].split(","):
         sys.modules[module] = None  # importing it raises ModuleNotFoundError
 from grcn import Detections
