@@ -480,7 +480,7 @@ class TrainConfig:
         epochs: length of the run in passes over the data; 24 where no length is given.
         minutes: length of the run in time, turned into iterations by timing the first steps on this machine.
         batch_size: images per step over all devices.
-        workers: loader processes per device.
+        workers: loader processes per device, and threads that read while it validates.
         seed: of weights, order, sampling and augmentation.
         val_every: iterations between validations; 0: only at the end.
         save_every: iterations between saves of the training state; 0: at each validation, or ten times in the run.
