@@ -35,10 +35,10 @@ from grcn import Detector, evaluate, open_dataset
 from grcn.config import Optimization
 from grcn.export.export import Format, export
 from grcn.model.detector import build_detector
-from grcn.predict.checkpoint import LoadedDetector, find_weights, load_detector
+from grcn.predict.checkpoint import LoadedDetector, load_detector
 from grcn.predict.dataset import predict_dataset
+from grcn.predict.locate import OPENVINO_FILE, locate
 from grcn.predict.optimize import optimized
-from grcn.predict.runtimes import OPENVINO_FILE
 from grcn.runtime import tune_cpu
 from grcn.scenes.render import render_scene
 from inference import CLASSES, scene
@@ -170,7 +170,7 @@ def main() -> None:
     del detectors, calls
     scores: dict[str, float] = {}
     if options.run is not None:
-        trained = load_detector(find_weights(options.run))
+        trained = load_detector(locate(options.run).path)
         with tempfile.TemporaryDirectory() as folder:
             everything = {"torch fp32": CASES["torch fp32"], **cases}
             for name, detector in open_all(everything, trained, Path(folder), options.data).items():

@@ -48,12 +48,13 @@ def export(words: Sequence[str]) -> int:
 
     from grcn.export.export import export
     from grcn.files import check_file, check_folder
-    from grcn.predict.hub import PREFIX, local
-    from grcn.predict.trained import load_trained
+    from grcn.predict.locate import locate
+    from grcn.predict.torch_backend import load_trained
 
-    detector = load_trained(local(options.run))
+    located = locate(options.run)
+    detector = load_trained(located)
     # What was fetched lies in a cache, which is no place for it.
-    beside = Path() if options.run.startswith(PREFIX) or detector.file is None else detector.file.parent
+    beside = Path() if located.fetched or detector.file is None else detector.file.parent
     out = Path(options.out or beside / _export_name(options))
     check_folder(out) if options.format == "openvino" else check_file(out)
     images = _calibration_images(options) if options.int8 else []

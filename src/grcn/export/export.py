@@ -24,8 +24,9 @@ from grcn.model.detector import RCNN
 from grcn.model.heads import ConvFCHead, FCHead
 from grcn.predict.checkpoint import LoadedDetector
 from grcn.predict.header import KEY, Header
+from grcn.predict.locate import OPENVINO_FILE
 from grcn.predict.optimize import optimized
-from grcn.predict.runtimes import INPUT, OPENVINO_FILE, OUTPUTS
+from grcn.predict.runtimes import INPUT, OUTPUTS
 
 if TYPE_CHECKING:
     import onnx

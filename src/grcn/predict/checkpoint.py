@@ -39,22 +39,6 @@ def save_detector(
         file.write(safetensors.torch.save(tensors, {KEY: header.to_json()}))
 
 
-def find_weights(source: Path) -> Path:
-    """The weights file that `source`, a file or a run folder, stands for.
-
-    Raises:
-        CheckpointError: where there is none.
-    """
-    if not source.is_dir():
-        if not source.exists():
-            raise CheckpointError(f"{source}: no such run folder, weights file or preset (`grcn models` lists presets)")
-        return source
-    for name in ("best.safetensors", "last.safetensors"):
-        if (source / name).is_file():
-            return source / name
-    raise CheckpointError(f"{source}: no best.safetensors or last.safetensors; is it the folder of a run?")
-
-
 @dataclass(frozen=True)
 class LoadedDetector:
     """A detector read from a file: the module, in evaluation mode, and what its header says."""

@@ -17,7 +17,8 @@ from PIL import Image
 from grcn.config import DetectorConfig, Optimization
 from grcn.data.image import read_image
 from grcn.errors import CheckpointError, ConfigError, ImageError
-from grcn.predict.hub import download, local, push
+from grcn.predict.hub import download, push
+from grcn.predict.locate import locate
 from grcn.predict.runtimes import open_exported
 from grcn.predict.stream import Network, stream
 from grcn.types import Detections, duplicate
@@ -94,12 +95,11 @@ class Detector:
         """
         if optimize not in get_args(Optimization):
             raise ConfigError(f"optimize '{optimize}': use one of {', '.join(get_args(Optimization))}")
-        source = local(source)
-        exported = open_exported(source, optimize)
-        if exported is None:
+        located = locate(source)
+        if not located.is_exported:
             from grcn.predict.torch_backend import load
 
-            loaded = load(source, device=device, class_names=class_names, optimize=optimize)
+            loaded = load(located, device=device, class_names=class_names, optimize=optimize)
             detector = cls(loaded.model, loaded.class_names, loaded.preset)
             detector.source = loaded.file
             return detector
@@ -107,6 +107,7 @@ class Detector:
             raise ConfigError(f"{source}: has its own class names; leave class_names out")
         if str(device) not in ("auto", "cpu"):
             raise ConfigError(f"device '{device}': {source} is exported and runs on the cpu; load the run itself")
+        exported = open_exported(located, optimize)
         return cls(exported, exported.header.class_names, exported.header.preset)
 
     @classmethod

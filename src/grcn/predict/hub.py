@@ -42,21 +42,6 @@ def parse_address(address: str) -> tuple[str, str | None]:
     return repo_id, revision or None
 
 
-def local(source: str | Path) -> Path:
-    """The file or folder on this machine that `source` stands for: downloaded where it is an address, else itself.
-
-    Args:
-        source: a path, or an address `hf://user/name[@revision]`, also as a Path, which makes one slash of two.
-
-    Raises:
-        CheckpointError, ConfigError: as `download`.
-    """
-    text = str(source)
-    if isinstance(source, Path) and text.startswith("hf:/") and not source.exists():
-        text = text.replace("hf:/", PREFIX, 1)
-    return download(*parse_address(text)) if text.startswith(PREFIX) else Path(source)
-
-
 def download(
     repo_id: str,
     revision: str | None = None,

@@ -17,6 +17,7 @@ import numpy as np
 from grcn.config import DetectorConfig, Optimization
 from grcn.errors import CheckpointError, ConfigError, DataError, ImageError, first_line, missing_part
 from grcn.predict.header import KEY, Header, read_header
+from grcn.predict.locate import Located
 from grcn.predict.stream import Prepared
 from grcn.types import Detections
 
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from grcn.predict.stream import Pixels
 
 INPUT, OUTPUTS = "images", ("boxes", "scores", "class_ids")
-OPENVINO_FILE = "model.xml"  # in its folder, with model.bin beside it
 
 Shape = tuple[int | None, ...]  # None: any
 
@@ -161,33 +161,21 @@ class OpenVino(Exported):
             return [self._request.get_tensor(name).data.copy() for name in OUTPUTS]
 
 
-def open_exported(source: Path, optimize: Optimization = "fold") -> Exported | None:
-    """The exported detector that `source` holds; None where it is something else, such as a run.
+def open_exported(source: Located, optimize: Optimization = "fold") -> Exported:
+    """The detector in an exported file.
 
     Args:
-        source: an `.onnx` file, an OpenVINO folder or its `.xml` file.
         optimize: `bf16` for OpenVINO to compute so.
 
     Raises:
-        CheckpointError: on a file that is broken or no detector, or a `.pt2` file.
+        CheckpointError: on a file that is broken or no detector.
         ConfigError: where the runtime is not installed, or cannot do what `optimize` says.
     """
-    suffix = source.suffix.lower()
-    if suffix == ".pt2":
-        raise CheckpointError(
-            f"{source}: grcn does not load .pt2 files: torch evaluates text in them as Python; use torch.export.load "
-            "where you trust the file, or export to onnx or openvino"
-        )
-    if source.is_dir() and (source / OPENVINO_FILE).is_file():
-        source, suffix = source / OPENVINO_FILE, ".xml"
-    if suffix not in (".onnx", ".xml"):
-        return None
-    if not source.is_file():
-        raise CheckpointError(f"{source}: no such file")
-    if suffix == ".onnx" and optimize == "bf16":
+    is_bf16 = optimize == "bf16"
+    if source.kind == "onnx" and is_bf16:
         raise ConfigError(f"optimize 'bf16' with {source}: ONNX Runtime has none on a CPU; export to openvino for it")
     try:
-        return OnnxRuntime(source) if suffix == ".onnx" else OpenVino(source, bf16=optimize == "bf16")
+        return OnnxRuntime(source.path) if source.kind == "onnx" else OpenVino(source.path, bf16=is_bf16)
     except ModuleNotFoundError as error:
         raise missing_part(error) or error from None
 

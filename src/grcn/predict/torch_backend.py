@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,14 +13,14 @@ from torch import Tensor
 
 from grcn.config import DetectorConfig, Optimization
 from grcn.data.transforms import resize, scale_boxes
-from grcn.errors import ConfigError
+from grcn.errors import CheckpointError, ConfigError
 from grcn.model.detector import RCNN, build_detector
-from grcn.predict.checkpoint import LoadedDetector
+from grcn.predict.checkpoint import LoadedDetector, load_detector
+from grcn.predict.locate import Located
 from grcn.predict.optimize import optimized
-from grcn.predict.published import PUBLISHED
+from grcn.predict.published import PUBLISHED, load_published, read_torchvision
 from grcn.predict.stream import Prepared
-from grcn.predict.trained import THEIRS, load_trained
-from grcn.presets import PRESETS
+from grcn.presets import preset
 from grcn.types import Detections
 
 if TYPE_CHECKING:
@@ -71,25 +70,39 @@ class TorchBackend:
 
 
 def load(
-    source: Path, *, device: str | torch.device, class_names: Sequence[str] | None, optimize: Optimization
+    source: Located, *, device: str | torch.device, class_names: Sequence[str] | None, optimize: Optimization
 ) -> LoadedDetector:
     """A detector from weights or a preset's name; arguments and errors as those of `Detector.load`."""
     target = _device(device)
-    is_preset = str(source) in PRESETS and not source.exists()
-    if is_preset and class_names:
+    if source.kind == "preset" and class_names:
         model = build_detector(str(source), len(class_names))
         loaded = LoadedDetector(model, tuple(class_names), str(source), {})
-    elif is_preset and str(source) not in PUBLISHED:
-        raise ConfigError(
-            f"preset '{source}' is untrained and has no classes yet; give class_names (COCO's weights are published "
-            f"for {' and '.join(PUBLISHED)})"
-        )
     else:
         loaded = load_trained(source)
-        if class_names is not None and not (loaded.file and loaded.file.suffix in THEIRS):
+        if class_names is not None and source.kind != "state_dict":
             raise ConfigError(f"{source}: has its own class names; leave class_names out")
         loaded = replace(loaded, class_names=tuple(class_names or loaded.class_names))
     return replace(loaded, model=optimized(loaded.model, optimize).to(target))
+
+
+def load_trained(source: Located) -> LoadedDetector:
+    """The trained detector as it was saved.
+
+    Raises:
+        CheckpointError: where it cannot be read or fetched, or is an exported one.
+        ConfigError: on a preset that no COCO weights are published for.
+    """
+    if source.is_exported:
+        raise CheckpointError(f"{source}: is exported; give the run that it was made from")
+    if source.kind == "preset":
+        if str(source) not in PUBLISHED:
+            raise ConfigError(
+                f"preset '{source}' is untrained and has no classes yet; give class_names (COCO's weights are "
+                f"published for {' and '.join(PUBLISHED)})"
+            )
+        return load_published(preset(str(source)))
+    theirs = read_torchvision(source.path) if source.kind == "state_dict" else None
+    return theirs or load_detector(source.path)
 
 
 def to_detections(

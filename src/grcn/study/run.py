@@ -366,12 +366,12 @@ def _objects(job: Job, detector: DetectorConfig) -> dict[str, Any]:
 
 def fingerprints_of(trials: list[Trial], folders: dict[str, Path]) -> dict[Trial, dict[str, str]]:
     """For each trial, fingerprints of its `data` and, where it starts from a file, `weights`; of what is there."""
-    from grcn.predict.checkpoint import find_weights
+    from grcn.predict.locate import locate
 
     known = {name: {"data": fingerprint(folder)} for name, folder in folders.items() if folder.is_dir()}
     files = {trial.config.weights: Path(trial.config.weights) for trial in trials}
     weights = {
-        name: {"weights": fingerprint(find_weights(path))}
+        name: {"weights": fingerprint(locate(path).path)}
         for name, path in files.items()
         if name not in ("imagenet", "coco", "random") and path.exists()
     }

@@ -5,15 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import safetensors
-
 from grcn.config import DetectorConfig, TrainConfig
 from grcn.data.records import Dataset
 from grcn.model.backbones import make_backbone
 from grcn.model.detector import RCNN, build_detector, outline, resolve
-from grcn.predict.checkpoint import find_weights, load_detector
-from grcn.predict.hub import local
+from grcn.predict.checkpoint import LoadedDetector
+from grcn.predict.locate import locate
 from grcn.predict.published import load_published, read_torchvision
+from grcn.predict.torch_backend import load_trained
 from grcn.presets import detector_of
 from grcn.training.finetune import transfer_weights
 from grcn.training.progress import Say
@@ -28,27 +27,18 @@ def new_detector(config: TrainConfig, data: Dataset, say: Say) -> RCNN:
     classes = len(data.class_names)
     if config.weights in ("imagenet", "random"):
         return build_detector(detector_of(config), classes, None if config.weights == "random" else "imagenet")
+    loaded: LoadedDetector | None
     if config.weights == "coco":
         source, loaded = Path("coco"), load_published(detector_of(config))
     else:
-        source = find_weights(local(config.weights))
-        is_ours = source.suffix == ".safetensors" and _is_detector(source)
-        found = load_detector(source) if is_ours else read_torchvision(source)
-        if found is None:
+        located = locate(config.weights)
+        source = located.path
+        loaded = read_torchvision(source) if located.kind == "state_dict" else load_trained(located)
+        if loaded is None:  # a backbone alone
             return build_detector(detector_of(config), classes, source)
-        loaded = found
     model = outline(_like(detector_of(config), loaded.model.config), classes)
     say(f"{source}: {transfer_weights(model, data.class_names, loaded)}")
     return model
-
-
-def _is_detector(path: Path) -> bool:
-    """Whether a safetensors file is one of grcn's; a file that cannot be read is left to its reader's error."""
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            return "grcn" in (file.metadata() or {})
-    except Exception:  # safetensors raises its own kind, OSError and more
-        return True
 
 
 def _like(config: DetectorConfig, former: DetectorConfig) -> DetectorConfig:

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 import grcn.export.export
-import grcn.predict.hub
+import grcn.predict.locate
 from grcn import Detections, Detector
 from grcn.cli.main import main
 from grcn.config import DetectorConfig, InputConfig, RoIConfig, RPNConfig
@@ -249,7 +249,7 @@ def test_an_address_of_the_hub_is_one_also_as_a_path(
         asked.append((repo_id, revision))
         return run / "last.safetensors"
 
-    monkeypatch.setattr(grcn.predict.hub, "download", fetch)
+    monkeypatch.setattr(grcn.predict.locate, "download", fetch)
     monkeypatch.setattr(grcn.export.export, "export", lambda loaded, out, *_, **__: out.write_text("a graph"))
     assert Detector.load(kind("hf://someone/cells@v2")).class_names == NAMES
     assert main(["export", "hf://someone/cells", "--format", "torch", "--out", str(tmp_path / "cells.pt2")]) == 0
