@@ -2,18 +2,15 @@
 
 import json
 import os
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 from unicodedata import normalize
 
-import numpy as np
 import PIL.Image
 import pytest
 
 from grcn.config import ReadFormat, WrittenFormat
-from grcn.data import headers
 from grcn.data.check import check_dataset
 from grcn.data.dataset import DataFolder, Dataset, list_splits, open_dataset
 from grcn.data.formats import FORMATS, WRITERS
@@ -283,65 +280,3 @@ def test_more_objects_than_come_out(tmp_path: Path) -> None:
 def test_the_names_of_formats_stand_in_the_configuration() -> None:
     assert get_args(ReadFormat) == ("auto", *FORMATS)
     assert get_args(WrittenFormat) == tuple(WRITERS)
-
-
-# ------------------------------------------------------------------------------------------------- remembered headers
-
-
-@pytest.fixture
-def many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(headers, "WORTH", 3)
-    images = [tmp_path / f"{i}.png" for i in range(4)]
-    for i, path in enumerate(images):
-        photo(path, (10 + i, 20))
-        os.utime(path, (1e9, 1e9))
-    return images
-
-
-def counted(monkeypatch: pytest.MonkeyPatch, images: list[Path]) -> tuple[list[int], int]:
-    """The widths that are found, and how many files were looked into."""
-    read: list[object] = []
-    own = headers.read_header
-    with monkeypatch.context() as patch:
-        patch.setattr(headers, "read_header", lambda path: (read.append(path), own(path))[1])
-        found = headers.read_headers(images)
-    return [header.width for header in found if isinstance(header, headers.ImageHeader)], len(read)
-
-
-def test_headers_are_read_once(many: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    assert counted(monkeypatch, many) == ([10, 11, 12, 13], 4)
-    assert counted(monkeypatch, many) == ([10, 11, 12, 13], 0)
-    photo(many[0], (90, 20))
-    os.utime(many[0], (1e9, 1.1e9))
-    assert counted(monkeypatch, many) == ([90, 11, 12, 13], 1)
-    photo(many[1], (91, 20))  # just now: it may change again unseen
-    assert [counted(monkeypatch, many)[1] for _ in range(2)] == [1, 1]
-    os.utime(many[1], (time.time() - 10,) * 2)
-    assert [counted(monkeypatch, many)[1] for _ in range(2)] == [1, 0]
-
-
-@pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "sizes", "folder"])
-def test_a_torn_or_hostile_memory_is_passed_over(
-    many: list[Path], damage: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    counted(monkeypatch, many)
-    file = headers.cache_file()
-    data = bytearray(file.read_bytes())
-    if damage == "sizes":
-        entries = np.frombuffer(bytes(data[len(headers._MAGIC) + 16 :]), headers._ENTRY).copy()
-        entries["height"] = 2**31
-        data[len(headers._MAGIC) :] = headers._digest(entries.tobytes()) + entries.tobytes()
-    data[-1] ^= damage == "flipped"
-    file.unlink()
-    if damage == "folder":
-        file.mkdir()
-    else:
-        file.write_bytes({"cut": data[:-5], "empty": b""}.get(damage, bytes(data)))
-    assert counted(monkeypatch, many) == ([10, 11, 12, 13], 4)
-
-
-def test_a_memory_that_cannot_be_written_costs_time_only(many: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    put(many[0].parent / "file", "x")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(many[0].parent / "file"))
-    assert [counted(monkeypatch, many) for _ in range(2)] == [([10, 11, 12, 13], 4)] * 2

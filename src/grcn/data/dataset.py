@@ -23,9 +23,11 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
+from grcn.data import cache
 from grcn.data.files import Root, check_names, split_kind
 from grcn.data.formats import FORMATS, Layout
 from grcn.data.records import AnnotatedImage, Dataset, Defect, Findings, ImageRecord, OnError
@@ -105,11 +107,16 @@ class DataFolder:
         if class_names is not None:
             check_names(tuple(class_names), "class_names")
         format, layout, name = self._named(split)
+        file = self._state and cache.cache_file(
+            self._state, (name, format, class_names and tuple(class_names), on_error)
+        )
+        if file and (remembered := cache.load(file, self.root.path)):
+            return remembered
         findings = Findings(self.root.path, on_error)
         opened = layout.open(name.removeprefix(self._prefix(layout)), class_names, findings)
         if on_error == "raise":
             _check_use(self.root.path, name, opened.class_names, opened.records, findings)
-        return Dataset(
+        dataset = Dataset(
             self.root.path,
             format,
             name,
@@ -119,6 +126,13 @@ class DataFolder:
             tuple(findings.defects),
             frozenset(findings.files),
         )
+        if file:
+            cache.save(file, dataset)
+        return dataset
+
+    @cached_property
+    def _state(self) -> bytes | None:
+        return cache.state(self.root.path)
 
     def _only(self) -> Layout:
         if len(self._found) > 1:

@@ -15,8 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from grcn.data.boxes import clean_boxes
 from grcn.data.files import ImageFinder, NotFoundError
-from grcn.data.headers import read_headers
-from grcn.data.image import UNREAD, ImageHeader, read_image, upright_boxes
+from grcn.data.image import UNREAD, ImageHeader, read_header, read_image, upright_boxes
 from grcn.errors import AnnotationError, DataError, ImageError
 from grcn.types import Target
 
@@ -232,13 +231,13 @@ class Findings:
             ImageError: of the first broken one, unless they are collected.
         """
         found = {}
-        for image, header in zip(images, read_headers(images), strict=True):
-            if isinstance(header, ImageHeader):
-                found[image] = header
-            elif self.on_error == "raise":
-                raise header
-            else:
-                message = f"{str(header).removeprefix(f'{image}: ')}: left out"
+        for image in images:
+            try:
+                found[image] = read_header(image)
+            except ImageError as error:
+                if self.on_error == "raise":
+                    raise
+                message = f"{str(error).removeprefix(f'{image}: ')}: left out"
                 self.note("broken-image", image, message, error=ImageError)
         return found
 

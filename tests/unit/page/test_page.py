@@ -193,7 +193,7 @@ def test_heading_escapes_names(grcn: Detector) -> None:
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        ("demo nowhere", 6, "nowhere: no such run folder or file; `grcn demo` without RUN trains one to try"),
+        ("demo nowhere", 6, "nowhere: no such run folder, weights file or preset"),
         ("demo . --port 70000", 2, "port 70000: needs 1..65535"),
         ("demo . . .", 2, "unexpected argument '.'"),
     ],

@@ -1,0 +1,147 @@
+"""Large data sets as they were read last, so that reading them again takes seconds.
+
+A data set is remembered in the user's cache folder (`grcn/datasets` in XDG_CACHE_HOME or ~/.cache), under a digest of
+how it was asked for, of the name, size and time of change of every file below its folder, and of those of the code that
+reads it: where one of these changes, all is read anew. What is remembered is plain arrays and text, whose boxes are
+checked as any. A file that is not whole is passed over; one that cannot be written costs time only.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from hashlib import blake2b
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from grcn.data.records import Dataset, Defect, ImageRecord
+from grcn.errors import CheckpointError, DataError
+from grcn.files import atomic_file
+from grcn.types import Target
+
+WORTH = 1000  # files from which on a data set is remembered; fewer are read in a fifth of a second
+MOST = 2**20  # files, beyond which it is not: looking at them all takes longer than five seconds
+_KEPT = 16  # data sets, those read last
+_SETTLED = 2 * 10**9  # ns; a file changed later than that before now may change again within the same tick of its clock
+_FIELDS = ("boxes", "labels", "difficult", "crowd", "areas")
+
+
+def state(root: Path) -> bytes | None:
+    """A digest of the files below a folder, and of the code that reads them; None where it is not worth remembering."""
+    now, count, digest = time.time_ns(), 0, blake2b(digest_size=16)
+    with suppress(OSError):
+        for name, size, changed in chain(_tree(Path(__file__).parent), _tree(root)):
+            count += 1
+            if now - changed < _SETTLED or count > MOST:
+                return None
+            digest.update(f"{name}\0{size}\0{changed}\0".encode(errors="surrogateescape"))
+        return digest.digest() if count >= WORTH else None
+    return None
+
+
+def cache_file(state: bytes, asked: Sequence[object]) -> Path | None:
+    """Where one reading of a data set is remembered; None where the user has no home.
+
+    Args:
+        state: of its folder; asked: how it was asked for, such as the split.
+    """
+    folder = os.environ.get("XDG_CACHE_HOME", "")
+    try:
+        base = Path(folder) if os.path.isabs(folder) else Path("~/.cache").expanduser()
+    except RuntimeError:
+        return None
+    digest = blake2b(state + repr(asked).encode(errors="surrogateescape"), digest_size=16)
+    return base / "grcn" / "datasets" / f"{digest.hexdigest()}.npz"
+
+
+def load(file: Path, root: Path) -> Dataset | None:
+    """The data set remembered in a file; None where there is none."""
+    try:
+        with open(file, "rb") as source, np.load(source, allow_pickle=False) as arrays:
+            dataset = _unpacked({name: arrays[name] for name in arrays.files}, root)
+        os.utime(file)
+    except Exception:  # there is none, or it is damaged, in which numpy and zipfile raise all kinds
+        return None
+    return dataset
+
+
+def save(file: Path, dataset: Dataset) -> None:
+    """Remembers a data set, and forgets those beyond _KEPT that were read longest ago."""
+    with suppress(CheckpointError, OSError):
+        with atomic_file(file, durable=False) as sink:
+            np.savez(sink, **_packed(dataset))  # type: ignore[arg-type]
+        files = sorted(file.parent.glob("*.npz"), key=lambda path: path.stat().st_mtime)
+        for path in files[:-_KEPT]:
+            path.unlink(missing_ok=True)
+
+
+def _tree(folder: Path | str) -> Iterator[tuple[str, int, int]]:
+    """Path, size and time of change in ns of each file below a folder, in a fixed order; nobody reads hidden ones.
+
+    A link counts with its own text and with the file that it leads to. What a folder's link leads to is below the data
+    set's folder, too, or not read.
+    """
+    with os.scandir(folder) as listed:
+        entries = sorted((entry for entry in listed if entry.name[0] != "."), key=lambda entry: entry.name)
+    for entry in entries:
+        if entry.is_dir(follow_symlinks=False):
+            yield entry.path, 0, 0
+            yield from _tree(entry.path)
+        elif entry.is_symlink():
+            status = os.stat(entry.path) if os.path.exists(entry.path) else os.lstat(entry.path)
+            yield f"{entry.path}\0{os.readlink(entry.path)}", status.st_size, status.st_mtime_ns
+        else:
+            status = entry.stat()
+            yield entry.path, status.st_size, status.st_mtime_ns
+
+
+def _packed(dataset: Dataset) -> dict[str, NDArray[Any]]:
+    records, root = dataset.records, dataset.root
+    text = {
+        "format": dataset.format,
+        "split": dataset.split,
+        "class_names": dataset.class_names,
+        "category_ids": dataset.category_ids,
+        "ids": [record.image_id for record in records],
+        "paths": [str(record.path.relative_to(root)) for record in records],
+        "defects": [asdict(defect) for defect in dataset.defects],
+        "files": [str(path) for path in dataset.files],
+    }
+    return {
+        "text": np.frombuffer(json.dumps(text).encode(), np.uint8),
+        "sizes": np.array([(record.height, record.width) for record in records], dtype=np.int64),
+        "counts": np.array([len(record.target) for record in records], dtype=np.int64),
+        **{name: np.concatenate([getattr(record.target, name) for record in records]) for name in _FIELDS},
+    }
+
+
+def _unpacked(arrays: dict[str, NDArray[Any]], root: Path) -> Dataset:
+    text = json.loads(arrays["text"].tobytes())
+    ends = [0, *np.cumsum(arrays["counts"]).tolist()]
+    if any(len(arrays[name]) != ends[-1] for name in _FIELDS):
+        raise DataError("lengths differ")
+    base = f"{root}{os.sep}"
+    records = []
+    rows = zip(text["ids"], text["paths"], arrays["sizes"].tolist(), ends, ends[1:], strict=False)
+    columns = [arrays[name] for name in _FIELDS]
+    for image_id, path, (height, width), start, end in rows:
+        target = Target(*(column[start:end] for column in columns))
+        records.append(ImageRecord(image_id, Path(base + path), height, width, target))
+    return Dataset(
+        root,
+        text["format"],
+        text["split"],
+        tuple(text["class_names"]),
+        tuple(text["category_ids"]),
+        tuple(records),
+        tuple(Defect(**defect) for defect in text["defects"]),
+        frozenset(map(Path, text["files"])),
+    )
