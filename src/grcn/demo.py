@@ -25,7 +25,7 @@ from grcn.data.dataset import open_dataset
 from grcn.evaluation import evaluate
 from grcn.predict.dataset import predict_dataset
 from grcn.predict.detector import Detector
-from grcn.predict.job import predict
+from grcn.predict.job import predict_sources
 from grcn.predict.sources import find_sources
 from grcn.presets import preset
 from grcn.reports.metrics import write_report
@@ -105,7 +105,7 @@ def demo(out: Path, *, iterations: int, progress: Progress, console: Console | N
     metrics = evaluate(found, targets, test.class_names)
     write_report(out / "report", metrics, found, targets, test.class_names)
     sources, _ = find_sources([str(record.path) for record in test.records[:PICTURES]], out / "found")
-    predict(detector, sources, out / "found", score=0.5)
+    predict_sources(detector, sources, out / "found", score=0.5)
 
     table = Table("preset", title=f"{len(test)} test pictures")
     for key in SHOWN:

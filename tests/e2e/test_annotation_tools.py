@@ -20,7 +20,7 @@ import pytest
 from PIL import Image
 
 from grcn.data.dataset import open_dataset
-from grcn.predict.job import predict
+from grcn.predict.job import predict_sources
 from grcn.predict.sources import find_sources
 from networks import looking
 
@@ -32,7 +32,7 @@ def found(out: Path, tmp_path: Path, save: str) -> Path:
     for name in ("a.png", "é b&c.jpg"):
         Image.new("RGB", (100, 60), "gray").save(tmp_path / name)
     sources, _ = find_sources([str(tmp_path / "a.png"), str(tmp_path / "é b&c.jpg")], out)
-    predict(looking(lambda _: (BOXES, [0.75, 0.5], [1, 0]), NAMES, "finder"), sources, out, save=[save])
+    predict_sources(looking(lambda _: (BOXES, [0.75, 0.5], [1, 0]), NAMES, "finder"), sources, out, save=[save])
     return out / save
 
 

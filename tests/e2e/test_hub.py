@@ -19,7 +19,7 @@ from grcn.cli.main import main
 from grcn.data.dataset import open_dataset
 from grcn.errors import CheckpointError, ConfigError
 from grcn.predict.checkpoint import load_detector, save_detector
-from grcn.predict.hub import download, model_card, push
+from grcn.predict.hub import download_weights, model_card, push
 from grcn.training import train
 from hub_server import TOKEN, Hub, Repository
 
@@ -247,7 +247,7 @@ def test_refused_then_pushed_at_half_the_size(hub: Hub, run: Path, beach: Path, 
 def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(ConfigError, match=r"pip install 'grcn\[hub\]'"):
-        download("someone/tiny")
+        download_weights("someone/tiny")
 
 
 def test_what_cannot_be_pushed(tiny: ModuleType, run: Path, tmp_path: Path) -> None:

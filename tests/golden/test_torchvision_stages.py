@@ -75,7 +75,7 @@ def test_proposals(seed: int, training: bool, min_size: float) -> None:
     theirs.train(training)
     features = torch.randn(2, CHANNELS, 6, 8)
     with torch.no_grad():
-        padded, _ = ours([features], box_ops.whole(SIZES, features))
+        padded, _ = ours([features], box_ops.image_rois(SIZES, features))
         found = [boxes[valid] for boxes, valid in zip(*padded, strict=True)]
         logits, deltas = theirs.head([features])
         anchors = theirs.anchor_generator(ImageList(torch.zeros(2, 3, 96, 128), SIZES), [features])
@@ -96,7 +96,9 @@ def test_rpn_losses(seed: int, count: int, positive_fraction: float) -> None:
     targets = random_targets(count)
     padded = torch.stack((targets[0]["boxes"], torch.zeros(count, 4)))
     real = torch.tensor([[True] * count, [False] * count])
-    _, found = ours([features], box_ops.whole(SIZES, features), Objects(padded, real, torch.zeros_like(real).long()))
+    _, found = ours(
+        [features], box_ops.image_rois(SIZES, features), Objects(padded, real, torch.zeros_like(real).long())
+    )
     _, expected = theirs(ImageList(torch.zeros(2, 3, 96, 128), SIZES), {"0": features}, targets)
     assert found.keys() == expected.keys()
     assert found["loss_rpn_box_reg"] > 0
@@ -216,7 +218,7 @@ def test_detections(seed: int, count: int, threshold: float, most: int, spread: 
     padded = [answer.new_zeros(valid.numel(), *answer.shape[1:]) for answer in answers]
     for part, answer in zip(padded, answers, strict=True):
         part[valid.flatten()] = answer
-    found = _unpadded(ours.detect(Predictions(*padded), Proposals(boxes, valid), box_ops.whole(SIZES, boxes)))
+    found = _unpadded(ours.detect(Predictions(*padded), Proposals(boxes, valid), box_ops.image_rois(SIZES, boxes)))
     expected = theirs.postprocess_detections(answers.logits, with_background(answers.deltas), proposals, SIZES)
     for own, boxes, scores, labels in zip(found, *expected, strict=True):
         torch.testing.assert_close(own["boxes"], boxes, rtol=0, atol=1e-4)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from grcn.cli.common import add_format_option, print_json, progress_bar
 
 
-def check(words: Sequence[str]) -> int:
+def check(argv: Sequence[str]) -> int:
     from grcn.cli.parser import Parser
 
     parser = Parser(
@@ -25,7 +25,7 @@ def check(words: Sequence[str]) -> int:
     parser.add_argument("--long_side", type=int, help="cap on the longer side; default: the preset's")
     parser.add_argument("--all", action="store_true", help="list all defects, not five of a kind")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
-    options = parser.read(words)
+    options = parser.read(argv)
 
     from grcn.data.check import check_dataset, render
     from grcn.presets import preset
@@ -48,7 +48,7 @@ def check(words: Sequence[str]) -> int:
     return report.exit_code
 
 
-def generate(words: Sequence[str]) -> int:
+def generate(argv: Sequence[str]) -> int:
     from grcn.cli.parser import Parser
 
     parser = Parser(
@@ -62,7 +62,7 @@ def generate(words: Sequence[str]) -> int:
     parser.add_argument("--images", type=int, default=300, help="60% train, 15% val, 25% test")
     parser.add_argument("--seed", type=int, default=0, help="of everything that is drawn")
     parser.add_argument("--size", nargs=2, type=int, default=[640, 480], metavar=("WIDTH", "HEIGHT"), help="in pixels")
-    options = parser.read(words)
+    options = parser.read(argv)
     from grcn.files import check_folder
     from grcn.scenes.generate import generate
 
@@ -75,7 +75,7 @@ def generate(words: Sequence[str]) -> int:
     return 0
 
 
-def download(words: Sequence[str]) -> int:
+def download(argv: Sequence[str]) -> int:
     from grcn.cli.parser import Parser
 
     parser = Parser(
@@ -89,7 +89,7 @@ def download(words: Sequence[str]) -> int:
     parser.add_argument("--out", type=str, required=True, help="folder to make")
     parser.add_argument("--base_url", type=str, help="a mirror that holds the archives under their own names")
     parser.add_argument("--keep_archives", action="store_true", help="keep the archives after unpacking")
-    options = parser.read(words)
+    options = parser.read(argv)
     from grcn.data.download import download
     from grcn.files import check_folder
 

@@ -10,7 +10,7 @@ from grcn.cli.common import add_device_options, load_detector, progress_bar
 from grcn.errors import ConfigError
 
 
-def demo(words: Sequence[str]) -> int:
+def demo(argv: Sequence[str]) -> int:
     from grcn.cli.parser import Parser
 
     parser = Parser(
@@ -29,7 +29,7 @@ def demo(words: Sequence[str]) -> int:
     parser.add_argument("--iterations", type=int, default=500, help="without RUN: training steps")
     parser.add_argument("--port", type=int, help="of the page; default: the first free one from 7860")
     add_device_options(parser, batches=False)
-    options = parser.read(words)
+    options = parser.read(argv)
     if options.iterations < 1:
         raise ConfigError(f"iterations {options.iterations}: needs 1 or more")
     if options.port is not None and not 1 <= options.port <= 65535:

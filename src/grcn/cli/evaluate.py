@@ -16,7 +16,7 @@ from grcn.cli.common import (
 from grcn.errors import ConfigError
 
 
-def evaluate(words: Sequence[str]) -> int:
+def evaluate(argv: Sequence[str]) -> int:
     from grcn.cli.parser import Parser
 
     parser = Parser(
@@ -35,7 +35,7 @@ def evaluate(words: Sequence[str]) -> int:
     parser.add_argument("--save", choices=("fiftyone",), help="also write objects and detections for FiftyOne to --out")
     parser.add_argument("--json", action="store_true", help="print metrics.json instead of a table")
     add_device_options(parser)
-    options = parser.read(words)
+    options = parser.read(argv)
     if options.save and options.out is None:
         raise ConfigError(f"evaluate: --save {options.save} needs --out DIR")
     if (options.run is None) == (options.predictions is None):
@@ -69,7 +69,7 @@ def evaluate(words: Sequence[str]) -> int:
     return 0
 
 
-def gap(words: Sequence[str]) -> int:
+def gap(argv: Sequence[str]) -> int:
     from grcn.cli.parser import Parser
 
     parser = Parser(
@@ -88,7 +88,7 @@ def gap(words: Sequence[str]) -> int:
     parser.add_argument("--out", type=str, help="folder for gap.html and gap.json")
     parser.add_argument("--json", action="store_true", help="print gap.json instead of a table")
     add_device_options(parser)
-    options = parser.read(words)
+    options = parser.read(argv)
 
     from grcn.evaluation.coco import IOU
 

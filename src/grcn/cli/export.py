@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-def export(words: Sequence[str]) -> int:
+def export(argv: Sequence[str]) -> int:
     from grcn.cli.parser import Parser
 
     parser = Parser(
@@ -38,7 +38,7 @@ def export(words: Sequence[str]) -> int:
     add_format_option(parser, "--data_format")
     parser.add_argument("--images", type=int, default=100, help="images of it that are used")
     parser.add_argument("--size", nargs=2, type=int, metavar=("HEIGHT", "WIDTH"), help="take images of this size alone")
-    options = parser.read(words)
+    options = parser.read(argv)
     if options.int8 != (options.data is not None):
         raise ConfigError("export: --int8 and --data DIR go together")
     if options.size and min(options.size) < 1:

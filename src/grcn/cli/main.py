@@ -22,10 +22,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: without the program's name; None: those of this process.
     """
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    debug = "--debug" in words
+    argv = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in argv
     with lasting_streams() as out:
-        code = _run([word for word in words if word != "--debug"], debug)
+        code = _run([argument for argument in argv if argument != "--debug"], debug)
         out.flush()
         if isinstance(out.error, BrokenPipeError):  # as in `grcn models | head`
             return code or 141
@@ -35,9 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code
 
 
-def _run(words: list[str], debug: bool) -> int:
+def _run(argv: list[str], debug: bool) -> int:
     try:
-        return _dispatch(words)
+        return _dispatch(argv)
     except SystemExit as stop:  # after --help and --print_config
         return stop.code if isinstance(stop.code, int) else 0
     except KeyboardInterrupt:
@@ -76,24 +76,24 @@ def _fail(message: str, code: int) -> int:
     return code
 
 
-def _dispatch(words: list[str]) -> int:
-    if not words or words[0] in ("-h", "--help"):
+def _dispatch(argv: list[str]) -> int:
+    if not argv or argv[0] in ("-h", "--help"):
         print(_overview())
         return 0
-    if words[0] == "--version":
+    if argv[0] == "--version":
         from grcn import __version__
 
         print(f"grcn {__version__}")
         return 0
-    grouped = f"{words[0]} " in _EXAMPLES
-    if grouped and (len(words) == 1 or words[1] in ("-h", "--help")):
-        print(_overview(f"{words[0]} "))
+    grouped = f"{argv[0]} " in _EXAMPLES
+    if grouped and (len(argv) == 1 or argv[1] in ("-h", "--help")):
+        print(_overview(f"{argv[0]} "))
         return 0
-    name = " ".join(words[: 2 if grouped else 1])
+    name = " ".join(argv[: 2 if grouped else 1])
     if name not in COMMANDS:
         near = difflib.get_close_matches(name, COMMANDS, n=1)
         raise ConfigError(f"unknown command '{name}'; " + (f"did you mean '{near[0]}'?" if near else "try grcn --help"))
-    return COMMANDS[name].run(words[len(name.split()) :])
+    return COMMANDS[name].run(argv[len(name.split()) :])
 
 
 def _overview(prefix: str = "") -> str:

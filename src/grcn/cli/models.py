@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from grcn.cli.common import print_json
 
 
-def models(words: Sequence[str]) -> int:
+def models(argv: Sequence[str]) -> int:
     from grcn.cli.parser import Parser
 
     parser = Parser(
@@ -19,7 +19,7 @@ def models(words: Sequence[str]) -> int:
     )
     parser.add_argument("name", nargs="?", type=str, metavar="NAME", help="a preset")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    options = parser.read(words)
+    options = parser.read(argv)
 
     from grcn.model.summary import summarize
     from grcn.presets import PRESETS

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from grcn.predict.sources import Source
 
 
-def predict(words: Sequence[str]) -> int:
+def predict(argv: Sequence[str]) -> int:
     from grcn.cli.parser import Parser
     from grcn.config import WrittenFormat
 
@@ -40,7 +40,7 @@ def predict(words: Sequence[str]) -> int:
         help="also write labels to correct and train on",
     )
     add_device_options(parser)
-    options = parser.read(words)
+    options = parser.read(argv)
     if not 0 <= options.score <= 1:
         raise ConfigError(f"score {options.score}: needs 0..1")
 
@@ -51,11 +51,11 @@ def predict(words: Sequence[str]) -> int:
     sources = _find_sources(options.sources, out)
     detector = load_detector(options.run, options)
     say_letters(detector.class_names)
-    from grcn.predict.job import predict
+    from grcn.predict.job import predict_sources
 
     stopped = f"stopped; what was found is in {out / 'results.jsonl'}, and in frames/ for videos"
     with keeping(stopped), progress_bar(f"detecting in {len(sources)} sources") as progress:
-        summary = predict(
+        summary = predict_sources(
             detector,
             sources,
             out,

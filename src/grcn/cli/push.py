@@ -10,7 +10,7 @@ from typing import Any
 from grcn.errors import DataError
 
 
-def push(words: Sequence[str]) -> int:
+def push(argv: Sequence[str]) -> int:
     from grcn.cli.parser import Parser
 
     parser = Parser(
@@ -30,7 +30,7 @@ def push(words: Sequence[str]) -> int:
         "--metrics", type=str, metavar="FILE", help="metrics.json of `grcn evaluate`, for the model card"
     )
     parser.add_argument("--message", type=str, default="Detector of grcn", help="of the commit")
-    options = parser.read(words)
+    options = parser.read(argv)
     metrics = _read_metrics(Path(options.metrics)) if options.metrics else None
 
     from grcn.predict.detector import Detector

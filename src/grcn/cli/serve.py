@@ -8,7 +8,7 @@ from dataclasses import fields
 from grcn.cli.common import add_device_options, load_detector, say
 
 
-def serve(words: Sequence[str]) -> int:
+def serve(argv: Sequence[str]) -> int:
     from grcn.cli.parser import Parser
     from grcn.config import ServeLimits
 
@@ -26,7 +26,7 @@ def serve(words: Sequence[str]) -> int:
     parser.add_argument("--port", type=int, default=8000, help="0: a free one")
     parser.add_class_arguments(ServeLimits)
     add_device_options(parser, batches=False)
-    options = parser.read(words)
+    options = parser.read(argv)
     limits = ServeLimits(**{field.name: options[field.name] for field in fields(ServeLimits)})
     from grcn.serve import serve
 

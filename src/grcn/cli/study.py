@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from grcn.cli.parser import Parser
 
 
-def run(words: Sequence[str]) -> int:
+def run(argv: Sequence[str]) -> int:
     from grcn.cli.parser import Parser
 
     parser = Parser(
@@ -28,7 +28,7 @@ def run(words: Sequence[str]) -> int:
     parser.add_argument("--cpus", type=float, default=1.0, help="cores of a trial on Ray")
     parser.add_argument("--gpus", type=float, default=0.0, help="devices of a trial on Ray")
     parser.add_argument("--keep_runs", action="store_true", help="keep the run folders, with weights")
-    options = parser.read(words)
+    options = parser.read(argv)
     from grcn.files import check_folder
     from grcn.runtime import tune_cpu
     from grcn.study import read_study, run_study
@@ -50,7 +50,7 @@ def run(words: Sequence[str]) -> int:
     return 0
 
 
-def table(words: Sequence[str]) -> int:
+def table(argv: Sequence[str]) -> int:
     from grcn.cli.parser import Parser
 
     parser = Parser(
@@ -62,7 +62,7 @@ def table(words: Sequence[str]) -> int:
         "grcn study table context --out studies",
     )
     _add_options(parser)
-    options = parser.read(words)
+    options = parser.read(argv)
     from grcn.files import check_folder
     from grcn.study import read_study, verdicts, write_tables
 

@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from grcn.config import TrainConfig
 
 
-def train(words: Sequence[str]) -> int:
-    config = read_train_config(words)
+def train(argv: Sequence[str]) -> int:
+    config = read_train_config(argv)
     from grcn.runtime import tune_cpu
     from grcn.training import train
 
@@ -21,7 +21,7 @@ def train(words: Sequence[str]) -> int:
     return 0
 
 
-def read_train_config(words: Sequence[str]) -> TrainConfig:
+def read_train_config(argv: Sequence[str]) -> TrainConfig:
     """The configuration of a `grcn train` command line; `--model.*` default to the chosen preset's values.
 
     Raises:
@@ -43,11 +43,11 @@ def read_train_config(words: Sequence[str]) -> TrainConfig:
     parser.add_class_arguments(TrainConfig, skip={"model"})
     parser.add_class_arguments(DetectorConfig, "model")
     # Read twice: the preset, from the command line or the file, sets the defaults of the rest.
-    chosen = parser.read([word for word in words if not word.startswith("--print_config")]).preset
+    chosen = parser.read([argument for argument in argv if not argument.startswith("--print_config")]).preset
     parser.set_defaults({"model": to_dict(preset(chosen))})
-    values = parser.read(words).as_dict()
+    values = parser.read(argv).as_dict()
     files = values.pop("config") or []
-    if values["resume"] and files and not any(word.split("=")[0] == "--out" for word in words):
+    if values["resume"] and files and not any(argument.split("=")[0] == "--out" for argument in argv):
         # A run continues where it lies now; its file names the place where it began.
         folder = Path(str(files[-1])).parent
         if Path(str(files[-1])).name == "config.yaml" and (folder / "classes.txt").is_file():

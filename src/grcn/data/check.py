@@ -17,7 +17,7 @@ import numpy as np
 from grcn.config import DetectorConfig, InputConfig
 from grcn.data.dataset import DataFolder
 from grcn.data.records import Dataset, Defect, ImageRecord
-from grcn.data.sizing import QUANTILES, Sizing, fit, measure
+from grcn.data.sizing import QUANTILES, Sizing, fit_config, measure
 from grcn.data.unused import unused_files
 from grcn.errors import DataError, GrcnError, ImageError
 from grcn.presets import PRESETS
@@ -25,8 +25,6 @@ from grcn.presets import PRESETS
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
-
-__all__ = ["CheckReport", "ClassCount", "SplitCount", "check_dataset", "fit", "render"]
 
 SMALL, MEDIUM = 32**2, 96**2  # COCO's limits of area, pixels of the original image
 _SHOWN = tuple(QUANTILES.index(q) for q in (0.1, 0.5, 0.9))
@@ -66,7 +64,7 @@ class CheckReport:
         defects: everything found wrong, with its file; overlap between splits is among them, and, where no splits
             were named, every file that no split uses. Those of exit code 0 are remarks.
         sizing: how the given detector suits the training split; None where that has no objects.
-        suggested: the same for the detector that `fit` makes of it.
+        suggested: the same for the detector that `grcn.data.sizing.fit_config` makes of it.
     """
 
     root: Path
@@ -141,7 +139,7 @@ def check_dataset(
         defects += unused_files(datasets, [root / defect.file for defect in defects])
 
     has_objects = any((~record.target.crowd).any() for dataset in training for record in dataset.records)
-    suggested = fit(training, config) if has_objects else config
+    suggested = fit_config(training, config) if has_objects else config
     defects += _dense(datasets, config, suggested)
     return CheckReport(
         root=root,

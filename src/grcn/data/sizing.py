@@ -237,7 +237,7 @@ def _most_objects(datasets: Sequence[Dataset]) -> int:
     return max(int((~record.target.crowd).sum()) for dataset in datasets for record in dataset.records)
 
 
-def fit(dataset: Dataset | Sequence[Dataset], config: DetectorConfig) -> DetectorConfig:
+def fit_config(dataset: Dataset | Sequence[Dataset], config: DetectorConfig) -> DetectorConfig:
     """`config` with the input size, strides and anchors that suit a data set (`grcn train --fit data`).
 
     - Input: the images' own median short side, enlarged (at most MAX_ENLARGE times) until the median object of the

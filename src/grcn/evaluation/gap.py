@@ -30,7 +30,7 @@ LEAST_OVERLAP = 0.1
 """IoU from which a detection counts as of an object: the oracles', and TIDE's border of background."""
 
 
-def mend(detections: Sequence[Detections], targets: Sequence[Target], oracle: Oracle) -> list[Detections]:
+def apply_oracle(detections: Sequence[Detections], targets: Sequence[Target], oracle: Oracle) -> list[Detections]:
     """The detections as they would be if one task, or both, made no mistake.
 
     Every detection takes the box (localization), the class (classification) or both of the object it overlaps most, if
@@ -268,7 +268,7 @@ def measure_gap(
         DataError: when images do not correspond or a class id is beyond the names.
     """
     names = tuple(class_names)
-    mended = {oracle: mend(detections, targets, oracle) for oracle in ORACLES}
+    mended = {oracle: apply_oracle(detections, targets, oracle) for oracle in ORACLES}
     matches = {oracle: match_coco(targets, found, len(names)) for oracle, found in mended.items()}
     return Gap(
         class_names=names,

@@ -13,7 +13,7 @@ from torch import Tensor
 MAX_LOG_RATIO = math.log(1000.0 / 16)
 
 
-def precise(values: Tensor) -> Tensor:
+def to_float32(values: Tensor) -> Tensor:
     """`values` in float32, or as they are in float64: what boxes, scores and losses are computed in."""
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
@@ -41,7 +41,7 @@ def iou(a: Tensor, b: Tensor) -> Tensor:
     return torch.where(union > 0, intersection / union, 0.0)
 
 
-def whole(sizes: Sequence[tuple[int, int]], like: Tensor) -> Tensor:
+def image_rois(sizes: Sequence[tuple[int, int]], like: Tensor) -> Tensor:
     """Images of `sizes` (height, width) as boxes [B, 4] of the type of `like`, where it is."""
     return constant([(0, 0, width, height) for height, width in sizes], like)
 
@@ -94,7 +94,7 @@ def pad(boxes: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         boxes: one [N_i, 4] an image.
 
     Returns:
-        [B, max N_i, 4], filled with zeros, and the mask of real boxes, [B, max N_i] bool.
+        [B, max N_i, 4], filled with zeros, and the mask of valid boxes, [B, max N_i] bool.
     """
     padded = torch.nn.utils.rnn.pad_sequence(list(boxes), batch_first=True)
     counts = torch.tensor([len(b) for b in boxes]).to(padded.device, non_blocking=True)

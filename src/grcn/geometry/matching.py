@@ -15,7 +15,7 @@ PAIRS = 1 << 20
 
 def match(
     objects: Tensor,
-    real: Tensor,
+    valid: Tensor,
     boxes: Tensor,
     *,
     foreground: float,
@@ -25,7 +25,7 @@ def match(
     """Assigns boxes to objects by overlap (Ren et al. 2015, section 3.1.2).
 
     Args:
-        objects: [B, G, 4]; real: [B, G] bool, False where `objects` is padding.
+        objects: [B, G, 4]; valid: [B, G] bool, False where `objects` is padding.
         boxes: [A, 4], the same for every image, or [B, A, 4].
         foreground: a box at or above this IoU with its best object is assigned to it.
         background: a box below this is background; between the two it is ignored.
@@ -42,7 +42,7 @@ def match(
     step = max(1, PAIRS // max(1, images * count))
     for first in range(0, objects.shape[1], step):
         block = slice(first, first + step)
-        overlaps = iou(objects[:, block], boxes).masked_fill_(~real[:, block, None], -1.0)  # [B, G, A]
+        overlaps = iou(objects[:, block], boxes).masked_fill_(~valid[:, block, None], -1.0)  # [B, G, A]
         value, place = overlaps.max(dim=1)
         better = value > best  # of equals the first object, as within a block
         best, index = torch.where(better, value, best), torch.where(better, place + first, index)

@@ -10,25 +10,23 @@ from torch import Tensor
 
 
 class Samples(NamedTuple):
-    """Indices [B, K] int64 into an image's boxes; real [B, K] bool, False where there were fewer; positive [B, K] bool,
-    True for those real ones that are.
-    """
+    """Indices [B, K] int64 into an image's boxes; valid [B, K] bool, False where there were fewer; positive [B, K]."""
 
     indices: Tensor
-    real: Tensor
+    valid: Tensor
     positive: Tensor
 
     def packed(self, count: int) -> Samples:
-        """`count` of each image (or K): the real ones in their order, then the same in turn, as filling.
+        """`count` of each image (or K): the valid ones in their order, then the same in turn, as filling.
 
         Filling that is like the rest, since what looks at it may count with it (batch norm).
         """
-        place = torch.arange(min(count, self.real.shape[1]), device=self.real.device)
-        number = self.real.sum(dim=1, keepdim=True)
-        order = self.real.byte().argsort(dim=1, descending=True, stable=True)
+        place = torch.arange(min(count, self.valid.shape[1]), device=self.valid.device)
+        number = self.valid.sum(dim=1, keepdim=True)
+        order = self.valid.byte().argsort(dim=1, descending=True, stable=True)
         order = order.gather(1, place % number.clamp(min=1))
-        real = place < number
-        return Samples(self.indices.gather(1, order), real, self.positive.gather(1, order) & real)
+        valid = place < number
+        return Samples(self.indices.gather(1, order), valid, self.positive.gather(1, order) & valid)
 
 
 def sample(
@@ -56,6 +54,6 @@ def sample(
     negative_key, negative_index = keys.masked_fill(labels != 0, -1.0).topk(min(count, labels.shape[1]))
     left = count - positive_real.sum(dim=1, keepdim=True)
     negative_real = (negative_key >= 0) & (torch.arange(negative_key.shape[1], device=labels.device) < left)
-    real = torch.cat((positive_real, negative_real), dim=1)
+    valid = torch.cat((positive_real, negative_real), dim=1)
     positive = torch.cat((positive_real, torch.zeros_like(negative_real)), dim=1)
-    return Samples(torch.cat((positive_index, negative_index), dim=1), real, positive)
+    return Samples(torch.cat((positive_index, negative_index), dim=1), valid, positive)

@@ -91,15 +91,15 @@ class RCNN(nn.Module):
             check_targets(images, targets, self.num_classes)
         objects = _objects(targets, batch) if self.training and targets is not None else None
         generators = None if seeds is None else [torch.Generator(batch.device).manual_seed(s) for s in seeds]
-        whole = box_ops.whole(sizes, batch)
+        image_rois = box_ops.image_rois(sizes, batch)
         maps = self.separation(batch.to(self.rpn.conv.weight.dtype))
-        proposals, rpn_losses = self.rpn(maps.rpn, whole, objects, generators)
+        proposals, rpn_losses = self.rpn(maps.rpn, image_rois, objects, generators)
         if objects is None:
-            predictions: Predictions = self.roi(maps, proposals.boxes, whole)
-            return _unpadded(self.roi.detect(predictions, proposals, whole, score))
-        boxes, labels, wanted = self.roi.assign(proposals, objects, generators)
-        predictions = self.roi(maps, boxes, whole)
-        own = roi_losses(predictions.logits, predictions.deltas, labels.flatten(), wanted.flatten(0, 1))
+            predictions: Predictions = self.roi(maps, proposals.boxes, image_rois)
+            return _unpadded(self.roi.detect(predictions, proposals, image_rois, score))
+        boxes, labels, target_deltas = self.roi.assign(proposals, objects, generators)
+        predictions = self.roi(maps, boxes, image_rois)
+        own = roi_losses(predictions.logits, predictions.deltas, labels.flatten(), target_deltas.flatten(0, 1))
         return {**rpn_losses, **own}
 
     def batch(self, images: list[Tensor]) -> tuple[Tensor, list[tuple[int, int]]]:
@@ -140,9 +140,9 @@ class RCNN(nn.Module):
 
 def _objects(targets: list[dict[str, Tensor]], batch: Tensor) -> Objects:
     """Targets as tensors of the type of `batch`, where it is."""
-    boxes, real = box_ops.pad([target["boxes"].to(batch, non_blocking=True) for target in targets])
+    boxes, valid = box_ops.pad([target["boxes"].to(batch, non_blocking=True) for target in targets])
     labels = [target["labels"].to(batch.device, non_blocking=True) for target in targets]
-    return Objects(boxes, real, nn.utils.rnn.pad_sequence(labels, batch_first=True))
+    return Objects(boxes, valid, nn.utils.rnn.pad_sequence(labels, batch_first=True))
 
 
 def _unpadded(found: Found) -> list[dict[str, Tensor]]:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from grcn.geometry.boxes import precise
+from grcn.geometry.boxes import to_float32
 
 # Where smooth L1 turns from square to line, in deltas; 1/9 as in Detectron and torchvision.
 BETA = 1 / 9
@@ -27,42 +27,44 @@ def _over_ranks(count: Tensor) -> Tensor:
     return count
 
 
-def rpn_losses(logits: Tensor, deltas: Tensor, objectness: Tensor, wanted: Tensor, real: Tensor) -> dict[str, Tensor]:
+def rpn_losses(
+    logits: Tensor, deltas: Tensor, objectness: Tensor, target_deltas: Tensor, valid: Tensor
+) -> dict[str, Tensor]:
     """Losses of the sampled anchors.
 
     Args:
         logits: [B, K]; deltas: [B, K, 4]: predicted.
-        objectness: [B, K] bool, True for anchors of an object; wanted: [B, K, 4] their deltas (any values elsewhere).
-        real: [B, K] bool, False for padding.
+        objectness: [B, K] bool, True for anchors of an object; target_deltas: [B, K, 4], of theirs (else any values).
+        valid: [B, K] bool, False for padding.
 
     Returns:
-        loss_objectness, the mean over the real samples; loss_rpn_box_reg, the positives' sum over the same count.
+        loss_objectness, the mean over the valid samples; loss_rpn_box_reg, the positives' sum over the same count.
     """
-    logits, deltas = precise(logits), precise(deltas)
-    count = _over_ranks(real.sum()).clamp(min=1)
+    logits, deltas = to_float32(logits), to_float32(deltas)
+    count = _over_ranks(valid.sum()).clamp(min=1)
     entropy = F.binary_cross_entropy_with_logits(logits, objectness.to(logits.dtype), reduction="none")
-    distance = F.smooth_l1_loss(deltas, wanted, beta=BETA, reduction="none").sum(dim=-1)
+    distance = F.smooth_l1_loss(deltas, target_deltas, beta=BETA, reduction="none").sum(dim=-1)
     return {
-        "loss_objectness": torch.where(real, entropy, 0.0).sum() / count,
+        "loss_objectness": torch.where(valid, entropy, 0.0).sum() / count,
         "loss_rpn_box_reg": torch.where(objectness, distance, 0.0).sum() / count,
     }
 
 
-def roi_losses(logits: Tensor, deltas: Tensor, labels: Tensor, wanted: Tensor) -> dict[str, Tensor]:
+def roi_losses(logits: Tensor, deltas: Tensor, labels: Tensor, target_deltas: Tensor) -> dict[str, Tensor]:
     """Losses of the sampled RoIs.
 
     Args:
         logits: [R, 1 + C], background first; deltas: [R, C, 4]: predicted.
-        labels: [R] int64, 0 for background, else class id + 1, or `FILLING`; wanted: [R, 4] deltas (any finite values
-            but for objects).
+        labels: [R] int64, 0 for background, else class id + 1, or `FILLING`; target_deltas: [R, 4], any finite
+            values but for objects.
 
     Returns:
         loss_classifier, the mean over RoIs but filling; loss_box_reg, the positives' sum over the same number.
     """
     count = _over_ranks((labels != FILLING).sum()).clamp(min=1)  # without any: zero, not NaN
-    entropy = F.cross_entropy(precise(logits), labels, reduction="sum", ignore_index=FILLING)
-    own = precise(deltas[torch.arange(len(labels), device=labels.device), (labels - 1).clamp(min=0)])  # [R, 4]
-    distance = F.smooth_l1_loss(own, wanted, beta=BETA, reduction="none").sum(dim=-1)
+    entropy = F.cross_entropy(to_float32(logits), labels, reduction="sum", ignore_index=FILLING)
+    own = to_float32(deltas[torch.arange(len(labels), device=labels.device), (labels - 1).clamp(min=0)])  # [R, 4]
+    distance = F.smooth_l1_loss(own, target_deltas, beta=BETA, reduction="none").sum(dim=-1)
     return {
         "loss_classifier": entropy / count,
         "loss_box_reg": torch.where(labels > 0, distance, 0.0).sum() / count,

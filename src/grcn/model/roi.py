@@ -43,14 +43,14 @@ class AttentionContext(nn.Module):
         super().__init__()
         self.attention, self.transform = nn.Conv2d(inputs, 1, 1), nn.Linear(inputs, channels)
 
-    def forward(self, features: Tensor, whole: Tensor, stride: int) -> Tensor:
+    def forward(self, features: Tensor, image_rois: Tensor, stride: int) -> Tensor:
         """Map [B, C, H, W] to [B, F]; cells that lie wholly in an image's padding get no attention.
 
         Args:
-            whole: [B, 5], each image as a RoI.
+            image_rois: [B, 5], each image as a RoI.
         """
         y, x = (torch.arange(n, device=features.device) * stride for n in features.shape[2:])
-        inside = (y < whole[:, 4:])[:, :, None] & (x < whole[:, 3:4])[:, None]  # [B, H, W]
+        inside = (y < image_rois[:, 4:])[:, :, None] & (x < image_rois[:, 3:4])[:, None]  # [B, H, W]
         weights = self.attention(features)[:, 0].masked_fill(~inside, -torch.inf).flatten(1).softmax(dim=1)
         pooled = torch.einsum("bcn,bn->bc", features.flatten(2), weights.to(features.dtype))
         return torch.relu(self.transform(pooled))
@@ -74,12 +74,12 @@ class TaskPath:
 
 
 class Assigned(NamedTuple):
-    """What is trained on: boxes [B, K, 4]; labels [B, K], 0 for background, class id + 1, or `FILLING`; wanted deltas
+    """What is trained on: boxes [B, K, 4]; labels [B, K], 0 for background, class id + 1, or `FILLING`; target_deltas
     [B, K, 4]."""
 
     boxes: Tensor
     labels: Tensor
-    wanted: Tensor
+    target_deltas: Tensor
 
 
 class Found(NamedTuple):
@@ -162,7 +162,7 @@ class RoIStage(nn.Module):
             boxes: [B, P, 4].
             images: [B, 4], each image, without padding, as a box.
         """
-        rois, whole = _rois(boxes), _rois(images[:, None])
+        rois, image_rois = _rois(boxes), _rois(images[:, None])
         reduced: dict[nn.Module, Pyramid] = {}
         for path in self.paths.values():
             if path.reduce not in reduced:
@@ -170,7 +170,7 @@ class RoIStage(nn.Module):
         vectors = self._vectors(reduced, rois, self.paths.values())  # [R, F] each
         readers = [self.paths[task] for task in TASKS if self.contexts[task] == "global"]
         # By themselves: in one batch with the RoIs, whose number is round, they cost as much again as all of those.
-        contexts = self._vectors(reduced, whole, readers)  # [B, F] each
+        contexts = self._vectors(reduced, image_rois, readers)  # [B, F] each
         answers = {}
         for task, layer in zip(TASKS, (self.scores, self.deltas), strict=True):
             features = vectors[self.paths[task]]
@@ -178,7 +178,7 @@ class RoIStage(nn.Module):
                 if self.contexts[task] == "global":
                     context = contexts[self.paths[task]]
                 else:
-                    context = self.attention[task](getattr(maps, task)[0], whole, self.strides[task][0])
+                    context = self.attention[task](getattr(maps, task)[0], image_rois, self.strides[task][0])
                 context = context.index_select(0, rois[:, 0].long())
                 features = torch.cat((features, context.to(features.dtype)), dim=1)
             answers[task] = layer(features)
@@ -220,11 +220,11 @@ class RoIStage(nn.Module):
         place = end + torch.arange(number, device=end.device)
         candidates = F.pad(proposals.boxes, (0, 0, 0, number))  # [B, P + G, 4]
         candidates = candidates.scatter(1, place[..., None].expand(-1, -1, 4), objects.boxes)
-        end = end + objects.real.sum(dim=1, keepdim=True)
+        end = end + objects.valid.sum(dim=1, keepdim=True)
         present = torch.arange(candidates.shape[1], device=end.device) < end
         threshold = roi.foreground_iou
         matched = match(
-            objects.boxes, objects.real, candidates, foreground=threshold, background=threshold, keep_best=False
+            objects.boxes, objects.valid, candidates, foreground=threshold, background=threshold, keep_best=False
         )
         labels, own = torch.zeros_like(matched), candidates
         if number:
@@ -236,10 +236,10 @@ class RoIStage(nn.Module):
         corners = samples.indices[..., None].expand(-1, -1, 4)
         boxes = candidates.gather(1, corners)
         # Background is matched with itself, whose deltas are zero; filling with a unit box, so that all is finite.
-        references = torch.where(samples.real[..., None], boxes, box_ops.constant((0, 0, 1, 1), boxes))
+        references = torch.where(samples.valid[..., None], boxes, box_ops.constant((0, 0, 1, 1), boxes))
         own = torch.where(samples.positive[..., None], own.gather(1, corners), references)
-        wanted = box_ops.encode(own, references, roi.box_weights)
-        return Assigned(boxes, labels.gather(1, samples.indices).masked_fill(~samples.real, FILLING), wanted)
+        target_deltas = box_ops.encode(own, references, roi.box_weights)
+        return Assigned(boxes, labels.gather(1, samples.indices).masked_fill(~samples.valid, FILLING), target_deltas)
 
     def detect(
         self, predictions: Predictions, proposals: Proposals, images: Tensor, score: float | None = None
@@ -252,9 +252,9 @@ class RoIStage(nn.Module):
         """
         c, (count, most) = self.config.roi, proposals.valid.shape
         threshold = c.score_threshold if score is None else score
-        scores = box_ops.precise(predictions.logits).softmax(dim=1)[:, 1 : 1 + self.num_classes]
+        scores = box_ops.to_float32(predictions.logits).softmax(dim=1)[:, 1 : 1 + self.num_classes]
         scores = scores.reshape(count, most, -1).transpose(1, 2)
-        boxes = box_ops.decode(box_ops.precise(predictions.deltas), proposals.boxes.reshape(-1, 1, 4), c.box_weights)
+        boxes = box_ops.decode(box_ops.to_float32(predictions.deltas), proposals.boxes.reshape(-1, 1, 4), c.box_weights)
         boxes = boxes.reshape(count, most, -1, 4).transpose(1, 2)  # [B, C, P, 4]
         boxes = box_ops.clip(boxes, images[:, None, None])
         counts = (scores > threshold) & proposals.valid[:, None] & box_ops.has_area(boxes, 1e-2)

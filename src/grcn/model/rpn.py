@@ -25,10 +25,10 @@ Generators = Sequence[torch.Generator] | None  # one an image, for what training
 
 
 class Objects(NamedTuple):
-    """What there is to learn: boxes [B, G, 4]; real [B, G] bool, False for filling; labels [B, G] int64, class ids."""
+    """What there is to learn: boxes [B, G, 4]; valid [B, G] bool, False for filling; labels [B, G] int64, class ids."""
 
     boxes: Tensor
-    real: Tensor
+    valid: Tensor
     labels: Tensor
 
 
@@ -39,7 +39,7 @@ class Proposals(NamedTuple):
     valid: Tensor
 
 
-class Answer(NamedTuple):
+class RawPredictions(NamedTuple):
     """What the RPN says of a map: logits [B, A] and deltas [B, A, 4] of its anchors [A, 4]."""
 
     logits: Tensor
@@ -88,31 +88,31 @@ class RPN(nn.Module):
             objects: None outside training.
             generators: of what is sampled in each image (`geometry.sampling.sample`).
         """
-        answers = self.answer(maps)
-        proposals = self._propose(answers, images)
-        losses = {} if objects is None else self._losses(answers, objects, generators)
+        raw = self.predict_raw(maps)
+        proposals = self._propose(raw, images)
+        losses = {} if objects is None else self._losses(raw, objects, generators)
         return proposals, losses
 
-    def answer(self, maps: Sequence[Tensor]) -> list[Answer]:
+    def predict_raw(self, maps: Sequence[Tensor]) -> list[RawPredictions]:
         """What it says of each anchor, map by map."""
         height, width = maps[0].shape[2:]
         shapes = [(features.shape[2], features.shape[3]) for features in maps]
         anchors = pyramid_anchors(self.cells.unbind(), shapes, (height * self.stride, width * self.stride))
-        return [self._answer(features, own) for features, own in zip(maps, anchors, strict=True)]
+        return [self._predict_map(features, own) for features, own in zip(maps, anchors, strict=True)]
 
-    def _answer(self, features: Tensor, anchors: Tensor) -> Answer:
+    def _predict_map(self, features: Tensor, anchors: Tensor) -> RawPredictions:
         hidden = torch.relu(self.conv(features))
         if self.config.convs == 2:
             hidden = torch.relu(self.conv2(hidden))
         logits = self.objectness(hidden).permute(0, 2, 3, 1).flatten(1)
         deltas = self.deltas(hidden).permute(0, 2, 3, 1).reshape(logits.shape[0], -1, 4)
-        return Answer(logits, deltas, anchors)
+        return RawPredictions(logits, deltas, anchors)
 
     @torch.no_grad()
-    def _propose(self, answers: Sequence[Answer], images: Tensor) -> Proposals:
-        c, levels = self.config, len(answers)
+    def _propose(self, raw: Sequence[RawPredictions], images: Tensor) -> Proposals:
+        c, levels = self.config, len(raw)
         before, after = (c.pre_nms_train, c.post_nms_train) if self.training else (c.pre_nms_test, c.post_nms_test)
-        candidates = [self._candidates(answer, images, before) for answer in answers]
+        candidates = [self._candidates(one, images, before) for one in raw]
         boxes, scores = (torch.stack(each, dim=1) for each in zip(*candidates, strict=True))  # [B, L, P, 4], [B, L, P]
         # Boxes of different maps do not compete, but for their places in the end.
         kept = keep_best(boxes.flatten(0, 1), scores.flatten(0, 1), c.nms, LOWEST, after)
@@ -121,9 +121,9 @@ class RPN(nn.Module):
         valid = best > LOWEST
         return Proposals(boxes.gather(1, index[..., None].expand(-1, -1, 4)) * valid[..., None], valid)
 
-    def _candidates(self, answer: Answer, images: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    def _candidates(self, one: RawPredictions, images: Tensor, count: int) -> tuple[Tensor, Tensor]:
         """The `count` best boxes of a map, [B, P, 4], and their logits, [B, P]: minus infinity for what is none."""
-        logits, deltas, anchors = box_ops.precise(answer.logits), box_ops.precise(answer.deltas), answer.anchors
+        logits, deltas, anchors = box_ops.to_float32(one.logits), box_ops.to_float32(one.deltas), one.anchors
         # So many that the map of a small image has enough, too; what is added comes last and counts for nothing.
         logits = torch.cat((logits, logits.new_full((logits.shape[0], count), -torch.inf)), dim=1)
         scores, index = logits.topk(count, dim=1)
@@ -132,24 +132,24 @@ class RPN(nn.Module):
         boxes = box_ops.clip(boxes, images[:, None])
         return boxes, scores.masked_fill(~box_ops.has_area(boxes, self.config.min_size), -torch.inf)
 
-    def _losses(self, answers: Sequence[Answer], objects: Objects, generators: Generators) -> dict[str, Tensor]:
+    def _losses(self, raw: Sequence[RawPredictions], objects: Objects, generators: Generators) -> dict[str, Tensor]:
         c = self.config
         logits, deltas, anchors = (
-            torch.cat(each, dim=dim) for each, dim in zip(zip(*answers, strict=True), (1, 1, 0), strict=True)
+            torch.cat(each, dim=dim) for each, dim in zip(zip(*raw, strict=True), (1, 1, 0), strict=True)
         )
         with torch.no_grad():
-            real, thresholds = objects.real, {"foreground": c.foreground_iou, "background": c.background_iou}
-            matched = match(objects.boxes, real, anchors, **thresholds, keep_best=True)  # [B, A]
+            valid, thresholds = objects.valid, {"foreground": c.foreground_iou, "background": c.background_iou}
+            matched = match(objects.boxes, valid, anchors, **thresholds, keep_best=True)  # [B, A]
             labels = (matched >= 0).long() - (matched < BACKGROUND).long()  # 1 object, 0 background, -1 ignored
             samples = sample(labels, c.batch_per_image, c.positive_fraction, generators)
-            wanted = _targets(objects.boxes, matched.gather(1, samples.indices), anchors[samples.indices])
+            target_deltas = _targets(objects.boxes, matched.gather(1, samples.indices), anchors[samples.indices])
         index = samples.indices
         return rpn_losses(
             logits.gather(1, index),
             deltas.gather(1, index[..., None].expand(-1, -1, 4)),
             samples.positive,
-            wanted,
-            samples.real,
+            target_deltas,
+            samples.valid,
         )
 
 

@@ -108,7 +108,7 @@ def summarize(
         for module in model.modules():
             module.register_forward_hook(lambda module, _, output: outputs[module].append(output))
         maps = model.separation(torch.empty(1, 3, *padded))
-        model.rpn.answer(maps.rpn)
+        model.rpn.predict_raw(maps.rpn)
         outputs[model.rpn] = outputs[model.rpn.conv]
         model.roi(maps, torch.empty(1, proposals, 4), torch.empty(1, 4))
     stages = sorted(

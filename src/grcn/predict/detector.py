@@ -17,7 +17,7 @@ from PIL import Image
 from grcn.config import DetectorConfig, Optimization
 from grcn.data.image import read_image
 from grcn.errors import CheckpointError, ConfigError, ImageError
-from grcn.predict.hub import download, push
+from grcn.predict.hub import download_weights, push
 from grcn.predict.locate import locate
 from grcn.predict.runtimes import open_exported
 from grcn.predict.stream import Network, stream
@@ -125,14 +125,16 @@ class Detector:
         """A detector from the Hugging Face Hub: its weights file alone is fetched, and kept in the Hub's cache.
 
         Args:
-            repo_id, revision, token, cache_dir, local_files_only: as `grcn.predict.hub.download`.
+            repo_id, revision, token, cache_dir, local_files_only: as `grcn.predict.hub.download_weights`.
             device, optimize: as `load`.
 
         Raises:
             CheckpointError: where it cannot be fetched, or is no detector of grcn.
             ConfigError: without the extra `hub`, on a name that no repository can have, and as `load`.
         """
-        file = download(repo_id, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only)
+        file = download_weights(
+            repo_id, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only
+        )
         return cls.load(file, device=device, optimize=optimize)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:

@@ -42,7 +42,7 @@ def parse_address(address: str) -> tuple[str, str | None]:
     return repo_id, revision or None
 
 
-def download(
+def download_weights(
     repo_id: str,
     revision: str | None = None,
     *,

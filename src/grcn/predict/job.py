@@ -63,7 +63,7 @@ class Summary:
     broken: list[ImageError] = field(default_factory=list)
 
 
-def predict(
+def predict_sources(
     detector: Detector,
     sources: Sequence[Source],
     out: Path,

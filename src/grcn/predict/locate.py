@@ -8,7 +8,7 @@ from typing import Literal
 
 from grcn.errors import CheckpointError
 from grcn.predict.header import KEY
-from grcn.predict.hub import PREFIX, download, parse_address
+from grcn.predict.hub import PREFIX, download_weights, parse_address
 from grcn.presets import PRESETS
 
 OPENVINO_FILE = "model.xml"  # in its folder, with model.bin beside it
@@ -53,14 +53,14 @@ def locate(source: str | Path) -> Located:
             Path, which makes one slash of two, too.
 
     Raises:
-        CheckpointError: where there is none, on a `.pt2` file, and as `grcn.predict.hub.download`.
-        ConfigError: as `grcn.predict.hub.download`.
+        CheckpointError: where there is none, on a `.pt2` file, and as `grcn.predict.hub.download_weights`.
+        ConfigError: as `grcn.predict.hub.download_weights`.
     """
     path, text = Path(source), str(source)
     if isinstance(source, Path) and text.startswith("hf:/") and not path.exists():
         text = text.replace("hf:/", PREFIX, 1)
     if text.startswith(PREFIX):
-        return Located("weights", download(*parse_address(text)), fetched=True)
+        return Located("weights", download_weights(*parse_address(text)), fetched=True)
     if path.is_dir():
         return _in_folder(path)
     if not path.exists():

@@ -82,9 +82,9 @@ def _train(config: TrainConfig, fabric: Fabric, started: float, progress: bool) 
     data, val_data = open_data(config, say)
     config = replace(config, train_split=data.split, val_split=val_data.split if val_data else "none")
     if config.fit == "data":
-        from grcn.data.check import fit
+        from grcn.data.sizing import fit_config
 
-        config = replace(config, model=fit(data, detector_of(config)))
+        config = replace(config, model=fit_config(data, detector_of(config)))
     torch.manual_seed(config.seed)
     resumed = config.resume and (out / STATE).exists()
     config, model, start = (_resume if resumed else _begin)(config, data, say)

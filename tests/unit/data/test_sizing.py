@@ -25,7 +25,7 @@ from grcn.data.sizing import (
     _centres,
     best_anchor,
     best_iou,
-    fit,
+    fit_config,
     measure,
     objects_at,
     rpn_stride,
@@ -118,18 +118,18 @@ def test_classes_of_several_data_sets_are_matched_by_name() -> None:
 def test_strides_grow_finer_with_smaller_objects(small: float, strides: tuple[int, int]) -> None:
     """At a cap that leaves the images as they are, 1.5 and 2 cells of 32, 16 and 8 px are the limits."""
     config = replace(PRESETS["grcn_r18"], input=InputConfig(480, 1000))
-    fitted = fit(squares(*[small] * 20), config)
+    fitted = fit_config(squares(*[small] * 20), config)
     assert (fitted.cls_stride, fitted.loc_stride) == strides
     assert fitted.input.short_side == 480
 
 
 def test_small_images_are_enlarged_for_small_objects_only_as_far_as_the_caps() -> None:
     config = PRESETS["grcn_r18"]
-    assert fit(dataset([[0, 0, 64, 64]], size=(200, 300)), config).input == InputConfig(200, 1000)
-    assert fit(dataset([[0, 0, 20, 20]], size=(200, 300)), config).input == InputConfig(320, 1000)  # 20 -> 32 px
-    assert fit(dataset([[0, 0, 4, 4]], size=(200, 300)), config).input.short_side == 200 * MAX_ENLARGE
-    assert fit(dataset([[0, 0, 4, 4]], size=(500, 700)), config).input.short_side == 600
-    assert fit(dataset([[0, 0, 400, 400]], size=(2000, 3000)), config).input.short_side == 600
+    assert fit_config(dataset([[0, 0, 64, 64]], size=(200, 300)), config).input == InputConfig(200, 1000)
+    assert fit_config(dataset([[0, 0, 20, 20]], size=(200, 300)), config).input == InputConfig(320, 1000)  # 20 -> 32 px
+    assert fit_config(dataset([[0, 0, 4, 4]], size=(200, 300)), config).input.short_side == 200 * MAX_ENLARGE
+    assert fit_config(dataset([[0, 0, 4, 4]], size=(500, 700)), config).input.short_side == 600
+    assert fit_config(dataset([[0, 0, 400, 400]], size=(2000, 3000)), config).input.short_side == 600
 
 
 @settings(max_examples=40, deadline=None)
@@ -142,7 +142,7 @@ def test_small_images_are_enlarged_for_small_objects_only_as_far_as_the_caps() -
 def test_a_fit_is_always_possible_and_never_coarser(sizes: list[float], name: str, short: int, slim: float) -> None:
     config = replace(CONFIGS[name], input=InputConfig(short, 1333))
     data = dataset([[5, 5, 5 + s, 5 + max(s * slim, 0.5)] for s in sizes], [i % 2 for i in range(len(sizes))])
-    fitted = fit(data, config)  # __post_init__ refuses what cannot be built
+    fitted = fit_config(data, config)  # __post_init__ refuses what cannot be built
     assert fitted.cls_stride <= config.cls_stride
     assert fitted.loc_stride <= config.loc_stride
     assert fitted.input.short_side <= short
@@ -171,7 +171,7 @@ def test_a_fit_is_always_possible_and_never_coarser(sizes: list[float], name: st
 
 @pytest.mark.parametrize(("small", "finest"), [(10, 4), (55, 4), (56, 8), (200, 8)])
 def test_a_pyramid_has_no_finer_map_than_a_class_needs(small: float, finest: int) -> None:
-    fitted = fit(squares(*[small] * 20, *[400] * 20, labels=[0] * 20 + [1] * 20), FPN)
+    fitted = fit_config(squares(*[small] * 20, *[400] * 20, labels=[0] * 20 + [1] * 20), FPN)
     assert (fitted.neck_stride, len(fitted.rpn.anchor_sizes)) == (finest, 5 if finest == 4 else 4)
     assert (fitted.cls_stride, fitted.loc_stride, fitted.cls_cells, fitted.loc_cells) == (16, 16, 14, 14)
 
@@ -179,9 +179,9 @@ def test_a_pyramid_has_no_finer_map_than_a_class_needs(small: float, finest: int
 def test_a_few_small_objects_of_a_class_keep_the_finest_map() -> None:
     for few, finest in ((1, 8), (4, 4)):
         data = squares(*[40] * few, *[100] * (20 - few), *[400] * 20, labels=[0] * 20 + [1] * 20)
-        assert fit(data, FPN).neck_stride == finest
+        assert fit_config(data, FPN).neck_stride == finest
     coarse = replace(FPN, neck_stride=8, rpn=RPNConfig(anchor_sizes=(64, 128, 256, 512)))
-    assert fit(squares(10, 20), coarse).neck_stride == 8  # never finer than asked for
+    assert fit_config(squares(10, 20), coarse).neck_stride == 8  # never finer than asked for
 
 
 FITTED: dict[tuple[float, ...], tuple[float, ...]] = {
@@ -194,7 +194,7 @@ FITTED: dict[tuple[float, ...], tuple[float, ...]] = {
 
 
 def test_each_map_of_a_pyramid_has_anchors_of_one_size_that_its_cells_can_tell_apart() -> None:
-    assert {sizes: fit(squares(*sizes), FPN).rpn.anchor_sizes for sizes in FITTED} == FITTED
+    assert {sizes: fit_config(squares(*sizes), FPN).rpn.anchor_sizes for sizes in FITTED} == FITTED
 
 
 def test_anchors_of_a_pyramid_are_each_maps_own() -> None:
@@ -220,7 +220,7 @@ def test_centres_are_the_clusters() -> None:
 @pytest.mark.parametrize("data", [dataset([]), dataset([[0, 0, 9, 9]], crowd=[True])])
 def test_without_objects_there_is_nothing_to_fit(data: Dataset) -> None:
     with pytest.raises(DataError, match=r"root \(train\): no objects"):
-        fit(data, PRESETS["grcn_r18"])
+        fit_config(data, PRESETS["grcn_r18"])
     with pytest.raises(DataError, match="no objects"):
         measure([data], PRESETS["grcn_r18"])
 
@@ -231,7 +231,7 @@ def test_anchors_reach_more_of_real_data(shared_data: Path, name: str, split: st
     """At IoU 0.7, at which the RPN learns: against the default, also at the same input size and stride."""
     data = open_dataset(shared_data / name, split=split)
     config = CONFIGS[preset]
-    fitted = fit(data, config)
+    fitted = fit_config(data, config)
     before, after = measure([data], config), measure([data], fitted)
     anchors_only = measure([data], replace(config, rpn=fitted.rpn, input=fitted.input))
     assert after.reach[0.7] > before.reach[0.7] + 0.08

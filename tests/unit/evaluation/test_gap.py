@@ -9,7 +9,16 @@ from hypothesis import strategies as st
 
 from grcn.evaluation.coco import coco_ap
 from grcn.evaluation.coco_matches import match_coco
-from grcn.evaluation.gap import ERRORS, ORACLES, bootstrap, find_errors, measure_gap, mend, rank_correlation, to_json
+from grcn.evaluation.gap import (
+    ERRORS,
+    ORACLES,
+    apply_oracle,
+    bootstrap,
+    find_errors,
+    measure_gap,
+    rank_correlation,
+    to_json,
+)
 from grcn.types import Detections, Target
 from random_scenes import CLASSES, NAMES, random_scene
 
@@ -30,35 +39,35 @@ OBJECTS = Target([[0, 0, 10, 10], [20, 0, 30, 10]], [0, 1])
 def test_each_oracle_mends_its_own_task():
     # 4 of 10 px beside the first object, as class 1: IoU 6 / 14.
     found = Detections([[4, 0, 14, 10]], [0.9], [1], AB)
-    place = mend([found], [OBJECTS], "localization")[0]
+    place = apply_oracle([found], [OBJECTS], "localization")[0]
     assert (place.boxes.tolist(), place.class_ids.tolist()) == ([[0, 0, 10, 10]], [1])
-    kind = mend([found], [OBJECTS], "classification")[0]
+    kind = apply_oracle([found], [OBJECTS], "classification")[0]
     assert (kind.boxes.tolist(), kind.class_ids.tolist()) == ([[4, 0, 14, 10]], [0])
-    both = mend([found], [OBJECTS], "both")[0]
+    both = apply_oracle([found], [OBJECTS], "both")[0]
     assert (both.boxes.tolist(), both.class_ids.tolist()) == ([[0, 0, 10, 10]], [0])
     assert both.scores.tolist() == found.scores.tolist()
-    assert mend([found], [OBJECTS], "none")[0] is found
+    assert apply_oracle([found], [OBJECTS], "none")[0] is found
 
 
 @pytest.mark.parametrize(("x", "mended"), [(8.0, True), (8.5, False)])
 def test_an_oracle_leaves_what_overlaps_nothing_by_a_tenth(x, mended):
     # IoU of boxes 10 wide at distance x: (10 - x) / (10 + x): 2 / 18 above a tenth, 1.5 / 18.5 below.
     found = Detections([[-x, 0, 10 - x, 10]], [0.9], [1], AB)
-    assert (mend([found], [OBJECTS], "both")[0].class_ids[0] == 0) == mended
+    assert (apply_oracle([found], [OBJECTS], "both")[0].class_ids[0] == 0) == mended
 
 
 def test_an_oracle_takes_the_first_of_equal_overlaps():
     # 5 px of each object, 15 wide: both at IoU 5 / 20.
     found = Detections([[5, 0, 25, 10]], [0.9], [1], AB)
-    assert mend([found], [OBJECTS], "classification")[0].class_ids.tolist() == [0]
+    assert apply_oracle([found], [OBJECTS], "classification")[0].class_ids.tolist() == [0]
 
 
 def test_an_oracle_passes_over_crowds():
     target = Target([[0, 0, 10, 10], [4, 0, 14, 10]], [0, 1], crowd=[True, False])
     found = Detections([[0, 0, 10, 10]], [0.9], [0], AB)
-    assert mend([found], [target], "both")[0].class_ids.tolist() == [1]
+    assert apply_oracle([found], [target], "both")[0].class_ids.tolist() == [1]
     alone = Target([[0, 0, 10, 10]], [1], crowd=[True])
-    assert mend([found], [alone], "both")[0].class_ids.tolist() == [0]
+    assert apply_oracle([found], [alone], "both")[0].class_ids.tolist() == [0]
 
 
 def test_detections_that_come_to_lie_on_one_object_are_its_duplicates():
@@ -98,7 +107,7 @@ def test_figures_are_the_librarys(seed):
     targets, detections = random_scene(seed, images=5, per_image=10)
     gap = measure_gap(targets, detections, NAMES)
     for oracle in ORACLES:
-        summary = coco_ap(targets, mend(detections, targets, oracle), CLASSES).summary()
+        summary = coco_ap(targets, apply_oracle(detections, targets, oracle), CLASSES).summary()
         for key in ("AP", "AP50", "AP70", "AP75"):
             ours = gap.figures()[key if oracle == "none" else f"{key} {oracle}"]
             assert ours == pytest.approx(summary[key], abs=1e-9, nan_ok=True)

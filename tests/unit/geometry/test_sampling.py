@@ -23,7 +23,7 @@ def test_counts_and_kinds(images: list[list[int]], count: int, fraction: float, 
     labels = labels.reshape(len(images), length)
     samples = sample(labels, count, fraction)
     for image in range(len(images)):
-        drawn = samples.indices[image, samples.real[image]]
+        drawn = samples.indices[image, samples.valid[image]]
         assert len(drawn.unique()) == len(drawn)
         positives, negatives = (labels[image] > 0).sum().item(), (labels[image] == 0).sum().item()
         most = min(int(count * fraction), positives)
@@ -31,14 +31,14 @@ def test_counts_and_kinds(images: list[list[int]], count: int, fraction: float, 
         assert (kinds > 0).sum() == most
         assert (kinds == 0).sum() == min(count - most, negatives)
         assert (kinds >= 0).all()
-        assert torch.equal(samples.positive[image, samples.real[image]], kinds > 0)
-        assert not samples.positive[image, ~samples.real[image]].any()
+        assert torch.equal(samples.positive[image, samples.valid[image]], kinds > 0)
+        assert not samples.positive[image, ~samples.valid[image]].any()
         # Packed: the same ones in their order, then in turn again.
-        packed, size = samples.packed(count), min(count, samples.real.shape[1])
-        assert torch.equal(packed.indices[image, packed.real[image]], drawn)
+        packed, size = samples.packed(count), min(count, samples.valid.shape[1])
+        assert torch.equal(packed.indices[image, packed.valid[image]], drawn)
         if len(drawn):
             assert torch.equal(packed.indices[image], drawn[torch.arange(size) % len(drawn)])
-        assert packed.real[image].sum() == len(drawn) <= packed.real.shape[1] == size
+        assert packed.valid[image].sum() == len(drawn) <= packed.valid.shape[1] == size
         assert packed.positive[image].sum() == most
 
 
@@ -46,7 +46,7 @@ def test_every_box_is_as_likely_as_every_other() -> None:
     torch.manual_seed(0)
     labels = torch.tensor([[1] * 10 + [0] * 20 + [-1] * 5]).expand(2000, -1)
     samples = sample(labels, 8, 0.5)
-    drawn = torch.zeros(labels.shape).scatter_add(1, samples.indices, samples.real.float()).mean(dim=0)
+    drawn = torch.zeros(labels.shape).scatter_add(1, samples.indices, samples.valid.float()).mean(dim=0)
     assert (drawn[:10] - 4 / 10).abs().max() < 0.05
     assert (drawn[10:30] - 4 / 20).abs().max() < 0.05
     assert (drawn[30:] == 0).all()
@@ -57,7 +57,7 @@ def test_with_generators_an_images_samples_do_not_depend_on_the_others():
 
     def draw(rows: list[int]) -> list[torch.Tensor]:
         samples = sample(labels[rows], 8, 0.5, [torch.Generator().manual_seed(row) for row in rows])
-        return [index[real] for index, real in zip(samples.indices, samples.real, strict=True)]
+        return [index[real] for index, real in zip(samples.indices, samples.valid, strict=True)]
 
     together = draw([0, 1, 2])
     for row in range(3):

@@ -132,7 +132,7 @@ def check(model: RCNN) -> None:
         batch, sizes = model.batch(random_images(*SIZES))
         maps = model.separation(batch)
         padded, valid = box_ops.pad(proposals)
-        found = model.roi(maps, padded, box_ops.whole(sizes, batch))
+        found = model.roi(maps, padded, box_ops.image_rois(sizes, batch))
         found = Predictions(*[part[valid.flatten()] for part in found])
         expected = by_hand(model, maps, proposals, sizes)
     assert found.logits.shape == (5, 4)
@@ -212,7 +212,7 @@ def test_all_negative_and_all_positive_samples() -> None:
         assert real.sum() == count
         assert (found.labels == 3).sum() == positive
         assert (found.labels == 0).sum() == count - positive
-        assert (found.wanted == 0).all()
+        assert (found.target_deltas == 0).all()
         # Filling is the samples again, in turn: what batch norm in a head sees of an image is these alone.
         places = torch.arange(found.boxes.shape[1])
         assert torch.equal(found.boxes[0], found.boxes[0, places % count])

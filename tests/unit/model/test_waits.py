@@ -65,7 +65,7 @@ def test_a_training_forward_is_one_graph(name: str) -> None:
     torch.manual_seed(0)
     model = build(small(name)).train()
     batch, sizes = model.batch(random_images((64, 96), (96, 64)))
-    whole, targets = box_ops.whole(sizes, batch), _objects([objects(3), objects(0)], batch)
+    whole, targets = box_ops.image_rois(sizes, batch), _objects([objects(3), objects(0)], batch)
 
     def losses(batch: Tensor, whole: Tensor, targets: Objects) -> dict[str, Tensor]:
         maps = model.separation(batch)

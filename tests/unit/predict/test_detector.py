@@ -249,7 +249,7 @@ def test_an_address_of_the_hub_is_one_also_as_a_path(
         asked.append((repo_id, revision))
         return run / "last.safetensors"
 
-    monkeypatch.setattr(grcn.predict.locate, "download", fetch)
+    monkeypatch.setattr(grcn.predict.locate, "download_weights", fetch)
     monkeypatch.setattr(grcn.export.export, "export", lambda loaded, out, *_, **__: out.write_text("a graph"))
     assert Detector.load(kind("hf://someone/cells@v2")).class_names == NAMES
     assert main(["export", "hf://someone/cells", "--format", "torch", "--out", str(tmp_path / "cells.pt2")]) == 0

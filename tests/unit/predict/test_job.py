@@ -22,7 +22,7 @@ from grcn import Detector
 from grcn.data.dataset import open_dataset
 from grcn.data.image import read_image
 from grcn.errors import ConfigError, ImageError
-from grcn.predict.job import Summary, predict
+from grcn.predict.job import Summary, predict_sources
 from grcn.predict.results import read_key
 from grcn.predict.sources import find_sources
 from networks import looking
@@ -73,7 +73,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def run(*arguments: str, out: str = "out", **options: Any) -> Summary:
     sources, _ = find_sources(arguments, Path(out))
-    return predict(finder(), sources, Path(out), **options)
+    return predict_sources(finder(), sources, Path(out), **options)
 
 
 def read(path: str) -> Any:
@@ -141,7 +141,7 @@ def test_broken_images_are_told_and_the_rest_is_done(folder: Path) -> None:
 def test_a_file_that_vanishes_is_a_broken_source(folder: Path) -> None:
     sources, _ = find_sources(["a", "b"], Path("out"))
     (folder / "a" / "x.png").unlink()
-    summary = predict(finder(), sources, Path("out"))
+    summary = predict_sources(finder(), sources, Path("out"))
     assert [str(error) for error in summary.broken] == ["a/x.png: cannot be read: No such file or directory"]
     assert summary.images == 2
 
@@ -295,7 +295,7 @@ def test_results_grow_image_by_image(folder: Path) -> None:
         assert read("out/images.json")["complete"] is False
 
     sources, _ = find_sources(["a", "b"], Path("out"))
-    predict(stopped(-1, look), sources, Path("out"), workers=0)
+    predict_sources(stopped(-1, look), sources, Path("out"), workers=0)
     assert seen == [(False, 0), (False, 2), (False, 2)], "the second image shows nothing"
     assert len(read("out/results.json")) == 3
 
@@ -304,7 +304,7 @@ def test_what_was_found_before_a_stop_is_kept(folder: Path) -> None:
     run("b")
     sources, _ = find_sources(["a", "b"], Path("out"))
     with pytest.raises(KeyboardInterrupt):
-        predict(stopped(3), sources, Path("out"), save=["voc", "yolo", "labelstudio", "fiftyone"])
+        predict_sources(stopped(3), sources, Path("out"), save=["voc", "yolo", "labelstudio", "fiftyone"])
     assert not Path("out/results.json").exists()
     assert len(Path("out/results.jsonl").read_text().splitlines()) == 2
     listed = read("out/images.json")
@@ -365,7 +365,7 @@ def test_results_that_have_no_room_leave_whole_lines(folder: Path, monkeypatch: 
     monkeypatch.setattr("grcn.predict.job.draw_detections", lambda image, found: image)
     sources, _ = find_sources(["b", "a"], Path("out"))
     with full_beyond(60_000):
-        summary = predict(finder(much), sources, Path("out"))
+        summary = predict_sources(finder(much), sources, Path("out"))
     assert [str(error) for error in summary.broken] == ["a/x.png: out/results.jsonl: cannot be written: File too large"]
     assert len(read("out/results.json")) == len(Path("out/results.jsonl").read_text().splitlines()) == 1
     assert {path.name for path in Path("out/drawn").iterdir()} == {"none.jpg", "x.jpg"}
@@ -406,7 +406,7 @@ def test_the_frames_before_a_stop_are_kept(folder: Path) -> None:
     encode(folder / "clip.avi", [picture((x, 20, x + 30, 50)) for x in (0, 20, 40, 60)])
     sources, _ = find_sources(["clip.avi"], Path("out"))
     with pytest.raises(KeyboardInterrupt):
-        predict(stopped(4), sources, Path("out"))
+        predict_sources(stopped(4), sources, Path("out"))
     frames = [json.loads(line) for line in Path("out/frames/clip.jsonl").read_text().splitlines()]
     assert [[result["image_id"] for result in frame] for frame in frames] == [[0], [1], [2]]
     assert files(folder / "out") == {"frames/clip.jsonl", "results.jsonl", "images.json"}

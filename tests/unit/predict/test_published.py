@@ -133,7 +133,7 @@ def test_both_namings_are_the_same_detector(theirs: FasterRCNN, naming: Callable
         expected = list(theirs.backbone(image := torch.rand(1, 3, 64, 96)).values())
         maps, logits = ours.separation(image), theirs.rpn.head(expected)[0]
         assert_same(maps.rpn, expected)
-        for answer, logit in zip(ours.rpn.answer(maps.rpn), logits, strict=True):
+        for answer, logit in zip(ours.rpn.predict_raw(maps.rpn), logits, strict=True):
             assert_same([answer.logits], [logit.permute(0, 2, 3, 1).flatten(1)])
         rois = torch.rand(20, 256, 7, 7)
         vectors, wanted = ours.roi.heads["shared"](rois), theirs.roi_heads.box_head(rois)
