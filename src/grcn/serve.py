@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import uvicorn
-from fastapi import FastAPI, HTTPException, Query, Request
+from fastapi import APIRouter, FastAPI, HTTPException, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from numpy.typing import NDArray
@@ -112,7 +112,7 @@ class Batcher:
         finally:
             self.requests -= 1
 
-    async def predict(self, content: bytes, score: float | None, request: Request) -> _Answer:
+    async def submit(self, content: bytes, score: float | None, request: Request) -> _Answer:
         """What is found in an encoded photo; left unanswered where the request's client has gone.
 
         Args:
@@ -316,7 +316,14 @@ def create_app(detector: Detector, limits: ServeLimits, ready: Callable[[], None
         },
     )
 
-    @app.get("/healthz", operation_id="healthz", summary="What answers")
+    app.include_router(_endpoints(batcher))
+    return Gate(app, limits)
+
+
+def _endpoints(batcher: Batcher) -> APIRouter:
+    router, detector = APIRouter(), batcher.detector
+
+    @router.get("/healthz", operation_id="healthz", summary="What answers")
     async def healthz() -> Health:
         return Health(
             detector=detector.preset or "detector",
@@ -325,7 +332,7 @@ def create_app(detector: Detector, limits: ServeLimits, ready: Callable[[], None
             requests=batcher.requests,
         )
 
-    @app.post(
+    @router.post(
         "/predict",
         operation_id="predict",
         summary="Objects in a photo",
@@ -342,7 +349,7 @@ def create_app(detector: Detector, limits: ServeLimits, ready: Callable[[], None
         with batcher.admitted():
             content, score_of_form = await _upload(request)
             lowest = score if score_of_form is None else score_of_form
-            answer = await batcher.predict(content, lowest, request)
+            answer = await batcher.submit(content, lowest, request)
         found = answer.found if lowest is None else answer.found.above(lowest)
         return Prediction(
             width=answer.width,
@@ -353,7 +360,7 @@ def create_app(detector: Detector, limits: ServeLimits, ready: Callable[[], None
             names=found.names,
         )
 
-    return Gate(app, limits)
+    return router
 
 
 async def _upload(request: Request) -> tuple[bytes, float | None]:

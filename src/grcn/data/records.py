@@ -203,7 +203,7 @@ class Findings:
             raise error(f"{file}: {message}")
         self.note(kind, file, f"{message}: left out", index, error)
 
-    def whole(self, file: Path, error: AnnotationError) -> None:
+    def broken(self, file: Path, error: AnnotationError) -> None:
         """The fault of a file that cannot be read at all, from the error that names it."""
         self.fault("broken-annotation", file, str(error).removeprefix(f"{file}: "))
 

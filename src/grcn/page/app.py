@@ -110,7 +110,7 @@ def _build(detectors: Mapping[str, Detector], folder: Path, worker: ThreadPoolEx
     import gradio as gr
 
     def on_photo(upload: dict[str, Any] | None) -> dict[str, Any] | None:
-        return None if upload is None else answer(upload, folder, detectors, worker)
+        return None if upload is None else respond(upload, folder, detectors, worker)
 
     with gr.Blocks(title="grcn", analytics_enabled=False, delete_cache=(KEPT_SECONDS, KEPT_SECONDS)) as blocks:
         gr.HTML(_heading(detectors))
@@ -139,7 +139,7 @@ def _file(name: str) -> str:
     return resources.files("grcn.page").joinpath(name).read_text(encoding="utf-8")
 
 
-def answer(
+def respond(
     upload: dict[str, Any], folder: Path, detectors: Mapping[str, Detector], worker: ThreadPoolExecutor
 ) -> dict[str, Any]:
     """What the page shows of an upload: what `look` says of it, or `error`, a line that says what is wrong.

@@ -108,14 +108,7 @@ def predict_sources(
             if are_videos:
                 work = _predict_videos(detector, group, out, score, workers, summary)
             else:
-                photos = detector.stream(
-                    map(_Photo, group),
-                    score=score,
-                    batch_size=batch_size,
-                    workers=workers,
-                    read=_Photo.read,
-                    finish=_Photo.see,
-                )
+                photos = _see(detector, group, score, batch_size, workers)
                 work = last.enter_context(closing(_write_photos(photos, out, results, saved, summary)))
             for error in work:
                 if error is not None:
@@ -125,6 +118,19 @@ def predict_sources(
                 progress(done, len(sources))
         results.finish()
     return summary
+
+
+def _see(
+    detector: Detector, sources: Iterable[Source], score: float | None, batch_size: int, workers: int
+) -> Iterator[tuple[_Photo, _Seen | ImageError]]:
+    return detector.stream(
+        map(_Photo, sources),
+        score=score,
+        batch_size=batch_size,
+        workers=workers,
+        read=_Photo.read,
+        finish=_Photo.see,
+    )
 
 
 def _refuse_to_replace(labels: Iterable[Path]) -> None:

@@ -23,7 +23,7 @@ from grcn.errors import ConfigError, ImageError
 from grcn.model.detector import build_detector
 from grcn.model.separation import Maps
 from grcn.page import app as page
-from grcn.page.app import answer, energy, look, predict_with_maps
+from grcn.page.app import energy, look, predict_with_maps, respond
 from grcn.presets import preset
 from lively import small
 
@@ -146,7 +146,7 @@ def test_answers(grcn: Detector, photo: Path, worker: ThreadPoolExecutor) -> Non
     (photo.parent / "notes.jpg").write_text("no picture")
 
     def ask(upload: dict[str, Any]) -> dict[str, Any]:
-        return answer(upload, photo.parent, {"ours": grcn}, worker)
+        return respond(upload, photo.parent, {"ours": grcn}, worker)
 
     assert ask({"path": str(photo), "orig_name": "mine.png"})["name"] == "mine.png"
     assert ask({"path": str(photo)})["name"] == "one.png"
@@ -160,7 +160,7 @@ def test_only_uploads_are_opened(grcn: Detector, photo: Path, worker: ThreadPool
     uploads.mkdir()
     (uploads / "link.png").symlink_to(photo)
     for path in (photo, uploads / ".." / "one.png", uploads / "link.png", "/etc/hostname"):
-        assert answer({"path": str(path)}, uploads, {"ours": grcn}, worker) == {
+        assert respond({"path": str(path)}, uploads, {"ours": grcn}, worker) == {
             "error": f"{Path(path).resolve().name}: is no upload of this page"
         }
 
@@ -169,10 +169,10 @@ def test_time_is_limited(
     grcn: Detector, photo: Path, worker: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(page, "MAX_SECONDS", 0.0)
-    late = answer({"path": str(photo)}, photo.parent, {"ours": grcn}, worker)
+    late = respond({"path": str(photo)}, photo.parent, {"ours": grcn}, worker)
     assert late == {"error": "one.png: took more than 0 seconds; try again, or a smaller photo"}
     monkeypatch.setattr(page, "MAX_SECONDS", 60.0)
-    assert answer({"path": str(photo)}, photo.parent, {"ours": grcn}, worker)["name"] == "one.png"
+    assert respond({"path": str(photo)}, photo.parent, {"ours": grcn}, worker)["name"] == "one.png"
 
 
 def test_without_gradio(grcn: Detector, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -342,7 +342,7 @@ def _read_xml(path: Path, findings: Findings) -> VocFile | None:
     try:
         root = defusedxml.ElementTree.fromstring(read_bytes(path))
     except AnnotationError as error:
-        findings.whole(path, error)
+        findings.broken(path, error)
         return None
     except DefusedXmlException as error:
         what = "declares entities, which are not expanded" if "Entit" in type(error).__name__ else "refers to a DTD"

@@ -125,7 +125,7 @@ class YoloLayout:
             try:
                 rows[image] = _rows(label, len(own), self.keypoints, findings) if label else []
             except AnnotationError as error:
-                findings.whole(label or image, error)
+                findings.broken(label or image, error)
         sizes = np.array([(headers[image].height, headers[image].width) for image, some in rows.items() for _ in some])
         height, width = sizes.reshape(-1, 2).T
         boxes = from_yolo(np.array([row.box for some in rows.values() for row in some]), height, width)
