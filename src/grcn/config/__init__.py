@@ -1,0 +1,69 @@
+"""The configuration: frozen dataclasses, one per concern, plain values only (no torch), so that they print as YAML.
+
+`DetectorConfig` is the one type behind every detector of the package; `grcn.presets` names the useful ones.
+"""
+
+from grcn.config.detector import (
+    Context,
+    DetectorConfig,
+    Head,
+    InputConfig,
+    Norm,
+    Optimization,
+    RoIConfig,
+    RPNConfig,
+    Separation,
+    Stride,
+    branch_strides,
+    rpn_stride,
+    trunk_stride,
+)
+from grcn.config.fields import (
+    FREE_TEXT,
+    Bounds,
+    NotNegative,
+    Text,
+    check_fields,
+    differences,
+    from_dict,
+    from_saved,
+    merged,
+    non_defaults,
+    to_dict,
+)
+from grcn.config.serving import ServeLimits
+from grcn.config.training import AugmentConfig, OptimConfig, ReadFormat, ScheduleConfig, TrainConfig, WrittenFormat
+
+__all__ = [
+    "FREE_TEXT",
+    "AugmentConfig",
+    "Bounds",
+    "Context",
+    "DetectorConfig",
+    "Head",
+    "InputConfig",
+    "Norm",
+    "NotNegative",
+    "OptimConfig",
+    "Optimization",
+    "RPNConfig",
+    "ReadFormat",
+    "RoIConfig",
+    "ScheduleConfig",
+    "Separation",
+    "ServeLimits",
+    "Stride",
+    "Text",
+    "TrainConfig",
+    "WrittenFormat",
+    "branch_strides",
+    "check_fields",
+    "differences",
+    "from_dict",
+    "from_saved",
+    "merged",
+    "non_defaults",
+    "rpn_stride",
+    "to_dict",
+    "trunk_stride",
+]

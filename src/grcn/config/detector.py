@@ -1,0 +1,328 @@
+"""The configuration of a detector. What the paper's abstract does not say is our reading and stands here as a field
+(docs/explanations/our-reading.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+from grcn.config.fields import Bounds, Count, NotNegative, Positive, Share, Side, Text, check_fields
+from grcn.errors import ConfigError
+
+Separation = Literal["none", "roi", "neck", "conv5", "conv4", "conv3"]
+Stride = Literal[8, 16, 32]
+Cells = Annotated[float, Bounds(gt=0, le=1000)]
+Context = Literal["none", "global", "attention"]
+Head = Literal["conv5", "fc2", "light_fc2", "vgg_fc", "conv_fc", "avgpool"]
+Norm = Literal["auto", "frozen_bn", "bn", "group", "none"]
+Optimization = Literal["none", "fold", "bf16"]
+
+
+@dataclass(frozen=True)
+class InputConfig:
+    """The size at which images enter the detector; strides and anchors are pixels of this size.
+
+    Args:
+        short_side: pixels of the shorter side after resizing.
+        long_side: cap on the longer side; an image that would exceed it is resized to it instead.
+
+    Raises:
+        ConfigError: as from all classes here, on a field out of its bounds; on a cap below the shorter side.
+    """
+
+    short_side: Side = 600
+    long_side: Side = 1000
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if self.long_side < self.short_side:
+            raise ConfigError(f"long_side {self.long_side}: needs short_side {self.short_side} or more")
+
+
+@dataclass(frozen=True)
+class RPNConfig:
+    """Region proposal network (Ren et al. 2015, section 3).
+
+    Args:
+        source: the map it looks at: the trunk's, that of a task, or that of a stage in the trunk.
+        convs: its 3x3 convolutions, one after the other.
+        channels: width of them; None: the source map's.
+        anchor_sizes: square roots of the anchors' areas, in input pixels.
+        anchor_ratios: height / width of the anchors.
+        foreground_iou: an anchor that overlaps an object at least so much is positive.
+        background_iou: an anchor that overlaps all objects less is negative.
+        batch_per_image: anchors sampled for the loss.
+        positive_fraction: the positives' share of them, at most.
+        pre_nms_train: proposals per image kept before NMS in training.
+        pre_nms_test: the same in prediction.
+        post_nms_train: proposals per image kept after NMS in training.
+        post_nms_test: the same in prediction.
+        nms: IoU above which the lower-scored proposal is dropped.
+        min_size: proposals with a side below this, in input pixels, are dropped.
+    """
+
+    source: Literal["trunk", "cls", "loc", "conv3", "conv4", "conv5"] = "trunk"
+    convs: Literal[1, 2] = 1
+    channels: Count | None = None
+    anchor_sizes: Annotated[tuple[Positive, ...], Bounds(ge=1, le=100)] = (32.0, 64.0, 128.0, 256.0, 512.0)
+    anchor_ratios: Annotated[tuple[Positive, ...], Bounds(ge=1, le=100)] = (0.5, 1.0, 2.0)
+    foreground_iou: Share = 0.7
+    background_iou: Share = 0.3
+    batch_per_image: Count = 256
+    positive_fraction: Share = 0.5
+    pre_nms_train: Count = 2000
+    pre_nms_test: Count = 1000
+    post_nms_train: Count = 2000
+    post_nms_test: Count = 300
+    nms: Share = 0.7
+    min_size: NotNegative = 1e-3
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if self.background_iou > self.foreground_iou:
+            raise ConfigError(
+                f"background_iou {self.background_iou} above foreground_iou {self.foreground_iou}: an anchor would be "
+                "both"
+            )
+
+
+@dataclass(frozen=True)
+class RoIConfig:
+    """RoI stage: pooling, the head's widths, sampling, losses and post-processing (Girshick 2015; Ren et al. 2015).
+
+    Args:
+        pooling: RoIAlign or RoIPool.
+        size: cells per side of a RoI's features; None: 14 for the conv5 head, 7 for the others.
+        sampling_ratio: RoIAlign's samples per cell and axis; 0: as many as the cell has pixels.
+        aligned: RoIAlign with the half-pixel correction.
+        reduce_channels: width of light_fc2's 1x1 convolution on the map.
+        fc_channels: width of the fully connected layers; None: 1024, or 4096 for vgg_fc.
+        unnamed_logits: logits behind those of the classes, which count in the softmax and stand for no class:
+            torchvision's COCO detectors have ten.
+        foreground_iou: proposals at or above it are positive, the others background.
+        batch_per_image: proposals sampled for the loss.
+        positive_fraction: the positives' share of them, at most.
+        box_weights: scale of the box deltas x, y, w, h.
+        score_threshold: detections below it are dropped.
+        nms: IoU above which the lower-scored detection of the same class is dropped.
+        detections_per_image: the surest of all classes that are kept.
+    """
+
+    pooling: Literal["align", "pool"] = "align"
+    size: Annotated[int, Bounds(ge=1, le=100)] | None = None
+    sampling_ratio: Annotated[int, Bounds(ge=0, le=100)] = 2
+    aligned: bool = True
+    reduce_channels: Count = 256
+    fc_channels: Count | None = None
+    unnamed_logits: Annotated[int, Bounds(ge=0, le=1000)] = 0
+    foreground_iou: Share = 0.5
+    batch_per_image: Count = 512
+    positive_fraction: Share = 0.25
+    box_weights: tuple[Positive, Positive, Positive, Positive] = (10.0, 10.0, 5.0, 5.0)
+    score_threshold: Share = 0.05
+    nms: Share = 0.5
+    detections_per_image: Count = 100
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+@dataclass(frozen=True)
+class DetectorConfig:
+    """One detector of the Faster R-CNN / G-RCN family.
+
+    Args:
+        backbone: stages conv1..conv5 come from it: torchvision's name of a ResNet, ResNeXt or Wide ResNet, `vgg16`,
+            `timm:NAME`, or the name of an object of your own (`build_detector(..., backbone=...)`).
+        norm: normalisation layers. `auto`: frozen batch norm on pretrained weights (none for VGG16, as published),
+            trainable batch norm on random ones. `group`: group norm of 32 groups.
+        norm_eps: what frozen norms add to the variance before they divide by its root; None: what the network's own do.
+        frozen_stages: stages conv1..convN that are not trained; None: 2 on pretrained weights, else 0.
+        separation: the last stage that both tasks share. `none`: everything, the head too. `roi`: all but the head.
+            `neck`: all but the neck's outputs and the head. `conv5`: all stages, but each task has its own layers after
+            them. `conv4`, `conv3`: each task has its own copy of the later stages, its branch, and of the neck.
+        cls_stride: input pixels per cell of the map that classification's RoI features are pooled from.
+        loc_stride: the same for localization.
+        neck: what comes between stages and RoIs. `fpn`: a feature pyramid (Lin et al. 2017) over conv2..conv5, each at
+            its own stride: maps of strides 4 to 32, and one of 64 for the RPN alone, which has one anchor size a map.
+        neck_channels: width of the pyramid's maps.
+        neck_norm: batch norm after each convolution of the neck.
+        neck_stride: input pixels per cell of the finest of them; 8: conv2 is left out.
+        cls_cells: on a pyramid, classification's features of a RoI are pooled from the coarsest map on which its side
+            (the square root of its area) spans at least so many cells; 14: as usual.
+        loc_cells: the same for localization.
+        dilation: where a stage's stride is reduced, dilate its convolutions so that the receptive field stays.
+        cls_context: what classification sees beside each RoI. `global`: the feature of the whole image, as one more
+            RoI. `attention`: an attention-pooled vector of the map (an extra module, beyond the paper).
+        loc_context: the same for localization.
+        head: what turns a RoI's features into a vector. `conv5`: the stage conv5 per RoI, then average pooling
+            (protocol C4). `fc2`: two fully connected layers. `light_fc2`: a 1x1 convolution on the map first.
+            `vgg_fc`: VGG16's fc6 and fc7. `conv_fc`: four 3x3 convolutions with batch norm, then one fully connected
+            layer (torchvision's v2). `avgpool`: average pooling alone.
+
+    Raises:
+        ConfigError: on a combination that cannot exist, with the reason. What depends on the backbone is checked when
+            the detector is built.
+    """
+
+    backbone: Text = "resnet50"
+    norm: Norm = "auto"
+    norm_eps: Share | None = None
+    frozen_stages: Annotated[int, Bounds(ge=0, le=5)] | None = None
+    separation: Separation = "none"
+    cls_stride: Stride = 16
+    loc_stride: Stride = 16
+    neck: Literal["none", "fpn"] = "none"
+    neck_channels: Count = 256
+    neck_norm: bool = False
+    neck_stride: Literal[4, 8] = 4
+    cls_cells: Cells = 14.0
+    loc_cells: Cells = 14.0
+    dilation: bool = True
+    cls_context: Context = "none"
+    loc_context: Context = "none"
+    head: Head = "light_fc2"
+    rpn: RPNConfig = field(default_factory=RPNConfig)
+    roi: RoIConfig = field(default_factory=RoIConfig)
+    input: InputConfig = field(default_factory=InputConfig)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        check_detector(self)
+
+    @property
+    def trunk_end(self) -> int:
+        """Number of the last stage in the trunk, 3..5."""
+        if self.separation in ("conv3", "conv4"):
+            return int(self.separation[-1])
+        return self.last_stage
+
+    @property
+    def last_stage(self) -> int:
+        """Number of the last stage that runs on the whole image, 4 or 5."""
+        return 4 if self.head == "conv5" else 5
+
+    @property
+    def level_strides(self) -> tuple[int, ...]:
+        """Input pixels per cell of the pyramid's maps that RoIs are pooled from, finest first; empty without a neck."""
+        return () if self.neck == "none" else tuple(s for s in (4, 8, 16, 32) if s >= self.neck_stride)
+
+    @property
+    def roi_size(self) -> int:
+        return self.roi.size or (14 if self.head == "conv5" else 7)
+
+    @property
+    def fc_channels(self) -> int:
+        return self.roi.fc_channels or (4096 if self.head == "vgg_fc" else 1024)
+
+
+def trunk_stride(config: DetectorConfig, strides: Sequence[int]) -> int:
+    """Input pixels per cell of the trunk's last map.
+
+    Before a neck it is the backbone's own. Where the tasks share one map it is that map's; else the backbone's own,
+    reduced where a task needs a finer one.
+
+    Args:
+        strides: input pixels per cell at the end of the unmodified backbone's stages conv1..conv5.
+    """
+    if config.neck != "none":
+        return strides[config.trunk_end - 1]
+    if config.separation in ("none", "roi", "conv5"):
+        return config.cls_stride
+    return min(strides[config.trunk_end - 1], config.cls_stride, config.loc_stride)
+
+
+def branch_strides(config: DetectorConfig, strides: Sequence[int]) -> tuple[int, int]:
+    """Input pixels per cell at the end of each task's branch, classification's first; `strides` as in `trunk_stride`.
+
+    Before a neck both are the backbone's own.
+    """
+    return (strides[4], strides[4]) if config.neck != "none" else (config.cls_stride, config.loc_stride)
+
+
+def rpn_stride(config: DetectorConfig, strides: Sequence[int]) -> int:
+    """Input pixels per cell of the map, of a pyramid the finest, that the RPN sees; `strides` as in `trunk_stride`."""
+    if config.neck != "none":
+        return config.neck_stride
+    source = config.rpn.source
+    if source in ("cls", "loc"):
+        return config.cls_stride if source == "cls" else config.loc_stride
+    trunk = trunk_stride(config, strides)
+    return trunk if source == "trunk" else min(strides[int(source[-1]) - 1], trunk)
+
+
+def check_detector(config: DetectorConfig) -> None:
+    """Raises ConfigError where the fields of `config`, each allowed, describe a detector that cannot exist."""
+    if config.neck != "none":
+        _check_pyramid(config)
+        return
+    if config.separation == "neck":
+        raise ConfigError("separation 'neck' with neck 'none': no neck is there to separate; use neck 'fpn'")
+    for task, cells in (("cls", config.cls_cells), ("loc", config.loc_cells)):
+        if cells != DetectorConfig.cls_cells:
+            raise ConfigError(
+                f"{task}_cells {cells:g} with neck 'none': RoIs have one map to be pooled from; use {task}_stride, or "
+                "neck 'fpn'"
+            )
+    shared = config.separation in ("none", "roi", "conv5")
+    if shared and config.cls_stride != config.loc_stride:
+        raise ConfigError(
+            f"cls_stride {config.cls_stride} and loc_stride {config.loc_stride} with separation "
+            f"'{config.separation}': both tasks share one map there; use equal strides or separation 'conv4'"
+        )
+    if config.head == "conv5":
+        if config.separation not in ("none", "roi"):
+            raise ConfigError(
+                f"head 'conv5' with separation '{config.separation}': conv5 runs per RoI there, so no branch of "
+                "stages is left to separate; use separation 'none' or 'roi', or head 'light_fc2'"
+            )
+        if config.cls_stride == 32:
+            raise ConfigError("head 'conv5' with stride 32: RoI features come from conv4, whose stride is 16 or 8")
+    if config.head == "vgg_fc" and config.roi_size != 7:
+        raise ConfigError(f"head 'vgg_fc' with roi.size {config.roi_size}: fc6 takes 7x7 cells")
+    if config.separation == "conv5" and config.head != "light_fc2":
+        raise ConfigError(
+            f"separation 'conv5' with head '{config.head}': between conv5 and RoI pooling it has no layer to "
+            "separate; use separation 'roi', or head 'light_fc2'"
+        )
+    if config.rpn.source.startswith("conv") and int(config.rpn.source[-1]) > config.trunk_end:
+        raise ConfigError(
+            f"rpn.source '{config.rpn.source}' after a trunk that ends at conv{config.trunk_end}: each task, or each "
+            "RoI, has its own there; use 'cls', 'loc' or an earlier stage"
+        )
+
+
+def _check_pyramid(config: DetectorConfig) -> None:
+    """`check_detector` of a detector with a neck."""
+    neck = f"with neck '{config.neck}'"
+    if config.head not in ("fc2", "conv_fc", "avgpool"):
+        raise ConfigError(f"head '{config.head}' {neck}: the maps are narrow, and conv5 is in them; use head 'fc2'")
+    if config.separation in ("conv5", "conv3"):
+        raise ConfigError(f"separation '{config.separation}' {neck}: use separation 'none', 'roi', 'neck' or 'conv4'")
+    for task, stride in (("cls", config.cls_stride), ("loc", config.loc_stride)):
+        if stride != DetectorConfig.cls_stride:
+            raise ConfigError(
+                f"{task}_stride {stride} {neck}: each RoI has a map that suits its size; leave it out, use {task}_cells"
+            )
+    if config.separation == "none" and config.cls_cells != config.loc_cells:
+        raise ConfigError(
+            f"cls_cells {config.cls_cells:g} and loc_cells {config.loc_cells:g} with separation 'none': one head reads "
+            "one map for both tasks; use equal cells or separation 'roi'"
+        )
+    for task, context in (("cls", config.cls_context), ("loc", config.loc_context)):
+        if context == "attention":
+            raise ConfigError(f"{task}_context 'attention' {neck}: it reads one map; use 'global' or 'none'")
+    if config.roi.pooling != "align":
+        raise ConfigError(f"roi.pooling '{config.roi.pooling}' {neck}: use 'align'")
+    levels, sizes = len(config.level_strides) + 1, len(config.rpn.anchor_sizes)
+    if sizes != levels:
+        raise ConfigError(
+            f"rpn.anchor_sizes: {sizes} {neck} and neck_stride {config.neck_stride}: needs {levels}, one for each map"
+        )
+    own = config.separation in ("neck", "conv4")
+    if config.rpn.source.startswith("conv") or (own and config.rpn.source == "trunk"):
+        raise ConfigError(
+            f"rpn.source '{config.rpn.source}' {neck} and separation '{config.separation}': it is no pyramid; use 'loc'"
+        )
