@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 from grcn import fonts
 from grcn.types import Array, Detections
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
 # Dark enough for white text on them, told apart also where red and green are not (by lightness).
@@ -38,23 +40,43 @@ def draw_detections(image: NDArray[np.uint8], detections: Detections) -> NDArray
     height, width = image.shape[:2]
     scale = max(1.0, MIN_SIDE / max(height, width))
     size = (max(round(width * scale), 1), max(round(height * scale), 1))
-    scene = Image.fromarray(image).resize(size, Image.Resampling.BICUBIC) if scale > 1 else Image.fromarray(image)
+    picture = image.copy() if scale == 1 else np.array(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
     if not len(detections):
-        return np.array(scene)
+        return picture
     thickness = max(2, round(max(size) / 500))
     boxes = _outlines(detections.boxes * scale, size, thickness)
     labels = _labels(detections, max(12, round(max(size) / 55)), size[0])
     places = _places(boxes, np.array([(label.width, label.height) for label in labels]), size)
-    colors = [PALETTE[class_id % len(PALETTE)] for class_id in detections.class_ids]
-    draw = ImageDraw.Draw(scene)
+    colors = [ImageColor.getrgb(PALETTE[class_id % len(PALETTE)]) for class_id in detections.class_ids]
     surest_last = range(len(labels) - 1, -1, -1)
     for i in surest_last:
-        draw.rectangle(boxes[i].tolist(), outline=colors[i], width=thickness)
+        _draw_box(picture, boxes[i].tolist(), thickness, colors[i])
     for i in surest_last:
-        label, (x, y) = labels[i], places[i].tolist()
-        draw.rectangle((x, y, x + label.width - 1, y + label.height - 1), fill=colors[i])
-        draw.text((x + label.padding, y + label.padding // 2), label.text, fill="white", font=label.font)
-    return np.array(scene)
+        x, y = places[i].tolist()
+        tile = _draw_label(labels[i], colors[i])[: size[1] - y, : size[0] - x]
+        picture[y : y + tile.shape[0], x : x + tile.shape[1]] = tile
+    return picture
+
+
+def _draw_box(picture: NDArray[np.uint8], box: Sequence[int], thickness: int, color: tuple[int, ...]) -> None:
+    """Draws a box's lines, inwards from its first and last pixels; what lies outside the picture is left out."""
+    left, top, right, bottom = (max(value, 0) for value in (box[0], box[1], box[2] + 1, box[3] + 1))
+    lines = (
+        (left, top, right, min(box[1] + thickness, bottom)),
+        (left, max(box[3] + 1 - thickness, top), right, bottom),
+        (left, top, min(box[0] + thickness, right), bottom),
+        (max(box[2] + 1 - thickness, left), top, right, bottom),
+    )
+    for x1, y1, x2, y2 in lines:
+        picture[y1 : max(y2, 0), x1 : max(x2, 0)] = color
+
+
+def _draw_label(label: _Label, color: tuple[int, ...]) -> NDArray[np.uint8]:
+    """A label as a picture of its own, [height, width, 3]."""
+    tile = Image.new("RGB", (label.width, label.height), color)
+    where = (label.padding, label.padding // 2)
+    ImageDraw.Draw(tile).text(where, label.text, fill="white", font=label.font)
+    return np.asarray(tile)
 
 
 class _Label(NamedTuple):
