@@ -87,7 +87,7 @@ def test_an_exported_detector_needs_its_runtime_alone(tmp_path: Path) -> None:
         (["predict", "grcn_r18", "PHOTOS/JPEGImages", "--out", "found"], "train"),
         (["serve", "grcn_r18"], "serve"),
         (["demo", "grcn_r18"], "train"),
-        (["push", "run", "user/name"], "train"),
+        (["push", "grcn_r18", "user/name"], "train"),
     ],
 )
 def test_a_command_that_lacks_a_part_names_the_extra_in_one_line(photos: Path, words: list[str], extra: str) -> None:
