@@ -204,6 +204,7 @@ def test_cards_of_weights_that_say_little(run: Path) -> None:
     assert "On the split 'test' of 'beach', 3 images with 4 objects.\n" in card
     result = yaml.safe_load(card.split("---\n")[1])["model-index"][0]["results"][0]
     assert (result["dataset"]["split"], result["metrics"][0]["value"]) == ("test", 0.25)
+    assert "\nOn 3 images with ? objects.\n" in model_card("someone/x", loaded, metrics={"AP": 0.5, "images": 3})
 
 
 PUSH = """

@@ -13,6 +13,7 @@ Paths of the machine that trained are left out of all three. Nothing is unpickle
 from __future__ import annotations
 
 import tempfile
+from importlib import resources
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
@@ -170,63 +171,26 @@ def model_card(
         model_name=name if results else None,
         eval_results=results,
     )
-    parts = [
-        f"---\n{front.to_yaml()}\n---",
-        f"# {name}",
-        f"An object detector of `grcn`{f', preset `{loaded.preset}`' if loaded.preset else ''}: "
-        f"{loaded.model.config.backbone}, {len(loaded.class_names)} classes"
-        f"{', weights stored in float16' if half else ''}.",
-        f"""```python
-from grcn import Detector
-
-detector = Detector.from_pretrained("{repo_id}")
-found = detector.predict("photo.jpg")
-print(found.names, found.scores, found.boxes)  # boxes x1, y1, x2, y2 in the photo's pixels
-```""",
-        f"On the command line: `grcn predict hf://{repo_id} photos --out found`; to train on: "
-        f"`grcn train --weights hf://{repo_id} --data DIR`.",
-        _classes(loaded.class_names, metrics),
-    ]
-    if metrics:
-        parts.append(_figures(metrics, chosen_by))
-    if train:
-        parts.append(_training(train, extra))
-    return "\n\n".join(parts) + "\n"
-
-
-def _classes(class_names: tuple[str, ...], metrics: dict[str, Any] | None) -> str:
-    per_class = (metrics or {}).get("per_class")
-    if not isinstance(per_class, dict):
-        return "## Classes\n\n" + ", ".join(map(_plain, class_names))
-    rows = ["| class | objects | AP | AP50 | AP70 |", "|---|---|---|---|---|"]
-    for name in class_names:
-        row = per_class[name] if isinstance(per_class.get(name), dict) else {}
-        figures = " | ".join(_figure(row.get(key)) for key in _METRICS)
-        rows.append(f"| {_plain(name)} | {row.get('objects', '-')} | {figures} |")
-    return "## Classes\n\n" + "\n".join(rows)
-
-
-def _figures(metrics: dict[str, Any], chosen_by: bool) -> str:
-    rows = ["| | |", "|---|---|", *(f"| {text} | {_figure(metrics.get(key))} |" for key, text in _METRICS.items())]
-    counted = f"{metrics.get('images', '?')} images with {metrics.get('objects', '?')} objects"
-    where = f"On the split '{_plain(metrics.get('split'))}' of '{_plain(metrics.get('data'))}', {counted}."
-    if chosen_by:
-        where += " The weights are those of the iteration with the best AP on it, so figures on others may be lower."
-    return f"## Metrics\n\n{where}\n\n" + "\n".join(rows)
-
-
-def _training(train: dict[str, Any], extra: dict[str, Any]) -> str:
-    versions = extra.get("versions") if isinstance(extra.get("versions"), dict) else {}
-    made_with = ", ".join(f"{_plain(package)} {_plain(version)}" for package, version in (versions or {}).items())
-    lines = [
-        "## Training",
-        f"Data: '{_plain(train.get('data', ''))}', split '{_plain(train.get('train_split', ''))}'; its images are not "
-        f"in this repository. Iterations: {extra.get('iteration', '?')}."
-        + (f" Made with {made_with}." if made_with else ""),
-        f"With the same images in `DIR` and the `{CONFIG}` of this repository:",
-        f"```\ngrcn train --config {CONFIG} --data DIR --out RUN\n```",
-    ]
-    return "\n\n".join(lines)
+    card = hub.ModelCard.from_template(
+        front,
+        template_str=resources.files("grcn.predict").joinpath("card.md").read_text(encoding="utf-8"),
+        name=name,
+        repo_id=repo_id,
+        preset=loaded.preset,
+        backbone=loaded.model.config.backbone,
+        class_names=loaded.class_names,
+        half=half,
+        metrics=metrics,
+        per_class=(metrics or {}).get("per_class"),
+        chosen_by=chosen_by,
+        train=train,
+        iteration=extra.get("iteration", "?"),
+        versions=extra.get("versions"),
+        figures=_METRICS,
+        plain=_plain,
+        points=_points,
+    )
+    return str(card)
 
 
 def _eval_results(metrics: dict[str, Any]) -> list[EvalResult]:
@@ -248,7 +212,7 @@ def _eval_results(metrics: dict[str, Any]) -> list[EvalResult]:
     ]
 
 
-def _figure(value: Any) -> str:
+def _points(value: Any) -> str:
     return f"{value:.3f}" if isinstance(value, float) else "-"
 
 
