@@ -10,7 +10,7 @@ DEVICE ?= cuda
 MINUTES ?= 9
 GPU ?= gpu-out/$(DEVICE)
 
-.PHONY: help demo test test-slow test-lowest test-newest bench gpu gpu-kit docs dist check lint types format install clean
+.PHONY: help demo test test-slow test-lowest test-newest bench gpu gpu-kit docs dist check lint types format install lock clean
 
 help:  ## what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -22,6 +22,9 @@ $(INSTALLED): pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile -e '.[dev]'
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps tidecv==1.0.1
 	touch $@
+
+lock:  ## uv.lock by pyproject.toml, with what is newest where it changed; needs uv
+	$(UV) lock
 
 demo: $(INSTALLED)  ## train, evaluate and draw on the embedded set: the main job from start to end
 	$(BIN)/grcn demo

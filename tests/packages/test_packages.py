@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -154,6 +156,15 @@ def test_the_wheel_alone_is_enough(wheel: Path, tmp_path: Path, beach: Path) -> 
 def test_what_is_installed_fits_together() -> None:
     done = subprocess.run([sys.executable, "-m", "pip", "check"], capture_output=True, text=True, timeout=300)
     assert "grcn" not in done.stdout, done.stdout
+
+
+@pytest.mark.slow
+def test_the_lock_is_up_to_date() -> None:
+    uv = shutil.which(os.environ.get("UV", "uv"))
+    if uv is None:
+        pytest.skip("no uv on PATH; UV names another place")
+    done = subprocess.run([uv, "lock", "--check"], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, f"{done.stderr}run make lock"
 
 
 def test_errors_name_extras_that_there_are() -> None:
