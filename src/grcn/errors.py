@@ -76,6 +76,7 @@ EXTRAS = {
     "openvino": ("openvino",),
     "export": ("onnx", "onnxscript", "nncf"),
     "video": ("av",),
+    "heic": ("pillow_heif",),
     "study": ("ray", "scipy"),
     "serve": ("fastapi", "uvicorn", "python_multipart", "starlette", "pydantic"),
     "demo": ("gradio",),

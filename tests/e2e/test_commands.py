@@ -13,13 +13,14 @@ from typing import Any
 import pytest
 from PIL import Image
 
+import heic
 from grcn import __version__
 from grcn import demo as demo_module
 from grcn.cli.commands import COMMANDS
 from grcn.cli.main import main
 from grcn.config import InputConfig, TrainConfig
 from grcn.data.dataset import open_dataset
-from grcn.data.image import read_image
+from grcn.data.image import AVIF, HEIC, read_image
 from grcn.presets import PRESETS
 
 TRAIN = """
@@ -169,18 +170,47 @@ def test_predict_names_what_it_leaves_out(tmp_path: Path, capsys: pytest.Capture
     folder = tmp_path / "mixed"
     folder.mkdir()
     shutil.copy("beach/JPEGImages/000000.jpg", folder)
-    for name in ("a.txt", "b.pdf", "c.md", "d.csv"):
+    for name in ("a.txt", "b.pdf", "c.md", "d.csv", "e.CR2", "f.jxl"):
         (folder / name).write_text("no picture")
     (folder / "broken.png").write_bytes(b"no picture")
     assert main(["predict", "run", str(folder), "--out", str(tmp_path / "out"), "--score", "1"]) == 4
     out, err = capsys.readouterr()
     assert out == f"{tmp_path / 'out'}: nothing in 1 images\n"
-    left_out, loaded, broken, end = err.splitlines()
+    left_out, photos, loaded, broken, end = err.splitlines()
     assert loaded == "grcn: run: grcn_r18 on cpu, optimize fold"
-    assert left_out.startswith("grcn: 4 files are neither image nor video and are left out: ")
+    assert left_out.startswith("grcn: 4 files are left out (neither image nor video): ")
     assert left_out.endswith("c.md, ...")
+    assert photos == (
+        "grcn: 2 files are left out (a photo of a kind that is not read: convert it to JPEG or PNG): "
+        f"{folder / 'e.CR2'}, {folder / 'f.jxl'}"
+    )
     assert broken.startswith(f"grcn: error: {folder / 'broken.png'}: ")
     assert end == "grcn: error: 1 of 2 sources could not be done; the others are"
+
+
+@pytest.mark.parametrize(
+    ("name", "saved"),
+    [
+        pytest.param(
+            "a.avif", "a.avif", marks=pytest.mark.skipif(not AVIF, reason="this Pillow was built without AVIF")
+        ),
+        pytest.param("a.HEIC", "a.png", marks=pytest.mark.skipif(not HEIC, reason="needs pillow-heif")),
+    ],
+)
+def test_photos_of_phones_are_found_and_saved(
+    tmp_path: Path, name: str, saved: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photo, out = tmp_path / "photos" / name, tmp_path / "out"
+    photo.parent.mkdir()
+    if name == "a.HEIC":
+        photo.write_bytes(heic.HEIC)
+    else:
+        with Image.open("beach/JPEGImages/000000.jpg") as image:
+            image.save(photo)
+    assert main(["predict", "run", str(photo.parent), "--out", str(out), "--score", "0", "--save", "yolo"]) == 0
+    assert [path.name for path in (out / "yolo" / "images" / "train").iterdir()] == [saved]
+    capsys.readouterr()
+    assert json.loads(output(f"check {out / 'yolo'} --json", capsys))["images"] == 1
 
 
 def test_predicting_in_bfloat16_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,8 +13,9 @@ import numpy as np
 import PIL.Image
 import pytest
 
+import heic
 from grcn.data.dataset import open_dataset
-from grcn.data.image import image_size, read_image
+from grcn.data.image import AVIF, HEIC, image_size, read_image
 from grcn.errors import ImageError
 
 RNG = np.random.default_rng(1)
@@ -141,7 +142,12 @@ def png(width: int, height: int, *chunks: bytes, depth: int = 1) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + header + b"".join(chunks) + chunk(b"IEND", b"")
 
 
+KINDS = ["JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", *["AVIF"] * AVIF, *["HEIC"] * HEIC]
+
+
 def encoded(kind: str) -> bytes:
+    if kind == "HEIC":
+        return heic.HEIC
     file = io.BytesIO()
     PIL.Image.fromarray(RGB.repeat(20, axis=0).repeat(20, axis=1)).save(file, kind)
     return file.getvalue()
@@ -150,7 +156,7 @@ def encoded(kind: str) -> bytes:
 def broken_files() -> dict[str, bytes]:
     """Files by name; those whose name begins with `bomb` are refused from their header."""
     files = {"empty.jpg": b"", "text.jpg": b"this is no image", "page.png": b"<html>not found</html>"}
-    for kind in ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP"):
+    for kind in KINDS:
         data = encoded(kind)
         files[f"truncated.{kind}"] = data[: len(data) // 2]
         files[f"header_only.{kind}"] = data[:24]
@@ -176,6 +182,9 @@ def broken_files() -> dict[str, bytes]:
     tags = [(256, 90_000), (257, 90_000), (258, 8), (259, 1), (262, 1), (273, 8), (277, 1), (278, 90_000), (279, 100)]
     entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
     files["bomb.tif"] = b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(104)
+    for kind in KINDS[6:]:
+        at = (data := encoded(kind)).index(b"ispe") + 8  # the size
+        files[f"bomb.{kind}"] = data[:at] + struct.pack(">II", 12_000, 12_000) + data[at + 8 :]
     return files
 
 
@@ -222,7 +231,7 @@ def test_broken_images_name_their_file_within_time_and_memory(tmp_path: Path) ->
             assert "pixels" in message or "exceeds limit" in message, message
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_flipped_bits_decode_or_raise_image_error(kind: str) -> None:
     data = encoded(kind)
     whole = read_image(data)

@@ -93,8 +93,8 @@ def labelstudio(root: Path) -> None:
 CASES: list[tuple[Callable[[Path], None], str, str]] = [
     *((make, "{folder}/in_no_split.jpg", "in-no-split") for make in (voc, coco, yolo_lists)),
     *((make, "{folder}/deep/er/x.JPG", "in-no-split") for make in (voc, voc_folders, coco, labelstudio)),
-    *((make, "{folder}/x.avif", "unread-kind") for make in (voc, voc_folders, coco, roboflow, yolo, labelstudio)),
-    *((make, "{folder}/x.HEIC", "unread-kind") for make in (voc, coco, yolo, labelstudio)),
+    *((make, "{folder}/x.jxl", "unread-kind") for make in (voc, voc_folders, coco, roboflow, yolo, labelstudio)),
+    *((make, "{folder}/x.CR2", "unread-kind") for make in (voc, coco, yolo, labelstudio)),
     *((make, "{folder}/no_suffix", "unread-kind") for make in (voc, coco, yolo, labelstudio)),
     *((make, "{folder}/x.jpg_", "unread-kind") for make in (voc, yolo)),
     *((make, "at_top.jpg", "in-no-split") for make in (voc, voc_folders, coco, roboflow, yolo, labelstudio)),
@@ -242,7 +242,7 @@ def test_a_split_without_one_readable_photo(tmp_path: Path, make: Callable[[Path
         path.unlink()
         if spoil != "gone":
             content = {"cut off": data[:-200], "no photo": b"x", "of another kind": data}[spoil]
-            (path.with_suffix(".avif") if spoil == "of another kind" else path).write_bytes(content)
+            (path.with_suffix(".jxl") if spoil == "of another kind" else path).write_bytes(content)
     report = check_dataset(tmp_path)
     assert [file for kind, file in found(report) if kind == "no-photos"] == ["train", "val"]
     assert report.exit_code

@@ -129,15 +129,15 @@ def test_a_label_file_that_two_images_share(root: Path, beside: bool) -> None:
 def test_photos_of_kinds_that_are_not_read(root: Path) -> None:
     annotate(root, ROW)
     (root / "images" / "deep").mkdir()
-    for name in ("b.avif", "deep/c.HEIC"):
+    for name in ("b.jxl", "deep/c.CR2"):
         (root / "images" / name).write_bytes(b"x")
     data = open_dataset(root)
     assert [(d.kind, d.file, d.exit_code) for d in data.defects] == [
-        ("unread-kind", "images/b.avif", ImageError.exit_code),
-        ("unread-kind", "images/deep/c.HEIC", ImageError.exit_code),
+        ("unread-kind", "images/b.jxl", ImageError.exit_code),
+        ("unread-kind", "images/deep/c.CR2", ImageError.exit_code),
     ]
     (root / "images" / "a.png").unlink()
-    with pytest.raises(DataError, match=r"first of 2 defects: images/b\.avif: a photo of a kind that is not read"):
+    with pytest.raises(DataError, match=r"first of 2 defects: images/b\.jxl: a photo of a kind that is not read"):
         open_dataset(root)
 
 

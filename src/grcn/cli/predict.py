@@ -75,10 +75,15 @@ def predict(argv: Sequence[str]) -> int:
 
 
 def _find_sources(arguments: Sequence[str], out: Path) -> list[Source]:
+    from grcn.data.image import UNREAD_SUFFIXES, unread
     from grcn.predict.sources import find_sources
 
     sources, left_out = find_sources(arguments, out)
-    if left_out:
-        names = ", ".join(map(str, left_out[:3])) + (", ..." if len(left_out) > 3 else "")
-        say(f"{len(left_out)} files are neither image nor video and are left out: {names}")
+    reasons: dict[str, list[str]] = {}
+    for file in left_out:
+        is_photo = file.suffix.lower() in UNREAD_SUFFIXES
+        reasons.setdefault(unread(file.suffix) if is_photo else "neither image nor video", []).append(str(file))
+    for reason, files in reasons.items():
+        names = ", ".join(files[:3]) + (", ..." if len(files) > 3 else "")
+        say(f"{len(files)} files are left out ({reason}): {names}")
     return sources

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 from unicodedata import normalize
 
-from grcn.data.image import SUFFIXES, UNREAD, UNREAD_SUFFIXES
+from grcn.data.image import SUFFIXES, UNREAD_SUFFIXES, unread
 from grcn.data.text import read_lines, shown
 from grcn.errors import AnnotationError, DataError
 
@@ -301,7 +301,7 @@ class ImageFinder:
             message = f"{shown(name)} is a link that leads outside {self.root.path}"
             raise NotFoundError("path-escape", f"{message}; pass the folder that holds both", path)
         if path.suffix.lower() in UNREAD_SUFFIXES:
-            raise NotFoundError("unread-kind", UNREAD, path)
+            raise NotFoundError("unread-kind", unread(path.suffix), path)
         first, first_by_end = self._found.setdefault(path, (parts, by_end))
         if first != parts and (by_end or first_by_end):
             raise NotFoundError("ambiguous-name", f"{shown(name)} and {shown('/'.join(first))} both end as {path.name}")

@@ -13,6 +13,9 @@ How modes become RGB:
   (floats only), 0..255, 0..65535, else the image's own minimum to maximum. NaN and infinity become black.
 - Animations and multi-page files: the first frame.
 
+AVIF is read where Pillow was built with it (its own wheels since 11.3), HEIC where pillow-heif is installed (the extra
+`heic`); its decoder is called directly, so that Pillow stays for the rest of the process as it was.
+
 A file is told by its content, not by its suffix. JPEG has no checksum: a flipped bit in its pixels cannot be told
 from a picture, and decodes; PNG has one, and is refused.
 """
@@ -28,9 +31,11 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import BinaryIO
 
 import numpy as np
+import PIL.features
 import PIL.Image
 import PIL.TiffImagePlugin
 import simplejpeg
@@ -38,16 +43,20 @@ from numpy.typing import NDArray
 
 from grcn.errors import ImageError
 
+AVIF, HEIC = PIL.features.check("avif"), find_spec("pillow_heif") is not None
+"""Whether they are read here."""
 # Raster formats whose decoders are compiled into Pillow. PostScript, PDF and the like would start other programs.
-FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM", *(["AVIF"] if AVIF else []))
+HEIC_SUFFIXES = frozenset((".heic", ".heif", ".hif"))
 SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm")
-)
+) | frozenset((*([".avif"] if AVIF else []), *(HEIC_SUFFIXES if HEIC else [])))
 # Photos all the same, which are named where they are met.
-UNREAD_SUFFIXES = frozenset(
-    (".avif", ".heic", ".heif", ".hif", ".jxl", ".jp2", ".j2k", ".tga", ".psd", ".exr", ".dng", ".cr2", ".cr3")
-) | frozenset((".nef", ".arw", ".orf", ".rw2", ".raf"))
-UNREAD = "a photo of a kind that is not read: convert it to JPEG or PNG"
+UNREAD_SUFFIXES = (
+    frozenset((".avif", ".jxl", ".jp2", ".j2k", ".tga", ".psd", ".exr", ".dng", ".cr2", ".cr3", ".nef", ".arw"))
+    | frozenset((".orf", ".rw2", ".raf"))
+    | HEIC_SUFFIXES
+) - SUFFIXES
 
 MAX_PIXELS = 2**26  # 8192 x 8192; decoding that many stays under 1 GiB
 MAX_BYTES = 2**29  # of a file; the largest uncompressed image of MAX_PIXELS
@@ -58,6 +67,9 @@ _PNG_METADATA = (b"eXIf", b"tEXt", b"zTXt", b"iTXt")  # EXIF of its own, EXIF as
 _MAX_METADATA = 2**22  # bytes of it; what is beyond is not looked at
 _SWAPPING = (5, 6, 7, 8)  # orientations that exchange height and width
 _STRIP = 2**22  # pixels converted at a time, which bounds the memory that conversion adds
+
+_HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1")
+_AVIF_BRANDS = (b"avif", b"avis")
 
 Source = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | PIL.Image.Image
 _BYTES = (bytes, bytearray, memoryview)
@@ -139,6 +151,19 @@ def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     return header.height, header.width
 
 
+def brand(start: bytes) -> bytes:
+    """Of a file of ISO's media format, as AVIF and HEIC are, from its first 12 bytes; empty where it is none."""
+    return start[8:12] if start[4:8] == b"ftyp" else b""
+
+
+def unread(suffix: str) -> str:
+    """What to say of a photo with one of `UNREAD_SUFFIXES`."""
+    remedy = {".avif": ", or install Pillow 11.3 or newer"} | dict.fromkeys(
+        HEIC_SUFFIXES, ", or pip install 'grcn[heic]'"
+    )
+    return f"a photo of a kind that is not read: convert it to JPEG or PNG{remedy.get(suffix.lower(), '')}"
+
+
 def _label(source: Source) -> str:
     if isinstance(source, (str, os.PathLike)):
         return str(source)
@@ -174,8 +199,23 @@ def _opened(source: Source, label: str) -> Iterator[PIL.Image.Image]:
     with _stream(source, label) as file, warnings.catch_warnings():
         # Pillow's remarks on odd metadata and large sizes: the metadata is not needed, the size is checked here.
         warnings.filterwarnings("ignore", module=r"PIL\b")
-        with PIL.Image.open(file, formats=FORMATS) as image:
+        with _open(file, label) as image:
             yield image
+
+
+def _open(file: BinaryIO, label: str) -> PIL.Image.Image:
+    try:
+        return PIL.Image.open(file, formats=FORMATS)
+    except PIL.UnidentifiedImageError:
+        file.seek(0)
+        kind = brand(file.read(12))
+        if kind in _HEIC_BRANDS and HEIC:
+            from pillow_heif import HeifImageFile
+
+            return HeifImageFile(file)  # type: ignore[no-any-return]
+        if kind in _HEIC_BRANDS or (kind in _AVIF_BRANDS and not AVIF):
+            raise ImageError(f"{label}: {unread('.heic' if kind in _HEIC_BRANDS else '.avif')}") from None
+        raise
 
 
 def _stream(source: str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO, label: str) -> BinaryIO:

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from grcn.data.boxes import clean_boxes
 from grcn.data.files import ImageFinder, NotFoundError
-from grcn.data.image import UNREAD, ImageHeader, read_header, read_image, upright_boxes
+from grcn.data.image import ImageHeader, read_header, read_image, unread, upright_boxes
 from grcn.errors import AnnotationError, DataError, ImageError
 from grcn.types import Target
 
@@ -222,7 +222,7 @@ class Findings:
 
     def unread(self, image: Path) -> None:
         """Counts a photo of a kind that is not read."""
-        self.note("unread-kind", image, f"{UNREAD}; left out, with its objects", error=ImageError)
+        self.note("unread-kind", image, f"{unread(image.suffix)}; left out, with its objects", error=ImageError)
 
     def headers(self, images: Sequence[Path]) -> dict[Path, ImageHeader]:
         """The images' sizes from their headers; without those that are broken where that is collected.

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from grcn.data.files import CLASS_LISTS
 from grcn.data.formats import FORMATS
-from grcn.data.image import SUFFIXES, UNREAD, UNREAD_SUFFIXES
+from grcn.data.image import SUFFIXES, UNREAD_SUFFIXES, brand, unread
 from grcn.data.records import Dataset, Defect
 from grcn.data.text import read_start
 from grcn.errors import AnnotationError, DataError, ImageError
@@ -99,16 +99,11 @@ def _what(path: Path, real: Path, root: Path, format: str) -> tuple[str, str, in
     if suffix in SUFFIXES:
         return "in-no-split", "a photo that is in no split: not used", AnnotationError.exit_code
     if suffix in UNREAD_SUFFIXES:
-        return "unread-kind", UNREAD, ImageError.exit_code
+        return "unread-kind", unread(suffix), ImageError.exit_code
     if FORMATS[format].is_annotation(path):
         return "in-no-split", "annotations that are in no split: not used", AnnotationError.exit_code
     start = read_start(path, 16)
-    if start.startswith(_PHOTOS) or (start[:4] == b"RIFF" and start[8:12] == b"WEBP") or _brand(start) in _BRANDS:
+    if start.startswith(_PHOTOS) or (start[:4] == b"RIFF" and start[8:12] == b"WEBP") or brand(start) in _BRANDS:
         message = f"a photo by its content, but '{path.suffix}' is no suffix of a kind that is read"
         return "unread-kind", message, ImageError.exit_code
     return "unused-file", "not used: no photo, and no annotations of this format", 0
-
-
-def _brand(start: bytes) -> bytes:
-    """Of a file of ISO's media format, as AVIF and HEIC are."""
-    return start[8:12] if start[4:8] == b"ftyp" else b""

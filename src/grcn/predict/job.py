@@ -32,7 +32,7 @@ import simplejpeg
 from PIL import Image
 
 from grcn.data.formats import WRITERS
-from grcn.data.image import SUFFIXES, read_image
+from grcn.data.image import HEIC_SUFFIXES, SUFFIXES, read_image
 from grcn.data.records import AnnotatedImage
 from grcn.errors import ConfigError, ImageError, first_line
 from grcn.predict.draw import draw_detections
@@ -317,9 +317,9 @@ def _save_labels(
     """Puts a picture and what was found in it into the folder `root` of a format.
 
     The file is copied as it is, so that training sees the same pixels; one of a kind that data sets cannot hold, as
-    from standard input, becomes a PNG.
+    from standard input, or that few tools read, as HEIC, becomes a PNG.
     """
-    if source.path is not None and source.path.suffix.lower() in SUFFIXES:
+    if source.path is not None and source.path.suffix.lower() in SUFFIXES - HEIC_SUFFIXES:
         name = f"{source.name}{source.path.suffix}"
     else:
         name, png = f"{source.name}.png", io.BytesIO()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from grcn.data.formats import WRITERS
-from grcn.data.image import SUFFIXES
+from grcn.data.image import SUFFIXES, UNREAD_SUFFIXES, unread
 from grcn.errors import DataError
 
 VIDEO_SUFFIXES = frozenset([".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".ts"])
@@ -66,7 +66,9 @@ def find_sources(arguments: Sequence[str], out: Path) -> tuple[list[Source], lis
             files = [file for file in _files_below(path) if not is_result(file)]
             known = [file for file in files if file.suffix.lower() in SUFFIXES | VIDEO_SUFFIXES]
             if not known:
-                raise DataError(f"{argument}: no image or video in this folder ({len(files)} other files)")
+                photo = next((file for file in files if file.suffix.lower() in UNREAD_SUFFIXES), None)
+                why = f"; {photo.name}: {unread(photo.suffix)}" if photo else ""
+                raise DataError(f"{argument}: no image or video in this folder ({len(files)} other files){why}")
             paths += known
             left_out += [file for file in files if file.suffix.lower() not in SUFFIXES | VIDEO_SUFFIXES]
             continue

@@ -12,12 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import ImageOps
 
+import heic
+from grcn.data import image as decoder
 from grcn.data.image import ImageHeader, image_size, read_header, read_image, upright_boxes
 from grcn.errors import ImageError
 
 RNG = np.random.default_rng(0)
 COLOUR = RNG.integers(0, 256, (13, 17, 3), dtype=np.uint8)
 ORIENTATION = 0x0112
+NEEDS_AVIF = pytest.mark.skipif(not decoder.AVIF, reason="this Pillow was built without AVIF")
 
 
 def near(found: np.ndarray, expected: np.ndarray) -> bool:
@@ -133,7 +136,14 @@ def test_strips_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize(
     ("kind", "options"),
-    [("PNG", {}), ("WEBP", {"lossless": True}), ("TIFF", {}), ("TIFF", {"compression": "tiff_lzw"}), ("JPEG", {})],
+    [
+        ("PNG", {}),
+        ("WEBP", {"lossless": True}),
+        ("TIFF", {}),
+        ("TIFF", {"compression": "tiff_lzw"}),
+        ("JPEG", {}),
+        pytest.param("AVIF", {}, marks=NEEDS_AVIF),
+    ],
 )
 def test_upright_whatever_the_file_kind(
     tmp_path: Path, kind: str, options: dict[str, object], orientation: int
@@ -195,6 +205,35 @@ def test_orientation_by_xmp_is_that_of_the_pixels(tmp_path: Path, kind: str, opt
     header = read_header(path)
     assert (header.height, header.width) == read_image(path).shape[:2]
     assert header.stored == (13, 17)
+
+
+def test_heic_is_read_upright_by_its_extra_and_pillow_left_as_it_was(tmp_path: Path) -> None:
+    pytest.importorskip("pillow_heif")
+    for name in ("a.HEIC", "phones_call_it.jpg"):
+        path = tmp_path / name
+        path.write_bytes(heic.HEIC)
+        found = read_image(path)
+        assert found.shape[:2] == image_size(path) == heic.SIZE
+        for at, colour in heic.COLOURS.items():
+            assert np.abs(found[at].astype(int) - colour).max() <= 2
+    assert "HEIF" not in PIL.Image.OPEN
+
+
+@pytest.mark.parametrize(
+    ("kind", "data", "remedy"),
+    [
+        ("HEIC", heic.HEIC, "convert it to JPEG or PNG, or pip install 'grcn[heic]'"),
+        ("AVIF", b"\0\0\0\x20ftypavif" + bytes(40), "convert it to JPEG or PNG, or install Pillow 11.3 or newer"),
+    ],
+)
+def test_what_is_not_read_here_says_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, kind: str, data: bytes, remedy: str
+) -> None:
+    monkeypatch.setattr(decoder, kind, False)
+    monkeypatch.setattr(decoder, "FORMATS", [name for name in decoder.FORMATS if name != kind])
+    with pytest.raises(ImageError) as caught:
+        read_image(data, name="photo.jpg")
+    assert str(caught.value) == f"photo.jpg: a photo of a kind that is not read: {remedy}"
 
 
 def test_damaged_exif_counts_as_none(tmp_path: Path) -> None:

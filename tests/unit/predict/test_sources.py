@@ -76,12 +76,18 @@ def test_results_are_no_sources(tree: Path) -> None:
         ("absent.jpg", r"absent\.jpg: no such file or folder"),
         ("*.tiff", r"\*\.tiff: no file matches"),
         ("a/.hidden/*.png", "no file matches"),
-        ("empty", r"empty: no image or video in this folder \(1 other files\)"),
+        ("empty", r"empty: no image or video in this folder \(1 other files\)$"),
+        (
+            "raw",
+            r"raw: no image or video in this folder \(1 other files\); b.CR2: a photo of a kind that is not read",
+        ),
     ],
 )
 def test_what_stands_for_nothing_is_said(tree: Path, argument: str, message: str) -> None:
     (tree / "empty").mkdir()
     (tree / "empty" / "readme.md").write_bytes(b"")
+    (tree / "raw").mkdir()
+    (tree / "raw" / "b.CR2").write_bytes(b"")
     with pytest.raises(DataError, match=message):
         found("a/x.jpg", argument)
 
