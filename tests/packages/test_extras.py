@@ -8,8 +8,9 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
-import install
 import pytest
+
+import install
 
 
 def test_each_extra_has_a_trial() -> None:
