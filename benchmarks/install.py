@@ -56,7 +56,7 @@ VIDEO = """
 from pathlib import Path
 import numpy as np
 from grcn.predict.video import read_video, write_video
-with write_video(Path("a.mp4"), 10, 96, 128) as write:
+with open("a.mp4", "wb") as file, write_video(file, 10, 96, 128) as write:
     [write(np.full((96, 128, 3), 20 * i, np.uint8)) for i in range(5)]
 with read_video(Path("a.mp4")) as video:
     print(len(list(video.frames)), "frames")
@@ -147,7 +147,7 @@ def prepare(folder: Path) -> None:
     shutil.move(folder / "report" / "results.json", folder / "results.json")
     (folder / "study.yaml").write_text(STUDY)
     (folder / "photo.heic").write_bytes(heic.HEIC)
-    with write_video(folder / "clip.mp4", 10, 72, 96) as write:
+    with open(folder / "clip.mp4", "wb") as file, write_video(file, 10, 72, 96) as write:
         for path in sorted((folder / "photos" / "JPEGImages").iterdir())[:3]:
             write(np.asarray(Image.open(path).resize((96, 72))))
 

@@ -10,9 +10,13 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from grcn.errors import ConfigError
 from grcn.files import check_folder, why_not_lockable
+
+if TYPE_CHECKING:
+    from filelock import FileLock
 
 MOMENT = 7.0
 """Seconds in which what is left of a killed run ends: loader processes look every five whether they are alone."""
@@ -49,12 +53,12 @@ def locked(path: Path, what: str, *, patience: float = math.inf, remedy: str = "
         return
     holder = _holder(path)  # asked before: older releases of filelock empty the file on trying
     try:
-        lock.acquire(timeout=0 if patience == math.inf else patience)
+        _acquire(lock, path, 0 if patience == math.inf else patience)
     except Timeout:
         if patience != math.inf:
             raise ConfigError(f"{what}: {holder} is at work there{remedy and '; '}{remedy}") from None
         _tell(f"{what}: {holder} is at work there; waiting for it")
-        lock.acquire()
+        _acquire(lock, path)
     try:
         with suppress(OSError):  # on Windows what is locked cannot be written
             path.write_text(f"process {os.getpid()} on {platform.node()}", encoding="utf-8")
@@ -69,16 +73,25 @@ def locked(path: Path, what: str, *, patience: float = math.inf, remedy: str = "
 
 
 @contextmanager
-def locked_run(out: Path) -> Iterator[None]:
-    """Holds the lock of a run folder, for the one process that writes it.
+def locked_folder(out: Path) -> Iterator[None]:
+    """Holds the lock of a folder of results, for the one process that writes it.
 
     Raises:
         CheckpointError: where nothing can be written there.
-        ConfigError: where another process trains there.
+        ConfigError: where another process is at work there.
     """
     check_folder(out)
-    with locked(out / ".lock", str(out), patience=MOMENT, remedy="let it end, or choose another folder with out"):
+    with locked(out / ".lock", str(out), patience=MOMENT, remedy="let it end, or choose another folder (--out)"):
         yield
+
+
+def _acquire(lock: FileLock, path: Path, seconds: float = -1) -> None:
+    """Waits for a lock, without end by default, also where who holds it takes the folder away that it had made."""
+    while True:
+        with suppress(FileNotFoundError):
+            lock.acquire(timeout=seconds)
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
 
 
 def _holder(path: Path) -> str:

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from grcn.data.dataset import open_dataset
 from grcn.errors import CheckpointError, ConfigError, DataError, GrcnError
 from grcn.study import read_study, run_study, write_tables
 from grcn.study.provenance import fingerprint
-from grcn.study.run import Resources, fingerprints_of, read_result, result_path
+from grcn.study.run import Resources, _run_folder, fingerprints_of, read_result, result_path
 
 STUDY = """
 question: Does it run?
@@ -96,6 +97,56 @@ def test_what_is_done_is_skipped_and_what_is_missing_is_run(done: Path) -> None:
     again = results(done)
     assert again[lost.name]["metrics"] == before[lost.name]["metrics"]
     assert run_study(study, done / "out", progress=False, say=lines.append) == 0
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from grcn.locks import locked
+with locked(Path(sys.argv[1]), "a trial"):
+    print("held", flush=True)
+    sys.stdin.read()
+    if len(sys.argv) > 2:
+        Path(sys.argv[3]).parent.mkdir(parents=True, exist_ok=True)
+        Path(sys.argv[3]).write_bytes(Path(sys.argv[2]).read_bytes())
+"""
+
+
+@pytest.mark.parametrize("end", ["killed", "done"])
+def test_what_another_process_is_at_comes_last(
+    done: Path, tmp_path: Path, end: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The other holds a trial's lock until all others are done; then it is killed, or has done it."""
+    study, lines = read_study(done / "mine.yaml"), list[str]()
+    out = tmp_path / "out"
+    shutil.copytree(done / "out", out, ignore=shutil.ignore_patterns("mine"))
+    for trial in study.trials[:2]:
+        result_path(out, trial).unlink()
+    run = _run_folder(out, study.trials[0])
+    results = (result_path(done / "out", study.trials[0]), result_path(out, study.trials[0]))
+    words = [str(run.with_name(f".{run.name}.lock")), *(map(str, results) if end == "done" else ())]
+    other = subprocess.Popen([sys.executable, "-c", HOLD, *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert other.stdout.readline() == b"held\n"
+
+    def say(line: str) -> None:
+        lines.append(line)
+        if line.startswith("[1/2]"):
+            threading.Timer(1, other.stdin.close if end == "done" else other.kill).start()
+
+    try:
+        assert run_study(study, out, progress=False, say=say) == (1 if end == "done" else 2)
+    finally:
+        other.kill()
+        other.wait()
+        other.stdout.close()
+        other.stdin.close()
+    waited, own = (study.trials[i].name for i in (0, 1))
+    assert lines[1].startswith(f"[1/2] {own}: AP50"), "the one that is free first"
+    assert lines[2].startswith(f"[2/2] {waited}: {'done by another process' if end == 'done' else 'AP50'}")
+    assert f"({waited}): process {other.pid} on " in (said := capfd.readouterr().err)
+    assert "is at work there; waiting for it" in said
+    assert len(list((out / "results").rglob("*.json"))) == 4
+    assert not run.with_name(f".{run.name}.lock").exists()
 
 
 def test_tables(done: Path) -> None:

@@ -14,7 +14,8 @@ import pytest
 from grcn import locks
 from grcn.errors import CheckpointError, ConfigError
 from grcn.files import atomic_file
-from grcn.locks import locked, locked_run
+from grcn.locks import locked, locked_folder
+from grcn.scenes.generate import generate
 
 FORK = multiprocessing.get_context("fork")
 
@@ -118,12 +119,45 @@ def test_a_lock_names_its_holder_and_goes_with_a_kill(tmp_path: Path, monkeypatc
     while not (tmp_path / "ready").exists():
         time.sleep(0.01)
     with pytest.raises(ConfigError, match=rf"run: process {holder.pid} on .* is at work there; let it end, or"):
-        locked_run(tmp_path / "run").__enter__()
+        locked_folder(tmp_path / "run").__enter__()
     os.kill(holder.pid, signal.SIGKILL)
     holder.join()
-    with locked_run(tmp_path / "run"):
+    with locked_folder(tmp_path / "run"):
         assert (tmp_path / "run" / ".lock").exists()
     assert not (tmp_path / "run" / ".lock").exists()
+
+
+def make_scenes(out: Path, begun: Path, go: Path) -> None:
+    """Renders a set, and stays at its first image until `go` is there."""
+
+    def progress(done: int, total: int) -> None:
+        begun.mkdir(exist_ok=True)
+        while not go.exists():
+            time.sleep(0.01)
+
+    generate(out, images=4, size=(64, 64), progress=progress)
+
+
+def test_a_rendering_is_waited_for_and_not_made_twice(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    out, go = tmp_path / "beach", tmp_path / "go"
+    first = FORK.Process(target=make_scenes, args=(out, tmp_path / "first", go))
+    second = FORK.Process(target=make_scenes, args=(out, tmp_path / "second", go))
+    first.start()
+    while not (tmp_path / "first").exists():
+        time.sleep(0.01)
+    second.start()
+    told = ""
+    while "\n" not in told:
+        time.sleep(0.01)
+        told += capfd.readouterr().err
+    assert told.startswith(f"grcn: {out}: process {first.pid} on ")
+    assert told.endswith(" is at work there; waiting for it\n")
+    go.mkdir()
+    for process in (first, second):
+        process.join(60)
+    assert (first.exitcode, second.exitcode) == (0, 0)
+    assert not (tmp_path / "second").exists(), "it has rendered nothing"
+    assert sorted(os.listdir(tmp_path)) == ["beach", "first", "go"]
 
 
 def test_a_lock_leaves_no_folder_that_it_made(tmp_path: Path) -> None:

@@ -1,9 +1,10 @@
 """Large data sets as they were read last, so that reading them again takes seconds.
 
 A data set is remembered in the user's cache folder (`grcn/datasets` in XDG_CACHE_HOME or ~/.cache), under a digest of
-how it was asked for, of the name, size and time of change of every file below its folder, and of those of the code that
-reads it: where one of these changes, all is read anew. What is remembered is plain arrays and text, whose boxes are
-checked as any. A file that is not whole is passed over; one that cannot be written costs time only.
+how it was asked for, of the name, size and time of change of every file below its folder, of those of the code that
+reads it, and of the kinds of photos that are read here: where one of these changes, all is read anew. What is
+remembered is plain arrays and text, whose boxes are checked as any. A file that is not whole is passed over; one that
+cannot be written costs time only.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from grcn.data.image import SUFFIXES
 from grcn.data.records import Dataset, Defect, ImageRecord
 from grcn.errors import CheckpointError, DataError
 from grcn.files import atomic_file
@@ -35,8 +37,9 @@ _FIELDS = ("boxes", "labels", "difficult", "crowd", "areas")
 
 
 def state(root: Path) -> bytes | None:
-    """A digest of the files below a folder, and of the code that reads them; None where it is not worth remembering."""
-    now, count, digest = time.time_ns(), 0, blake2b(digest_size=16)
+    """A digest of the files below a folder, of the code that reads them, and of the kinds of photos that are read here;
+    None where it is not worth remembering."""
+    now, count, digest = time.time_ns(), 0, blake2b(repr(sorted(SUFFIXES)).encode(), digest_size=16)
     with suppress(OSError):
         for name, size, changed in chain(_tree(Path(__file__).parent), _tree(root)):
             count += 1

@@ -34,7 +34,9 @@ from PIL import Image
 from grcn.data.formats import WRITERS
 from grcn.data.image import HEIC_SUFFIXES, SUFFIXES, read_image
 from grcn.data.records import AnnotatedImage
-from grcn.errors import ConfigError, ImageError, first_line
+from grcn.errors import CheckpointError, ConfigError, ImageError, first_line
+from grcn.files import atomic_file
+from grcn.locks import locked_folder
 from grcn.predict.draw import draw_detections
 from grcn.predict.results import FrameLines, PredictedFiles, Results, files_of
 from grcn.predict.sources import Source
@@ -91,14 +93,15 @@ def predict_sources(
         progress: called with sources done and sources in all.
 
     Raises:
-        ConfigError: where saved labels of an earlier run, perhaps corrected since, would be replaced.
+        ConfigError: where saved labels of an earlier run, perhaps corrected since, would be replaced, or where another
+            process is at work in the folder.
         CheckpointError: where what is written once, such as the list of images, cannot be written.
     """
-    _refuse_to_replace([out / kind for kind in save])
     summary = Summary()
-    results = Results(out, detector.class_names)
     saved: dict[str, list[AnnotatedImage]] = {kind: [] for kind in save}
-    with ExitStack() as last:  # done also when it is stopped, and each also where another fails
+    with locked_folder(out), ExitStack() as last:  # done also when it is stopped, and each also where another fails
+        _refuse_to_replace([out / kind for kind in save])
+        results = Results(out, detector.class_names)
         for kind in save:
             last.callback(_finish_labels, kind, out / kind, saved[kind], detector)
         last.callback(results.close)
@@ -275,24 +278,19 @@ def _write_video(frames: Iterator[NDArray[np.uint8]], path: Path, fps: float, fi
     """Writes a video whole or not at all, and returns its number of frames.
 
     Raises:
-        OSError: where it cannot be written.
+        CheckpointError: where it cannot be written.
     """
     first = next(frames)
-    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
-    files.claim(partial)
-    files.claim(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     count = 0
-    with ExitStack() as opened:
+    with atomic_file(files.claim(path), durable=False) as file, ExitStack() as opened:
         with _naming(path):
-            write = opened.enter_context(write_video(partial, fps, *first.shape[:2]))
+            write = opened.enter_context(write_video(file, fps, *first.shape[:2]))
         for frame in chain([first], frames):
             with _naming(path):
                 write(frame)
             count += 1
         with _naming(path):
             opened.close()
-    partial.replace(path)
     return count
 
 
@@ -302,7 +300,7 @@ def _naming(path: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise OSError(f"{path}: cannot be written: {first_line(error)}") from None
+        raise CheckpointError(f"{path}: cannot be written: {first_line(error)}") from None
 
 
 def _save_labels(

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
@@ -86,32 +86,31 @@ def _frames(path: Path, container: Any, stream: Any) -> Iterator[NDArray[np.uint
 
 
 @contextmanager
-def write_video(path: Path, fps: float, height: int, width: int) -> Iterator[Callable[[NDArray[np.uint8]], None]]:
-    """A new MPEG-4 file, and the function that adds a frame to it: [height, width, 3] uint8 RGB.
+def write_video(file: BinaryIO, fps: float, height: int, width: int) -> Iterator[Callable[[NDArray[np.uint8]], None]]:
+    """Begins an MPEG-4 video in an empty file; gives the function that adds a frame: [height, width, 3] uint8 RGB.
 
-    The file is whole once the block is left.
+    The video is whole once the block is left.
 
     Raises:
         OSError, av.FFmpegError: where it cannot be written.
     """
     import av
 
-    with open(path, "wb") as file:
-        container = av.open(file, "w", format="mp4")
-        try:
-            # MPEG-4 counts time in at most 65,535 parts of a second; this keeps 30000/1001.
-            rate = Fraction(fps).limit_denominator(max(1, math.floor(65535 / fps)))
-            stream: Any = container.add_stream("mpeg4", rate=rate)
-            stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-            stream.bit_rate = min(int(2 * fps * width * height), 2**31 - 1)  # two bits a pixel, as OpenCV writes
+    container = av.open(file, "w", format="mp4")
+    try:
+        # MPEG-4 counts time in at most 65,535 parts of a second; this keeps 30000/1001.
+        rate = Fraction(fps).limit_denominator(max(1, math.floor(65535 / fps)))
+        stream: Any = container.add_stream("mpeg4", rate=rate)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.bit_rate = min(int(2 * fps * width * height), 2**31 - 1)  # two bits a pixel, as OpenCV writes
 
-            def write(frame: NDArray[np.uint8]) -> None:
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        def write(frame: NDArray[np.uint8]) -> None:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
 
-            yield write
-            container.mux(stream.encode())  # what the encoder still holds
-        except BaseException:
-            with suppress(Exception):  # the first error counts
-                container.close()
-            raise
-        container.close()
+        yield write
+        container.mux(stream.encode())  # what the encoder still holds
+    except BaseException:
+        with suppress(Exception):  # the first error counts
+            container.close()
+        raise
+    container.close()

@@ -24,7 +24,7 @@ from grcn.data.loader import open_files_error, worker_deaths
 from grcn.data.records import Dataset
 from grcn.errors import CheckpointError, ConfigError, Interrupted
 from grcn.files import atomic_file
-from grcn.locks import locked_run
+from grcn.locks import locked_folder
 from grcn.model.detector import RCNN, outline
 from grcn.presets import detector_of
 from grcn.training.checkpoint import KEY, STATE, check_same, identity, load_state, saved_config, versions
@@ -68,7 +68,7 @@ def train(config: TrainConfig, *, progress: bool = True) -> Path:
     config = _settle(config)
     with _quiet(), worker_deaths():
         fabric = _fabric(config)
-        own_run = locked_run(Path(config.out)) if fabric.is_global_zero else nullcontext()
+        own_run = locked_folder(Path(config.out)) if fabric.is_global_zero else nullcontext()
         with own_run, torch.random.fork_rng([fabric.device] if fabric.device.type == "cuda" else []):
             return _train(config, fabric, started, progress)
 

@@ -145,6 +145,8 @@ def test_every_change_is_seen(labels: Path, tmp_path: Path, monkeypatch: pytest.
     (folder / "notes.txt").write_text("one")
     settle(folder)
     assert read_anew()
+    monkeypatch.setattr(cache, "SUFFIXES", cache.SUFFIXES | {".heic"})  # the extra has been installed
+    assert read_anew()
 
 
 def test_what_changed_just_now_is_not_remembered(labels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -412,7 +412,8 @@ def test_the_frames_before_a_stop_are_kept(folder: Path) -> None:
     assert files(folder / "out") == {"frames/clip.jsonl", "results.jsonl", "images.json"}
 
 
-ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(networks.__file__).parent)}
+PLACES = [str(Path(networks.__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join(PLACES)}
 SLOW = """
 import signal, sys, time
 from grcn.cli.main import main
@@ -466,6 +467,44 @@ def test_a_process_that_is_stopped_has_kept_what_it_found(tmp_path: Path, number
         assert [image["id"] for image in listed["images"]] == [result["image_id"] for result in found]
         assert f"{number.name}: stopped; what was found is in out/results.jsonl" in err
     assert not lines.with_name("results.json").exists()
+
+
+WAITING = """
+import sys
+from grcn import locks
+from grcn.cli.main import main
+from grcn.predict.detector import Detector
+from networks import looking
+
+locks.MOMENT = 0.1
+Detector.load = lambda *a, **k: looking(lambda image: ([[0, 0, 5, 5]], [0.5], [0]), ("light",), "quick")
+sys.exit(main(["predict", "run", sys.argv[1], "--out", "out"]))
+"""
+
+
+def test_of_two_processes_with_one_folder_the_second_is_refused(folder: Path) -> None:
+    def start(source: str) -> subprocess.Popen[bytes]:
+        words = [sys.executable, "-c", WAITING, source]
+        pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+        return subprocess.Popen(words, cwd=folder, env=ENVIRONMENT, **pipes)
+
+    first = start("-")  # waits for its picture
+    try:
+        while not Path("out/results.jsonl").exists():
+            assert first.poll() is None, first.communicate()
+            time.sleep(0.05)
+        second = start("a/x.png")
+        out, err = second.communicate(timeout=60)
+        assert (second.returncode, out) == (2, b"")
+        assert f"out: process {first.pid} on ".encode() in err
+        assert err.endswith(b" is at work there; let it end, or choose another folder (--out)\n")
+        _, err = first.communicate(Path("a/x.png").read_bytes(), timeout=60)
+        assert first.returncode == 0, err
+    finally:
+        first.kill()
+    assert read("out/images.json")["complete"] is True
+    assert [image["file_name"] for image in read("out/images.json")["images"]] == ["-"]
+    assert files(folder / "out") == {"results.jsonl", "results.json", "images.json", "drawn/stdin.jpg"}
 
 
 @pytest.fixture(autouse=True)
