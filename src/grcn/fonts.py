@@ -105,7 +105,8 @@ def load(path: str, size: int) -> ImageFont.FreeTypeFont:
 def _letters(texts: Iterable[str]) -> frozenset[str]:
     """What of the texts leaves something to see: no spaces, no control characters."""
     letters = frozenset().union(*map(clean, texts))
-    return frozenset(letter for letter in letters if unicodedata.category(letter)[0] not in "ZC")
+    unseen = ("Zs", "Zl", "Zp", "Cc", "Cf", "Cs")
+    return frozenset(letter for letter in letters if unicodedata.category(letter) not in unseen)
 
 
 def _missing(path: str, letters: frozenset[str]) -> frozenset[str]:

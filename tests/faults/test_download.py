@@ -7,8 +7,11 @@ import io
 import os
 import re
 import stat
+import subprocess
+import sys
 import tarfile
 import threading
+import time
 import zipfile
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -159,6 +162,47 @@ def test_fetches_verifies_and_unpacks_what_is_wanted(
     assert stages["unpack VOC.tar"][0] == stages["unpack VOC.tar"][1] == sum(map(len, WANTED.values()))
     get(out)
     assert len(server.seen) == 1  # the second call asks for nothing
+
+
+FETCH = """
+import sys, time
+from pathlib import Path
+from grcn.data.download import ARCHIVES, Archive, download
+
+url, size, md5, begun, go = sys.argv[1:]
+ARCHIVES["voc2007"] = (Archive(url, int(size), md5, "VOCdevkit/VOC2007", ("Annotations", "JPEGImages")),)
+
+def progress(*_):
+    Path(begun).mkdir(exist_ok=True)
+    while not Path(go).exists():
+        time.sleep(0.01)
+
+download("voc2007", "voc", progress=progress)
+"""
+
+
+def test_a_download_is_waited_for_and_not_made_twice(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = offer(monkeypatch, server, tar_of(FILES))
+
+    def start(name: str) -> subprocess.Popen[str]:
+        words = [sys.executable, "-c", FETCH, archive.url, str(archive.size), archive.md5, name, "go"]
+        return subprocess.Popen(words, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+
+    with start("first") as first:
+        while not (tmp_path / "first").exists():
+            assert first.poll() is None, first.communicate()
+            time.sleep(0.01)
+        with start("second") as second:
+            line = second.stderr.readline()
+            (tmp_path / "go").mkdir()
+            assert (first.wait(60), second.wait(60)) == (0, 0)
+    assert line.startswith(f"grcn: voc: process {first.pid} on ")
+    assert line.endswith(" is at work there; waiting for it\n")
+    assert not (tmp_path / "second").exists(), "it has fetched and unpacked nothing"
+    assert [status for _, _, status in server.seen] == [200]
+    assert set(unpacked(tmp_path / "voc")) == {name for name in WANTED if "ImageSets" not in name}
 
 
 def test_keeps_the_archive_when_told_to_and_takes_a_mirror(

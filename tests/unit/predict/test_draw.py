@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from grcn.predict import draw
 from grcn.predict.draw import MIN_SIDE, PALETTE, draw_detections
 from grcn.types import Detections
 
@@ -36,6 +37,56 @@ def test_labels_of_boxes_at_the_border_stay_in_the_picture() -> None:
     image = np.zeros((600, 800, 3), dtype=np.uint8)
     drawn = draw_detections(image, detections((700, 0, 800, 300), classes=(2,)))
     assert (drawn[:30].min(axis=2) > 200).sum() > 100, "the text of the label, though the box begins at the top"
+
+
+EDGES = {
+    "top left": (0, 0, 120, 90),
+    "top right": (680, 0, 800, 90),
+    "bottom left": (0, 510, 120, 600),
+    "bottom right": (680, 510, 800, 600),
+    "a sliver at the left": (0, 200, 3, 400),
+    "a sliver at the right": (797, 200, 800, 400),
+    "a sliver below": (300, 597, 500, 600),
+    "all of it": (0, 0, 800, 600),
+    "beyond all sides": (-50, -40, 900, 700),
+    "outside": (810, 610, 900, 700),
+    "huge numbers": (-1e30, -1e30, 1e30, 1e30),
+}
+
+
+@pytest.mark.parametrize("box", EDGES.values(), ids=EDGES)
+@pytest.mark.parametrize("class_id", [0, 2])
+def test_the_whole_label_is_in_the_picture(box: tuple[float, float, float, float], class_id: int) -> None:
+    """It has the same pixels as that of a box in the middle."""
+
+    def label(box: tuple[float, float, float, float]) -> np.ndarray:
+        image = np.zeros((600, 800, 3), dtype=np.uint8)
+        found = Detections(np.array([box]), [0.9], [class_id], NAMES)
+        drawn = draw_detections(image, found)
+        rows, columns = np.nonzero(drawn.min(axis=2) > 150)  # its text
+        return drawn[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
+
+    np.testing.assert_array_equal(label(box), label((300, 250, 500, 350)))
+
+
+@pytest.mark.parametrize("size", [(600, 800), (1200, 300), (100, 1600)])
+def test_labels_lie_on_no_other_and_beside_their_boxes_where_there_is_room(size: tuple[int, int]) -> None:
+    height, width = size
+    rng = np.random.default_rng(0)
+    for count in (1, 3, 6):
+        corners = rng.uniform(0, 1, (count, 2, 2)) * (width, height)
+        boxes = np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1).astype(np.int64)
+        labels = np.array([[rng.integers(20, 60), 15] for _ in range(count)])
+        places = draw._places(boxes, labels, (width, height))
+        areas = np.concatenate([places, places + labels], axis=1)
+        assert (areas[:, :2] >= 0).all()
+        assert (areas[:, 2:] <= (width, height)).all()
+        shared = draw._shared(areas, areas)
+        assert shared.sum() == np.prod(labels, axis=1).sum(), "each with itself alone"
+    alone = draw._places(np.array([[100, 40, 140, 60]]), np.array([[50, 15]]), (width, height))
+    assert alone.tolist() == [[100, 25]], "above, flush with its left side"
+    high = draw._places(np.array([[100, 5, 140, 60]]), np.array([[50, 15]]), (width, height))
+    assert high.tolist() == [[141, 5]], "no room above: to its right"
 
 
 def test_the_surest_is_on_top() -> None:
