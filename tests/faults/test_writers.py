@@ -6,6 +6,7 @@ import fcntl
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -158,6 +159,29 @@ def test_a_rendering_is_waited_for_and_not_made_twice(tmp_path: Path, capfd: pyt
     assert (first.exitcode, second.exitcode) == (0, 0)
     assert not (tmp_path / "second").exists(), "it has rendered nothing"
     assert sorted(os.listdir(tmp_path)) == ["beach", "first", "go"]
+
+
+def hold_until(path: Path, ready: Path, go: Path) -> None:
+    with locked(path, "it"):
+        ready.mkdir()
+        while not go.exists():
+            time.sleep(0.01)
+
+
+def test_who_waits_for_a_lock_outlives_the_folder_that_its_holder_made(tmp_path: Path) -> None:
+    path, go = tmp_path / "a" / "b" / ".lock", tmp_path / "go"
+    holder = FORK.Process(target=hold_until, args=(path, tmp_path / "ready", go))
+    holder.start()
+    while not (tmp_path / "ready").exists():
+        time.sleep(0.01)
+    timer = threading.Timer(0.3, go.mkdir)
+    timer.start()
+    with locked(path, "what is waited for") as alone:
+        assert alone
+        assert path.exists()
+    timer.join()
+    holder.join(60)
+    assert sorted(os.listdir(tmp_path)) == ["a", "go", "ready"]
 
 
 def test_a_lock_leaves_no_folder_that_it_made(tmp_path: Path) -> None:
