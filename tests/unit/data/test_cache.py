@@ -145,7 +145,7 @@ def test_every_change_is_seen(labels: Path, tmp_path: Path, monkeypatch: pytest.
     (folder / "notes.txt").write_text("one")
     settle(folder)
     assert read_anew()
-    monkeypatch.setattr(cache, "SUFFIXES", cache.SUFFIXES | {".heic"})  # the extra has been installed
+    monkeypatch.setattr(cache, "SUFFIXES", cache.SUFFIXES | {".new"})  # the extra has been installed
     assert read_anew()
 
 
