@@ -279,12 +279,12 @@ def _write_video(frames: Iterator[NDArray[np.uint8]], path: Path, fps: float, fi
     """
     first = next(frames)
     partial = path.with_name(f".{path.stem}.partial{path.suffix}")
-    files.claim(partial)
-    files.claim(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     count = 0
     with ExitStack() as opened:
         with _naming(path):
+            files.claim(partial)
+            files.claim(path)
+            path.parent.mkdir(parents=True, exist_ok=True)
             write = opened.enter_context(write_video(partial, fps, *first.shape[:2]))
         for frame in chain([first], frames):
             with _naming(path):
@@ -292,7 +292,7 @@ def _write_video(frames: Iterator[NDArray[np.uint8]], path: Path, fps: float, fi
             count += 1
         with _naming(path):
             opened.close()
-    partial.replace(path)
+            partial.replace(path)
     return count
 
 
@@ -302,7 +302,8 @@ def _naming(path: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise OSError(f"{path}: cannot be written: {first_line(error)}") from None
+        reason = getattr(error, "strerror", None) or first_line(error)
+        raise OSError(f"{path}: cannot be written: {reason}") from None
 
 
 def _save_labels(
