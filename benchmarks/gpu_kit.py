@@ -4,9 +4,9 @@
     python benchmarks/gpu_kit.py --unpack gpu-kit --out gpu-out/cuda       there
 
 The first command writes gpu-kit/1.tar, 2.tar and so on, each of at most --megabytes. Wheels come first, one version of
-each package that grcn requires and gpu-machine.txt does not name; then the data sets, weights, and the archive of an
-earlier session, whose records need not be made again. The second command unpacks whatever pieces are there and installs
-the wheels; pieces may come one by one.
+each package that training requires and gpu-machine.txt does not name; then the data sets, weights, and the archive of
+an earlier session, whose records need not be made again. The second command unpacks whatever pieces are there and
+installs the wheels; pieces may come one by one.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ import zipfile
 from collections.abc import Callable, Iterable, Sequence, Set
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
-from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name, parse_wheel_filename
+if TYPE_CHECKING:  # the machine that unpacks may lack it
+    from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
 PYTHON = "3.12"
@@ -45,20 +46,29 @@ MACHINE = {
 GLIBC = (17, 24, 26, 27, 28, 31, 34, 35)
 """Of the manylinux tags: pip takes a wheel only of a tag that it is told."""
 
-Fetch = Callable[[Requirement], Sequence[str]]
+
+def required() -> list[str]:
+    """The requirements of a detector that trains."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return [*project["dependencies"], *project["optional-dependencies"]["train"]]
 
 
-def missing(required: Iterable[str], machine: Set[str], fetch: Fetch) -> dict[str, Requirement]:
+def missing(
+    lines: Iterable[str], machine: Set[str], fetch: Callable[[Requirement], Sequence[str]]
+) -> dict[str, Requirement]:
     """What is required, directly or by what is required, and is not on the machine, by name.
 
     Args:
-        required: requirements of the project.
+        lines: requirements of the project.
         machine: names of packages that are there, with all that they require.
         fetch: gets one version that meets a requirement, in the place of one that it got before, and returns what that
             requires in turn.
     """
+    from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
+
     found: dict[str, Requirement] = {}
-    waiting = [Requirement(line) for line in required]
+    waiting = [Requirement(line) for line in lines]
     while waiting:
         wanted = waiting.pop(0)
         name = canonicalize_name(wanted.name)
@@ -84,6 +94,8 @@ def _holds(requirement: Requirement, extras: Set[str]) -> bool:
 
 def download(requirement: Requirement, wheels: Path) -> list[str]:
     """The newest wheel for the machine that meets the requirement, in `wheels`; returns what it requires in turn."""
+    from packaging.utils import canonicalize_name, parse_wheel_filename
+
     platforms = [f"manylinux_2_{minor}_x86_64" for minor in GLIBC] + ["manylinux2014_x86_64", "manylinux1_x86_64"]
     name = canonicalize_name(requirement.name)
     with TemporaryDirectory() as folder:
@@ -107,6 +119,8 @@ def _pip(verb: str, *words: str) -> None:
 
 def packages(text: str) -> set[str]:
     """The names in a list of one package a line."""
+    from packaging.utils import canonicalize_name
+
     lines = (line.split("#")[0].strip() for line in text.splitlines())
     return {canonicalize_name(line) for line in lines if line}
 
@@ -137,8 +151,7 @@ def gather(options: argparse.Namespace) -> None:
     shutil.rmtree(out, ignore_errors=True)
     wheels = out / "wheels"
     wheels.mkdir(parents=True)
-    required = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
-    missing(required, packages(options.machine.read_text()), lambda wanted: download(wanted, wheels))
+    missing(required(), packages(options.machine.read_text()), lambda wanted: download(wanted, wheels))
     files = [(path, f"kit/wheels/{path.name}") for path in sorted(wheels.iterdir())]
     counts = {}
     for folder in options.data:

@@ -45,6 +45,7 @@ from grcn.predict.optimize import optimized
 from grcn.runtime import tune_cpu
 from grcn.scenes.render import render_scene
 from grcn.training.optimizer import clip_gradients, make_optimizer
+from grcn.training.step import HALF
 from peers import Scale, c4_pair, c5_pair, fpn, fpn_pair, no_resize
 from training import frozen
 
@@ -61,8 +62,10 @@ FAMILIES = (
     "faster_rcnn_vgg16",
     "grcn_vgg16",
 )
-AUTOCAST = {"bf16": torch.bfloat16, "fp32": None}
-"""Precisions, that of training first."""
+SPEED = ("bf16", "fp32")
+"""Precisions that are timed, that of training first."""
+SCALES = {"fp16": 2.0**10}
+"""What losses are multiplied by, without which small gradients vanish."""
 
 
 @dataclass(frozen=True)
@@ -91,11 +94,13 @@ detections are others."""
 class Size:
     """How large the work is.
 
-    cases: pairs of detectors (`pair`); width, height: of the images; predicted, trained: images at a time; proposals:
-    for prediction and training; fc_channels: of two linear layers; samples: RoIs and anchors of an image in the losses;
-    rounds: at least and at most; rounds_s: seconds that they may take; part_s: that a part takes at most, about.
+    correct: precisions that are held to the CPU's float32; cases: pairs of detectors (`pair`); width, height: of the
+    images; predicted, trained: images at a time; proposals: for prediction and training; fc_channels: of two linear
+    layers; samples: RoIs and anchors of an image in the losses; rounds: at least and at most; rounds_s: seconds that
+    they may take; part_s: that a part takes at most, about.
     """
 
+    correct: tuple[str, ...]
     cases: tuple[str, ...]
     width: int
     height: int
@@ -109,10 +114,23 @@ class Size:
     part_s: float
 
 
-SIZES = {
-    "cuda": Size(("fpn", "grcn", "c5", "c4"), 800, 600, (1, 8, 32), 16, (300, 2000), 1024, 512, (3, 30), 3, 20),
-    "cpu": Size(("grcn", "c4"), 96, 64, (1, 2), 2, (8, 8), 16, 16, (1, 3), 0.5, 8),
-}
+# A CPU would take minutes for float16.
+TRIED = Size(("fp32", "bf16"), ("grcn", "c4"), 96, 64, (1, 2), 2, (8, 8), 16, 16, (1, 3), 0.5, 8)
+WHOLE = Size(
+    ("fp32", "bf16", "fp16"),
+    ("fpn", "grcn", "c5", "c4"),
+    width=800,
+    height=600,
+    predicted=(1, 8, 32),
+    trained=16,
+    proposals=(300, 2000),
+    fc_channels=1024,
+    samples=512,
+    rounds=(3, 30),
+    rounds_s=3,
+    part_s=20,
+)
+SIZES = {"cuda": WHOLE, "cpu": TRIED}
 
 TERAFLOPS = {
     "H100 80GB HBM3": {"bf16": 989.5, "tf32": 494.7, "fp32": 66.9},
@@ -140,14 +158,14 @@ def parts(device: str) -> dict[str, dict[str, Part]]:
     jobs = (("predict", size.predicted), ("train", (size.trained,)))
     correct = {
         f"correct-{name}-{precision}": Part(size.part_s, partial(correctness, name, precision))
-        for precision in ("fp32", *(p for p in AUTOCAST if p != "fp32"))
+        for precision in size.correct
         for name in FAMILIES
     }
     speed = {
         f"speed-{case}-{job}{batch}-{precision}": Part(size.part_s, partial(throughput, case, job, batch, precision))
         for case in size.cases
         for job, batches in jobs
-        for precision in AUTOCAST
+        for precision in SPEED
         for batch in batches
     }
     profiles = {
@@ -216,8 +234,9 @@ def step(model: RCNN, images: Images, targets: Targets, precision: str) -> tuple
     model.train()
     with autocast(device, precision):
         losses = model(*to(device, images, targets), seeds=range(len(images)))
-    sum(losses.values()).backward()
-    gradient = {name: p.grad.float().cpu() for name, p in model.named_parameters() if p.grad is not None}
+    scale = SCALES.get(precision, 1.0)
+    (scale * sum(losses.values())).backward()
+    gradient = {name: p.grad.float().cpu() / scale for name, p in model.named_parameters() if p.grad is not None}
     return {key: loss.item() for key, loss in losses.items()}, gradient
 
 
@@ -408,8 +427,8 @@ def timed(run: Callable[[], Any], device: torch.device) -> float:
 
 
 def profile(job: str, count: int, device: torch.device, until: float) -> dict[str, Any]:
-    """One run of `grcn_r50` in the first precision: launches, waits, the device's busy share, FLOP/s and the peak."""
-    precision = next(iter(AUTOCAST))
+    """One run of `grcn_r50` in bfloat16: launches, waits, the device's busy share, FLOP/s and the peak."""
+    precision = SPEED[0]
     size = SIZES[device.type]
     images, targets = batch(count, size.width, size.height)
     model = next(iter(pair("grcn", job, size).values()))
@@ -512,13 +531,12 @@ def to(device: torch.device, images: Images, targets: Targets) -> tuple[Images, 
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    dtype = AUTOCAST[precision]
-    return torch.autocast(device.type, dtype, enabled=dtype is not None)
+    return torch.autocast(device.type, HALF.get(precision), enabled=precision in HALF)
 
 
 def how(precision: str) -> Any:
-    """`optimized`'s word for a precision."""
-    return "fold" if precision == "fp32" else precision
+    """`optimized`'s word for a precision; what was trained in float16 predicts in float32."""
+    return "bf16" if precision == "bf16" else "fold"
 
 
 def synchronize(device: torch.device) -> None:

@@ -3,15 +3,19 @@
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
 
 from calibrate import enliven, tame
 from grcn import Detections, preset
 from grcn.config import DetectorConfig, InputConfig
+from grcn.export.export import TORCH
 from grcn.model.detector import RCNN, build_detector
 from grcn.scenes.render import render_scene
 
 NAMES = ("a", "b", "c")
+exports = pytest.mark.skipif(torch.__version__ < TORCH, reason=f"export needs torch {TORCH}")
+"""Marks a test that exports a detector."""
 
 
 def scene(height: int, width: int, seed: int = 0) -> np.ndarray:

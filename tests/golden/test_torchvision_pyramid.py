@@ -16,11 +16,11 @@ from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 from torchvision.ops.poolers import LevelMapper
 
-from grcn.export.export import TORCH
 from grcn.geometry.anchors import cell_anchors, pyramid_anchors
 from grcn.geometry.levels import roi_levels
 from grcn.model.neck import FPN
 from grcn.model.ops import pyramid_roi_align
+from lively import exports
 
 SEEDS = st.integers(0, 2**31)
 STEADY = settings(deadline=None, derandomize=True, max_examples=40)
@@ -232,7 +232,7 @@ class Parts(nn.Module):
         return torch.cat((pooled.flatten(1), rois), dim=1), anchors
 
 
-@pytest.mark.skipif(torch.__version__ < TORCH, reason=f"export needs torch {TORCH}")
+@exports
 def test_an_exported_graph_takes_any_size_and_leaves_levels_empty() -> None:
     ort = pytest.importorskip("onnxruntime")
     torch.manual_seed(0)

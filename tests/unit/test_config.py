@@ -107,7 +107,7 @@ def test_what_cannot_exist_is_refused_with_the_reason(fields: dict[str, Any], sa
         {**FPN, "neck_stride": 8, "neck_channels": 96, "rpn": RPNConfig(anchor_sizes=(64, 128, 256, 512))},
         {**FPN, "head": "avgpool", "separation": "neck", "rpn": RPNConfig(source="loc"), "cls_cells": 3.5},
         {**FPN, "separation": "conv4", "rpn": RPNConfig(source="cls"), "loc_cells": 28.0},
-        {"roi": RoIConfig(aligned=False, positive_fraction=0.0, score_threshold=0.0), "rpn": RPNConfig(min_size=0.0)},
+        {"roi": RoIConfig(aligned=False, positive_fraction=1.0, score_threshold=0.0), "rpn": RPNConfig(min_size=0.0)},
     ],
 )
 def test_what_can_exist_is_not_refused(fields: dict[str, Any]) -> None:
@@ -411,9 +411,15 @@ def test_numbers_too_long_to_print_and_texts_of_many_lines_are_refused_in_one_li
         ),
         ({"model": {"rpn": {"foreground_iou": 0.2}}}, "model.rpn.background_iou 0.3 above foreground_iou 0.2"),
         ({"model": {"rpn": {"anchor_sizes": [32.0, -1.0]}}}, r"model.rpn.anchor_sizes\[1\] -1.0: needs above 0"),
+        # of which nothing, or not all, would be learned
+        ({"optim": {"lr": 0.0}}, "optim.lr 0.0: needs above 0"),
+        ({"model": {"rpn": {"positive_fraction": 0.0}}}, "model.rpn.positive_fraction 0.0: needs above 0"),
+        ({"model": {"rpn": {"background_iou": 0.0}}}, "model.rpn.background_iou 0.0: needs above 0"),
+        ({"model": {"roi": {"positive_fraction": 0.0}}}, "model.roi.positive_fraction 0.0: needs above 0"),
+        ({"model": {"roi": {"foreground_iou": 0.0}}}, "model.roi.foreground_iou 0.0: needs above 0"),
     ],
 )
-def test_fields_that_do_not_go_together_are_named_with_their_place(values: dict[str, Any], said: str) -> None:
+def test_fields_that_are_nothing_or_do_not_go_together_are_named(values: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=f"^{said}"):
         from_dict(TrainConfig, {"data": "x", **values})
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from grcn.config.fields import Bounds, Count, NotNegative, Positive, Share, Side, Text, check_fields
+from grcn.config.fields import Bounds, Count, NotNegative, Positive, PositiveShare, Share, Side, Text, check_fields
 from grcn.errors import ConfigError
 
 Separation = Literal["none", "roi", "neck", "conv5", "conv4", "conv3"]
@@ -68,10 +68,10 @@ class RPNConfig:
     channels: Count | None = None
     anchor_sizes: Annotated[tuple[Positive, ...], Bounds(ge=1, le=100)] = (32.0, 64.0, 128.0, 256.0, 512.0)
     anchor_ratios: Annotated[tuple[Positive, ...], Bounds(ge=1, le=100)] = (0.5, 1.0, 2.0)
-    foreground_iou: Share = 0.7
-    background_iou: Share = 0.3
+    foreground_iou: PositiveShare = 0.7
+    background_iou: PositiveShare = 0.3
     batch_per_image: Count = 256
-    positive_fraction: Share = 0.5
+    positive_fraction: PositiveShare = 0.5
     pre_nms_train: Count = 2000
     pre_nms_test: Count = 1000
     post_nms_train: Count = 2000
@@ -117,9 +117,9 @@ class RoIConfig:
     reduce_channels: Count = 256
     fc_channels: Count | None = None
     unnamed_logits: Annotated[int, Bounds(ge=0, le=1000)] = 0
-    foreground_iou: Share = 0.5
+    foreground_iou: PositiveShare = 0.5
     batch_per_image: Count = 512
-    positive_fraction: Share = 0.25
+    positive_fraction: PositiveShare = 0.25
     box_weights: tuple[Positive, Positive, Positive, Positive] = (10.0, 10.0, 5.0, 5.0)
     score_threshold: Share = 0.05
     nms: Share = 0.5

@@ -51,6 +51,7 @@ class Bounds:
 FREE_TEXT = "free text"
 Text = Annotated[str, FREE_TEXT]
 Share = Annotated[float, Bounds(ge=0, le=1)]
+PositiveShare = Annotated[float, Bounds(gt=0, le=1)]
 Positive = Annotated[float, Bounds(gt=0)]
 NotNegative = Annotated[float, Bounds(ge=0)]
 Factor = Annotated[float, Bounds(gt=0, le=10)]

@@ -14,6 +14,8 @@ from grcn.config.fields import (
     Iterations,
     Machines,
     NotNegative,
+    Positive,
+    PositiveShare,
     Share,
     Text,
     check_fields,
@@ -65,7 +67,7 @@ class OptimConfig:
     """
 
     name: Literal["sgd", "adamw"] = "sgd"
-    lr: NotNegative | None = None
+    lr: Positive | None = None
     momentum: Decay = 0.9
     weight_decay: Share = 1e-4
     clip_norm: NotNegative = 10.0
@@ -95,7 +97,7 @@ class ScheduleConfig:
     kind: Literal["step", "cosine", "constant"] = "step"
     warmup: Iterations = 500
     milestones: Annotated[tuple[Share, ...], Bounds(ge=0, le=100)] = (0.67, 0.89)
-    gamma: Annotated[float, Bounds(gt=0, le=1)] = 0.1
+    gamma: PositiveShare = 0.1
 
     def __post_init__(self) -> None:
         check_fields(self)

@@ -18,12 +18,12 @@ from PIL import Image
 from grcn import Detector
 from grcn.cli.main import main
 from grcn.errors import CheckpointError, ConfigError, ImageError
-from grcn.export.export import TORCH, Format, export
+from grcn.export.export import Format, export
 from grcn.predict.checkpoint import load_detector, save_detector
 from grcn.presets import PRESETS
-from lively import NAMES, assert_same, lively, scene, small
+from lively import NAMES, assert_same, exports, lively, scene, small
 
-pytestmark = pytest.mark.skipif(torch.__version__ < TORCH, reason=f"export needs torch {TORCH}")
+pytestmark = exports
 
 SIZES = ((333, 517), (517, 333), (96, 128), (40, 300), (17, 11), (380, 300))  # height, width
 

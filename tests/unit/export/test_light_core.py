@@ -16,7 +16,7 @@ from grcn.errors import EXTRAS
 from grcn.export.export import export
 from grcn.predict.checkpoint import LoadedDetector
 from grcn.scenes.generate import generate
-from lively import NAMES, lively, scene, small
+from lively import NAMES, exports, lively, scene, small
 
 BARE = f"""
 import sys
@@ -62,6 +62,7 @@ def test_checking_and_measuring_need_no_extra(photos: Path, tmp_path: Path) -> N
     assert (tmp_path / "gap" / "gap.html").exists()
 
 
+@exports
 def test_an_exported_detector_needs_its_runtime_alone(tmp_path: Path) -> None:
     model = lively(small("faster_rcnn_r18_c5"))
     file, picture, out = tmp_path / "m.onnx", tmp_path / "p.png", tmp_path / "found"

@@ -402,6 +402,18 @@ def test_a_video_that_cannot_be_written_is_named_and_leaves_no_half(folder: Path
     assert files(folder / "out") == written
 
 
+@pytest.mark.parametrize("where", ["nowhere", "clip.avi"])
+def test_each_source_names_what_it_cannot_write_where_no_folder_can_be_made(folder: Path, where: str) -> None:
+    """`drawn` is a link that leads nowhere, or a file."""
+    encode(folder / "clip.avi", [noise() for _ in range(2)])
+    (folder / "out").mkdir()
+    (folder / "out" / "drawn").symlink_to(folder / where)
+    said = [str(error) for error in run("clip.avi", "a").broken]
+    assert said[0].startswith("clip.avi: out/drawn/clip.mp4: cannot be written: ")
+    assert said[1].startswith("a/x.png: out/drawn")
+    assert len(said) == 2
+
+
 def test_the_frames_before_a_stop_are_kept(folder: Path) -> None:
     encode(folder / "clip.avi", [picture((x, 20, x + 30, 50)) for x in (0, 20, 40, 60)])
     sources, _ = find_sources(["clip.avi"], Path("out"))
