@@ -83,8 +83,8 @@ def stream(
 ) -> Iterator[tuple[S, T | ImageError]]:
     """What `finish` makes of each source, in order.
 
-    Sources are taken as they are needed. In memory are at most _AHEAD batches (at a batch of one: one photo), and two
-    photos for each worker.
+    Sources are taken as they are needed. In memory are at most _AHEAD batches (at a batch of one: one photo), the batch
+    that is looked at, and three photos for each worker.
 
     Args:
         read: decodes a source; called in a worker.
@@ -111,6 +111,7 @@ def stream(
 class _Photo(Generic[S, T]):
     """A source on its way; `error` where it has come to an end."""
 
+    index: int
     source: S
     ready: Future[tuple[Pixels, Prepared]]
     finished: Future[T] | None = None
@@ -148,7 +149,9 @@ class _Photos(Generic[S, T]):
         self.read, self.finish, self.score, self.batch_size = read, finish, score, batch_size
         self.pool = ThreadPoolExecutor(workers, "grcn-photo") if workers else _SameThread()
         self.ahead = _AHEAD * batch_size if batch_size > 1 else 1
-        self.room = self.ahead + 2 * workers
+        self.room = self.ahead + 2 * workers  # photos taken in, from the oldest that waits
+        self.lag = workers  # photos that may be behind with finishing
+        self.taken = 0
         self.held: deque[_Photo[S, T]] = deque()  # not handed out yet, in order
         self.waiting: deque[_Photo[S, T]] = deque()  # those among them that are not detected yet
 
@@ -157,12 +160,15 @@ class _Photos(Generic[S, T]):
         while self.held:
             if self.waiting:
                 self._detect(self._next_batch())
-            # Without anything to detect, the oldest is waited for.
-            while self.held and (self.held[0].is_done or not self.waiting):
+                self._take_in()
+            while self.held and self._is_due(self.held[0]):
                 photo = self.held.popleft()
                 yield photo.source, photo.result()
                 del photo  # its pixels may be large
-                self._take_in()
+
+    def _is_due(self, oldest: _Photo[S, T]) -> bool:
+        """Whether the oldest photo is handed out before the network looks at more: done, or to be waited for."""
+        return oldest.is_done or not self.waiting or self.waiting[0].index - oldest.index > self.lag
 
     def seen(self) -> Iterator[tuple[S, T | ImageError]]:
         """What there is of the oldest photos without reading or detecting anything more."""
@@ -171,12 +177,13 @@ class _Photos(Generic[S, T]):
             yield photo.source, photo.result()
 
     def _take_in(self) -> None:
-        while len(self.held) < self.room:
+        while not self.waiting or self.taken < self.waiting[0].index + self.room:
             try:
                 source = next(self.sources)
             except StopIteration:
                 return
-            photo: _Photo[S, T] = _Photo(source, self.pool.submit(self._prepared, source))
+            photo: _Photo[S, T] = _Photo(self.taken, source, self.pool.submit(self._prepared, source))
+            self.taken += 1
             self.held.append(photo)
             self.waiting.append(photo)
 
@@ -185,9 +192,12 @@ class _Photos(Generic[S, T]):
         return pixels, self.network.prepare(pixels)
 
     def _next_batch(self) -> list[_Photo[S, T]]:
-        """The oldest photo that waits, and the next of its size; empty where none of those looked at can be read."""
-        shapes = {}
-        for photo in list(self.waiting)[: self.ahead]:
+        """The oldest photo that waits, and the next of its size; empty where none of those looked at can be read.
+
+        Those looked at lie less than `ahead` behind the oldest: that depends on nothing but the order of the photos.
+        """
+        shapes, end = {}, self.waiting[0].index + self.ahead
+        for photo in [photo for photo in self.waiting if photo.index < end]:
             try:
                 shapes[id(photo)] = photo.ready.result()[1].input.shape
             except ImageError as error:

@@ -281,7 +281,7 @@ def refused(path: Path, message: str) -> None:
 
 def test_broken_onnx_files_are_refused(onnx_file: Path, tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
-    refused(path, "no such file")
+    refused(path, "no such run folder, weights file")
     content = onnx_file.read_bytes()
     for broken in (b"", b"no model", content[: len(content) // 2], content[: len(content) - 40]):
         path.write_bytes(broken)

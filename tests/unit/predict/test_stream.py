@@ -47,14 +47,19 @@ def numbers(results):
 @pytest.mark.parametrize("batch_size", [1, 2, 5])
 def test_results_come_in_order_with_their_sources(workers, batch_size):
     photos = [photo(i, 10 + i % 3) for i in range(23)]
-    for delay in (0.0, 0.002):  # results must not depend on which is ready first
+    for delay in (0.0, 0.002):  # neither results nor batches must depend on which is ready first
         network = Counting()
 
         def read(i, delay=delay):
             time.sleep(delay * (i % 4))
             return photos[i]
 
-        work = Detector(network, NAMES).stream(range(23), batch_size=batch_size, workers=workers, read=read)
+        def finish(_, pixels, found, delay=delay):
+            time.sleep(5 * delay)
+            return found
+
+        detector = Detector(network, NAMES)
+        work = detector.stream(range(23), batch_size=batch_size, workers=workers, read=read, finish=finish)
         results = list(work)
         assert [source for source, _ in results] == list(range(23)) == numbers(results)
         assert network.threads == {threading.current_thread()}
@@ -101,7 +106,7 @@ def test_a_photo_that_cannot_be_read_prepared_or_finished_costs_itself_alone():
     assert list(Detector(network, NAMES).stream([])) == []
 
 
-@pytest.mark.parametrize(("batch_size", "workers", "most"), [(1, 0, 1), (1, 2, 5), (2, 2, 12), (4, 1, 18)])
+@pytest.mark.parametrize(("batch_size", "workers", "most"), [(1, 0, 1), (1, 2, 8), (2, 2, 16), (4, 1, 23)])
 def test_memory_is_bounded_and_sources_are_taken_as_needed(batch_size, workers, most):
     taken, held, peak = [0], [0], [0]
     lock = threading.Lock()
