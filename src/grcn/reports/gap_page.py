@@ -11,6 +11,7 @@ import numpy as np
 
 from grcn.evaluation.coco import IOU, nan_mean
 from grcn.evaluation.gap import ERRORS, KEYS, ORACLES, Gap, Intervals, rank_correlation
+from grcn.reports.figures import figure_fonts
 from grcn.types import Array
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def gap_page(
         "(localization), its class (classification), or both; scores and all else stay. What AP gains is what "
         "the task loses.</p>",
         _oracle_table(names, gaps, intervals),
-        _figure(lambda axes: _draw_losses(axes, names, gaps), "AP that each task loses, by detector.", (7.2, 2.8)),
+        _figure(_draw_losses, names, gaps, "AP that each task loses, by detector.", (7.2, 2.8)),
     ]
     if several and intervals:
         sections += [
@@ -89,7 +90,9 @@ def _details(names: Sequence[str], gaps: Sequence[Gap], iou: float) -> list[str]
     return [
         "<h2>AP by IoU</h2>",
         _figure(
-            lambda axes: _draw_by_iou(axes, names, gaps),
+            _draw_by_iou,
+            names,
+            gaps,
             "AP as the IoU that a detection needs grows; thin: with localization mended.",
             (7.2, 3.4),
         ),
@@ -97,15 +100,19 @@ def _details(names: Sequence[str], gaps: Sequence[Gap], iou: float) -> list[str]
         f"<p>TIDE's types at IoU {iou:g}: each false positive and each missed object has one cause; the cost is the "
         "AP gained by mending that cause alone, so costs do not add up.</p>",
         _error_table(names, gaps),
-        _figure(lambda axes: _draw_errors(axes, names, gaps), f"Cost of each type in AP at IoU {iou:g}.", (7.2, 2.8)),
+        _figure(_draw_errors, names, gaps, f"Cost of each type in AP at IoU {iou:g}.", (7.2, 2.8)),
         "<h2>How tight the true positives are</h2>",
         _figure(
-            lambda axes: _draw_true_positives(axes, names, gaps),
+            _draw_true_positives,
+            names,
+            gaps,
             "Share of the true positives at IoU 0.5 whose IoU is at least the value below.",
             (7.2, 3.0),
         ),
         _figure(
-            lambda axes: _draw_scores(axes, names, gaps),
+            _draw_scores,
+            names,
+            gaps,
             "Mean IoU of true positives by tenths of their scores: where scores tell the quality of boxes, it rises.",
             (7.2, 3.0),
         ),
@@ -198,16 +205,23 @@ def _breakdown_table(names: Sequence[str], gaps: Sequence[Gap]) -> str:
     return _table(head, rows)
 
 
-def _figure(draw: Callable[[Axes], None], caption: str, inches: tuple[float, float]) -> str:
+def _figure(
+    draw: Callable[[Axes, Sequence[str], Sequence[Gap]], None],
+    names: Sequence[str],
+    gaps: Sequence[Gap],
+    caption: str,
+    inches: tuple[float, float],
+) -> str:
     """An SVG picture inside the page, its text as text."""
     import matplotlib
     from matplotlib.figure import Figure
 
     # The salt makes the ids in the file, and so the file, the same at each writing.
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": caption, "font.family": "sans-serif"}):
+    style = {"svg.fonttype": "none", "svg.hashsalt": caption, "font.family": "sans-serif"}
+    with matplotlib.rc_context(style), figure_fonts(names):
         figure = Figure(figsize=inches, layout="constrained")
         axes = figure.subplots()
-        draw(axes)
+        draw(axes, names, gaps)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(color="0.9", linewidth=0.6)
         axes.set_axisbelow(True)
@@ -228,7 +242,14 @@ def _bars(axes: Axes, names: Sequence[str], groups: Sequence[str], values: Seque
     axes.set_xticks(range(len(groups)), groups)
     axes.set_ylabel("AP")
     if len(names) > 1:
-        axes.legend(frameon=False, fontsize=8)
+        _legend(axes)
+
+
+def _legend(axes: Axes) -> None:
+    """Of what has a label, if anything has; labels hold names, so a `$` in them is no formula."""
+    if axes.get_legend_handles_labels()[0]:
+        for text in axes.legend(frameon=False, fontsize=8).get_texts():
+            text.set_parse_math(False)
 
 
 def _line(i: int) -> dict[str, Any]:
@@ -252,7 +273,7 @@ def _draw_by_iou(axes: Axes, names: Sequence[str], gaps: Sequence[Gap]) -> None:
             ap = [100 * nan_mean(gap.results[oracle].at(t)) for t in IOU]  # type: ignore[index]
             axes.plot(IOU, ap, linewidth=width, label=label, **style)
     axes.set(xlabel="IoU", ylabel="AP", ylim=(0, 100), xticks=IOU)
-    axes.legend(frameon=False, fontsize=8)
+    _legend(axes)
 
 
 def _draw_true_positives(axes: Axes, names: Sequence[str], gaps: Sequence[Gap]) -> None:
@@ -264,8 +285,7 @@ def _draw_true_positives(axes: Axes, names: Sequence[str], gaps: Sequence[Gap]) 
             share = 100 * (overlap[:, None] >= at).mean(axis=0)
             axes.plot(at, share, label=f"{name} (median {np.median(overlap):.2f})", **style)
     axes.set(xlabel="IoU", ylabel="% of true positives", xlim=(0.5, 1), ylim=(0, 102))
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(frameon=False, fontsize=8)
+    _legend(axes)
 
 
 def _draw_scores(axes: Axes, names: Sequence[str], gaps: Sequence[Gap]) -> None:
@@ -277,5 +297,4 @@ def _draw_scores(axes: Axes, names: Sequence[str], gaps: Sequence[Gap]) -> None:
         style = _line(i) | {"marker": "os^Dv<>"[i % 7]}
         axes.plot(range(1, len(tenths) + 1), [part.mean() for part in tenths], label=label, markersize=4, **style)
     axes.set(xlabel="tenth of the scores, from the least sure to the surest", ylabel="mean IoU", xticks=range(1, 11))
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(frameon=False, fontsize=8)
+    _legend(axes)
