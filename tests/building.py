@@ -28,6 +28,16 @@ FAMILIES = (
     "grcn_r18_fpn",
     "grcn_vgg16",
 )
+TIMM = (
+    "timm:tf_efficientnet_lite0",
+    "timm:resnet18",
+    "timm:regnety_004",
+    "timm:mobilenetv4_conv_small",
+    "timm:hgnetv2_b0",
+    "timm:convnext_tiny",
+    "timm:swin_tiny_patch4_window7_224",
+)
+"""The networks of timm that docs/tutorials/new-backbone.md says something of."""
 EACH_PRESET = [pytest.param(name, marks=() if name in FAMILIES else pytest.mark.slow) for name in sorted(PRESETS)]
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import io
+import pkgutil
 import re
 import shlex
 import tomllib
@@ -260,11 +261,54 @@ def inline_problems(text: str) -> list[str]:
             option = re.match(r"--[a-z][\w.-]*", word) if words[0] in ("grcn", "python") or code[0] == "-" else None
             if option and option[0].rstrip(".") not in known_options():
                 problems.append(f"`{code}`: no command has {option[0]}")
+        if problem := _name_problem(code):
+            problems.append(f"`{code}`: {problem}")
         if re.fullmatch(r"(src|docs|tests|benchmarks|configs)/[\w./*-]+", code) and not list(
             ROOT.glob(code.rstrip("/"))
         ):
             problems.append(f"`{code}`: no such file")
     return problems
+
+
+def _name_problem(code: str) -> str | None:
+    """What is wrong with a name of the package's, or with a file or method of it; None of other code."""
+    if re.fullmatch(r"grcn(\.[A-Za-z_]\w*)+", code):
+        try:
+            pkgutil.resolve_name(code)
+        except (ImportError, AttributeError) as error:
+            return f"no such name: {error}"
+    if re.fullmatch(r"[a-z_]+(/[a-z_]+)*\.py", code) and not any(
+        list((ROOT / top).rglob(code)) for top in ("src/grcn", "tests", "benchmarks", "docs")
+    ):
+        return "no such file"
+    if method := re.fullmatch(r"([A-Z]\w+)\.([a-z_]\w*)(\(.*\))?", code):
+        owners = members().get(method[1])
+        if owners is not None and method[2] not in owners:
+            return f"{method[1]} has no {method[2]}"
+    return None
+
+
+@cache
+def members() -> dict[str, set[str]]:
+    """What each class of the package has, by its name: methods, fields and what its methods set; also its parents'."""
+    found: dict[str, set[str]] = {}
+    classes = [
+        node
+        for path in (ROOT / "src/grcn").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ClassDef)
+    ]
+    for node in classes:
+        names = {part.name for part in ast.walk(node) if isinstance(part, ast.FunctionDef)}
+        names |= {part.id for part in ast.walk(node) if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store)}
+        names |= {
+            part.attr for part in ast.walk(node) if isinstance(part, ast.Attribute) and isinstance(part.ctx, ast.Store)
+        }
+        found[node.name] = found.get(node.name, set()) | names
+    for node in classes:
+        for base in node.bases:
+            found[node.name] |= found.get(ast.unparse(base).rpartition(".")[2], set())
+    return found
 
 
 def link_problems(text: str, page: Path) -> list[str]:

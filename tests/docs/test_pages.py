@@ -176,10 +176,17 @@ def test_a_wrong_command_is_found(text: str, problem: str) -> None:
         ("See `src/grcn/model/separate.py`.", "no such file"),
         ("Or `make coffee`.", "no target"),
         ("Install `pip install 'grcn[studies]'`.", "no extra"),
+        ("It is `grcn.data.loader.trainer`.", "no such name"),
+        ("Read `grcn.model.layers`.", "no such name"),
+        ("See `training/loops.py`.", "no such file"),
+        ("Read `ResNet.stages`.", "ResNet has no stages"),
     ],
 )
 def test_a_wrong_mention_is_found(text: str, problem: str) -> None:
-    assert docs.inline_problems("`grcn train --batch_size 2`, `src/grcn/model/separation.py`, `make test`") == []
+    assert (
+        docs.inline_problems("`grcn train --batch_size 2`, `src/grcn/model/separation.py`, `make test`, `ResNet.stage`")
+        == []
+    )
     found = docs.inline_problems(text)
     assert len(found) == 1
     assert problem in found[0]

@@ -271,6 +271,8 @@ def test_a_run_of_another_data_sets_classes_is_evaluated_on_them(tmp_path: Path)
 def test_models_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     listed = output("models", capsys)
     assert all(name in listed for name in PRESETS)
+    assert "4-64" in listed
+    assert "…" not in listed
     assert max(map(len, listed.splitlines())) <= 80
     one = output("models grcn_r18", capsys)
     assert "classification sees a map of stride 32, beside global context" in one
@@ -278,6 +280,20 @@ def test_models_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     facts = json.loads(output("models grcn_r18 --json", capsys))["grcn_r18"]
     assert facts["strides"] == [[16], [32], [16]]
     assert facts["macs"] == sum(stage["macs"] for stage in facts["stages"])
+
+
+def test_models_are_listed_without_timm(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "timm", None)
+    assert main(["models"]) == 0
+    found = capsys.readouterr()
+    assert "grcn_r18_fpn" in found.out
+    assert "lite0" not in found.out
+    assert found.err.count("\n") == 1
+    assert all(name in found.err for name in PRESETS if "lite0" in name)
+    assert found.err.endswith("timm is not installed; pip install 'grcn[timm]'\n")
+    assert main(["models", "grcn_lite0"]) == 2
+    assert main(["models", "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)) == len(PRESETS) - 5
 
 
 def test_a_real_process_with_broken_sources(work: Path) -> None:

@@ -12,6 +12,7 @@ from grcn.cli.common import (
     progress_bar,
     read_detections,
     say,
+    say_letters,
 )
 from grcn.errors import ConfigError
 
@@ -62,6 +63,7 @@ def evaluate(argv: Sequence[str]) -> int:
         print_metrics(metrics, Console())
     if options.out is not None:
         out = Path(options.out)
+        say_letters(dataset.class_names)
         write_report(out, metrics, detections, targets, dataset.class_names)
         if options.save:
             save_fiftyone(out / "fiftyone", detections, dataset)

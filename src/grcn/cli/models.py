@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from grcn.cli.common import print_json
+from grcn.cli.common import print_json, say
+from grcn.errors import ConfigError
 
 
 def models(argv: Sequence[str]) -> int:
@@ -21,11 +22,21 @@ def models(argv: Sequence[str]) -> int:
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     options = parser.read(argv)
 
-    from grcn.model.summary import summarize
+    from grcn.model.summary import DetectorSummary, summarize
     from grcn.presets import PRESETS
     from grcn.reports.models import print_model, print_models
 
-    summaries = {name: summarize(name) for name in ([options.name] if options.name else PRESETS)}
+    summaries: dict[str, DetectorSummary] = {}
+    left_out: dict[str, list[str]] = {}
+    for name in [options.name] if options.name else PRESETS:
+        try:
+            summaries[name] = summarize(name)
+        except ConfigError as error:  # a package that its backbone comes from is not installed
+            if options.name:
+                raise
+            left_out.setdefault(str(error), []).append(name)
+    for reason, names in left_out.items():
+        say(f"{', '.join(names)}: left out: {reason}")
     if options.json:
         print_json({name: summary.to_dict() for name, summary in summaries.items()})
     elif options.name:

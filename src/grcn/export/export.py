@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
@@ -148,7 +149,8 @@ def _trace(model: RCNN, size: tuple[int, int] | None) -> torch.export.ExportedPr
     # Any two numbers do: that no size is built in is what dynamic_shapes demands.
     dims = {i: torch.export.Dim(name, min=1) for i, name in enumerate(("batch", "height", "width"))}
     try:
-        return torch.export.export(graph, (torch.zeros(2, 333, 517, 3, dtype=torch.uint8),), dynamic_shapes=(dims,))
+        with _quiet():
+            return torch.export.export(graph, (torch.zeros(2, 333, 517, 3, dtype=torch.uint8),), dynamic_shapes=(dims,))
     except Exception as error:  # torch has many kinds; windows that are cut by the size of a map end here
         raise ConfigError(
             f"backbone '{model.config.backbone}': its graph depends on the size of the photo ({type(error).__name__}); "
@@ -251,7 +253,12 @@ def _save_openvino(openvino: Any, model: Any, out: Path, half: bool) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the exporters' remarks on their own doings."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+    """Without the exporters' remarks on their own doings, such as the whole graph that they could not trace."""
+    former = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(former)

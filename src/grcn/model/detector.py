@@ -19,7 +19,7 @@ from grcn.geometry import boxes as box_ops
 from grcn.model.backbones import Backbone, make_backbone
 from grcn.model.backbones.layers import quicken
 from grcn.model.backbones.pretrained import load_backbone
-from grcn.model.heads import ConvHead, make_head
+from grcn.model.heads import ConvHead, make_head, takes_fc
 from grcn.model.losses import roi_losses
 from grcn.model.roi import Found, Predictions, RoIStage, head_keys
 from grcn.model.rpn import RPN, Objects
@@ -218,7 +218,7 @@ def build_detector(
     backbone = backbone or make_backbone(config.backbone, config.norm, pretrained=pretrained)
     config = resolve(config, backbone, pretrained=pretrained)
     if weights is not None:
-        load_backbone(backbone, weights, fc=config.head == "vgg_fc" and config.fc_channels == 4096)
+        load_backbone(backbone, weights, fc=takes_fc(config, backbone))
     return RCNN(config, num_classes, backbone)
 
 

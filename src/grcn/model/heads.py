@@ -117,11 +117,21 @@ def make_head(config: DetectorConfig, backbone: Backbone, channels: int) -> nn.M
         return ConvFCHead(channels, config.roi_size, config.fc_channels)
     width = config.roi.reduce_channels if config.head == "light_fc2" else channels
     head = FCHead(width, config.roi_size, config.fc_channels, dropout=0.5 if config.head == "vgg_fc" else 0.0)
-    if config.head == "vgg_fc":
-        if not backbone.fc:
-            raise ConfigError(f"head 'vgg_fc' with backbone '{backbone.name}': fc6 and fc7 belong to vgg16")
-        if config.fc_channels == backbone.fc[0].out_features:
-            layers: list[nn.Conv2d | nn.Linear] = [head.fc6, head.fc7]
-            for layer, source in zip(layers, backbone.fc, strict=True):
-                layer.load_state_dict({"weight": source.weight.reshape_as(layer.weight), "bias": source.bias})
+    if takes_fc(config, backbone):
+        layers: list[nn.Conv2d | nn.Linear] = [head.fc6, head.fc7]
+        for layer, source in zip(layers, backbone.fc, strict=True):
+            layer.load_state_dict({"weight": source.weight.reshape_as(layer.weight), "bias": source.bias})
     return head
+
+
+def takes_fc(config: DetectorConfig, backbone: Backbone) -> bool:
+    """Whether the head starts from the fully connected layers of `backbone`: those that are as wide as its own.
+
+    Raises:
+        ConfigError: where the backbone has none and the head is made of them.
+    """
+    if config.head != "vgg_fc":
+        return False
+    if not backbone.fc:
+        raise ConfigError(f"head 'vgg_fc' with backbone '{backbone.name}': it has no fc6 and fc7; use head 'light_fc2'")
+    return config.fc_channels == backbone.fc[0].out_features

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from grcn.config import DetectorConfig
 from grcn.errors import CheckpointError, first_line
 from grcn.files import atomic_file
-from grcn.model.backbones import Backbone
+from grcn.model.backbones import Backbone, is_named
 from grcn.model.backbones.pretrained import fits
 from grcn.model.detector import RCNN, outline
 from grcn.predict.header import KEY, Header, read_header
@@ -103,6 +103,11 @@ def filled(
     Raises:
         CheckpointError: where they are not those of such a detector.
     """
+    if backbone is None and not is_named(config.backbone):
+        raise CheckpointError(
+            f"{source}: its backbone {config.backbone[:100]!r} is a network of one's own; read it in Python with "
+            "load_detector(path, backbone=...), and export it there for commands and services"
+        )
     try:
         with torch.device("meta"):
             model = outline(config, len(class_names), backbone and _with_numbers(backbone))

@@ -10,6 +10,7 @@ import numpy as np
 
 from grcn.evaluation.coco import IOU, nan_mean
 from grcn.evaluation.gap import ERRORS, KEYS, ORACLES, Gap, Intervals, rank_correlation
+from grcn.reports.figures import figure_fonts
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -106,7 +107,8 @@ def _picture(key: str, draw: _Draw, names: Sequence[str], gaps: Sequence[Gap], h
     from matplotlib.figure import Figure
 
     # The salt makes the ids in the file.
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": key, "font.family": "sans-serif"}):
+    style = {"svg.fonttype": "none", "svg.hashsalt": key, "font.family": "sans-serif"}
+    with matplotlib.rc_context(style), figure_fonts(names):
         figure = Figure(figsize=(7.2, height), layout="constrained")
         axes = figure.subplots()
         draw(axes, names, gaps)
@@ -130,7 +132,14 @@ def _bars(axes: Axes, names: Sequence[str], groups: Sequence[str], values: Seque
     axes.set_xticks(range(len(groups)), groups)
     axes.set_ylabel("AP")
     if len(names) > 1:
-        axes.legend(frameon=False, fontsize=8)
+        _legend(axes)
+
+
+def _legend(axes: Axes) -> None:
+    """Of what has a label, if anything has; labels hold names, so a `$` in them is no formula."""
+    if axes.get_legend_handles_labels()[0]:
+        for text in axes.legend(frameon=False, fontsize=8).get_texts():
+            text.set_parse_math(False)
 
 
 def _line(i: int) -> dict[str, Any]:
@@ -154,7 +163,7 @@ def _draw_by_iou(axes: Axes, names: Sequence[str], gaps: Sequence[Gap]) -> None:
             ap = [100 * nan_mean(gap.results[oracle].at(t)) for t in IOU]  # type: ignore[index]
             axes.plot(IOU, ap, linewidth=width, label=label, **style)
     axes.set(xlabel="IoU", ylabel="AP", ylim=(0, 100), xticks=IOU)
-    axes.legend(frameon=False, fontsize=8)
+    _legend(axes)
 
 
 def _draw_true_positives(axes: Axes, names: Sequence[str], gaps: Sequence[Gap]) -> None:
@@ -166,8 +175,7 @@ def _draw_true_positives(axes: Axes, names: Sequence[str], gaps: Sequence[Gap]) 
             share = 100 * (overlap[:, None] >= at).mean(axis=0)
             axes.plot(at, share, label=f"{name} (median {np.median(overlap):.2f})", **style)
     axes.set(xlabel="IoU", ylabel="% of true positives", xlim=(0.5, 1), ylim=(0, 102))
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(frameon=False, fontsize=8)
+    _legend(axes)
 
 
 def _draw_scores(axes: Axes, names: Sequence[str], gaps: Sequence[Gap]) -> None:
@@ -179,8 +187,7 @@ def _draw_scores(axes: Axes, names: Sequence[str], gaps: Sequence[Gap]) -> None:
         style = _line(i) | {"marker": "os^Dv<>"[i % 7]}
         axes.plot(range(1, len(tenths) + 1), [part.mean() for part in tenths], label=label, markersize=4, **style)
     axes.set(xlabel="tenth of the scores, from the least sure to the surest", ylabel="mean IoU", xticks=range(1, 11))
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(frameon=False, fontsize=8)
+    _legend(axes)
 
 
 # How each is drawn, and its height in inches.

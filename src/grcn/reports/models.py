@@ -12,7 +12,7 @@ from grcn.model.summary import DetectorSummary
 
 def print_models(summaries: Mapping[str, DetectorSummary]) -> None:
     """Prints a row for each detector."""
-    table = _table("preset", "shared to", "head", "context")
+    table = _table("preset", "shared", "head", "context")
     for heading in ("RPN", "cls", "loc", "params M", "GMAC"):
         table.add_column(heading, justify="right", no_wrap=True)
     for name, summary in summaries.items():
@@ -30,7 +30,7 @@ def print_models(summaries: Mapping[str, DetectorSummary]) -> None:
     console = Console()
     console.print(table)
     any_summary = next(iter(summaries.values()))
-    console.print(_conditions(any_summary) + "; RPN, cls, loc: strides of the maps", style="dim")
+    console.print(_conditions(any_summary) + "; shared: up to where; RPN, cls, loc: strides of the maps", style="dim")
 
 
 def print_model(name: str, summary: DetectorSummary) -> None:

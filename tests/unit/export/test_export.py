@@ -15,8 +15,10 @@ import pytest
 import torch
 from PIL import Image
 
+from building import TIMM
 from grcn import Detector
 from grcn.cli.main import main
+from grcn.config import DetectorConfig
 from grcn.errors import CheckpointError, ConfigError, ImageError
 from grcn.export.export import Format, export
 from grcn.predict.checkpoint import load_detector, save_detector
@@ -33,8 +35,8 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save("grcn_r18", tmp_path_factory.mktemp("grcn_r18"))
 
 
-def save(name: str, folder: Path, **roi: float) -> Path:
-    config = small(name)
+def save(name: str, folder: Path, config: DetectorConfig | None = None, **roi: float) -> Path:
+    config = config or small(name)
     model = lively(replace(config, roi=replace(config.roi, **roi)))
     path = folder / "last.safetensors"
     save_detector(path, model, class_names=NAMES, preset=name, extra={"AP": 0.5})
@@ -84,8 +86,9 @@ def test_photos_are_as_eager(weights: Path, onnx_file: Path, openvino_folder: Pa
             assert_same(found, eager.predict(own))
 
 
-def test_a_pyramid_is_as_eager(tmp_path: Path) -> None:
-    check_preset("grcn_r18_fpn", ["onnx"], tmp_path, sizes=((333, 517), (90, 60)))
+@pytest.mark.parametrize("name", ["faster_rcnn_r18_c4", "faster_rcnn_lite0_c5", "faster_rcnn_vgg16", "grcn_r18_fpn"])
+def test_other_families_are_as_eager(name: str, tmp_path: Path) -> None:
+    check_preset(name, ["onnx"], tmp_path, sizes=((333, 517), (90, 60)))
 
 
 @pytest.mark.slow
@@ -94,16 +97,40 @@ def test_every_preset_is_as_eager(name: str, tmp_path: Path) -> None:
     check_preset(name, ["onnx", "openvino"], tmp_path, sizes=SIZES)
 
 
-def check_preset(name: str, formats: list[Format], folder: Path, sizes: tuple[tuple[int, int], ...]) -> None:
-    weights = save(name, folder)
-    eager = Detector.load(weights)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TIMM)
+def test_every_backbone_of_the_table_is_as_eager(name: str, tmp_path: Path) -> None:
+    """The seven of docs/tutorials/new-backbone.md; those that have no finer conv5 at their own stride."""
+    config = replace(small("faster_rcnn_r18_c5"), backbone=name)
+    if "swin" in name or "hgnet" in name:
+        config = replace(config, cls_stride=32, loc_stride=32)
+    size = (96, 128) if "swin" in name else None
+    check_preset("faster_rcnn_r18_c5", ["onnx", "openvino"], tmp_path, SIZES if size is None else (size,), config, size)
+
+
+def check_preset(
+    name: str,
+    formats: list[Format],
+    folder: Path,
+    sizes: tuple[tuple[int, int], ...],
+    config: DetectorConfig | None = None,
+    size: tuple[int, int] | None = None,
+) -> None:
+    """Exported and folded equal what was trained, on pictures of `sizes`; `config`: in place of the preset's."""
+    weights = save(name, folder, config)
+    eager = Detector.load(weights, optimize="none")
     for format in formats:
         found = 0
         exported = Detector.load(
-            export(load_detector(weights), folder / {"onnx": "model.onnx", "openvino": "openvino"}[format], format)
+            export(
+                load_detector(weights),
+                folder / {"onnx": "model.onnx", "openvino": "openvino"}[format],
+                format,
+                size=size,
+            )
         )
-        for i, size in enumerate(sizes):
-            picture = scene(*size, seed=i)
+        for i, side in enumerate(sizes):
+            picture = scene(*side, seed=i)
             expected = eager.predict(picture)
             assert_same(exported.predict(picture), expected)
             found += len(expected)
@@ -364,11 +391,15 @@ class OddRows(torch.nn.Module):
         return x + 1 if x.shape[2] % 7 else x
 
 
-def test_a_graph_that_depends_on_the_size_wants_a_size(weights: Path, tmp_path: Path) -> None:
+def test_a_graph_that_depends_on_the_size_wants_a_size(
+    weights: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     loaded = load_detector(weights)
     loaded.model.separation.trunk.conv1.append(OddRows())
+    capfd.readouterr()
     with pytest.raises(ConfigError, match=r"'resnet18': its graph depends on the size of the photo .*: --size HEIGHT"):
         export(loaded, tmp_path / "x.pt2", "torch")
+    assert capfd.readouterr() == ("", "")  # torch prints all that it traced
     assert export(loaded, tmp_path / "x.pt2", "torch", size=(96, 128)).is_file()
 
 

@@ -18,6 +18,7 @@ from timm.layers.conv2d_same import Conv2dSame
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
+from building import TIMM
 from grcn.config import DetectorConfig, Norm
 from grcn.errors import CheckpointError, ConfigError
 from grcn.model.backbones import Backbone, Timm, make_backbone
@@ -28,17 +29,8 @@ from grcn.model.detector import RCNN
 from grcn.model.separation import run
 
 LITE0 = "timm:tf_efficientnet_lite0"
-WITH_NORM = [
-    "resnet18",
-    "resnext50_32x4d",
-    "vgg16",
-    LITE0,
-    "timm:resnet18",
-    "timm:regnety_004",
-    "timm:mobilenetv4_conv_small",
-    "timm:hgnetv2_b0",
-]
-NAMES = [*WITH_NORM, "timm:convnext_tiny", "timm:swin_tiny_patch4_window7_224"]
+NAMES = ["resnet18", "resnext50_32x4d", "vgg16", *TIMM]
+WITH_NORM = [name for name in NAMES if not any(layer in name for layer in ("convnext", "swin"))]
 IMAGE = (1, 3, 64, 96)
 
 

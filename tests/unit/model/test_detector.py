@@ -232,7 +232,7 @@ def test_detection_needs_no_targets(model: RCNN) -> None:
         (DetectorConfig(norm="frozen_bn"), 3, None, "with random weights: what is frozen would stay random"),
         (DetectorConfig(norm="group", frozen_stages=2), 3, None, "frozen_stages 2 with random weights"),
         (DetectorConfig(norm="group"), 3, "imagenet", "norm 'group' with weights 'imagenet'"),
-        (DetectorConfig("resnet18", head="vgg_fc"), 3, None, "'resnet18': fc6 and fc7 belong to vgg16"),
+        (DetectorConfig("resnet18", head="vgg_fc"), 3, None, "'resnet18': it has no fc6 and fc7; use head 'light_fc2'"),
         (
             DetectorConfig("resnet18", separation="conv4", cls_stride=32, loc_stride=8),
             3,

@@ -66,7 +66,9 @@ def test_it_trains_and_is_read_again_with_its_object_alone(model: RCNN, tmp_path
     with torch.no_grad():
         found, expected = loaded.model(images)[0], model.eval()(images)[0]
     assert all(torch.equal(found[key], expected[key]) for key in expected)
-    with pytest.raises(CheckpointError, match=r"own\.safetensors: .* 'plain': unknown; pass a network of your own"):
+    with pytest.raises(
+        CheckpointError, match=r"own\.safetensors: its backbone 'plain' is a network of one's own; .* load_detector\("
+    ):
         load_detector(path)
     for other, said in (
         (Plain("simple"), "backbone 'simple' with norm 'bn'"),
@@ -110,7 +112,7 @@ def replace_input(model: RCNN) -> RCNN:
     [
         (CONFIG, "imagenet", "backbone 'plain' takes no file of weights; start from weights random"),
         (CONFIG, "network.pth", "takes no file of weights"),
-        (replace(CONFIG, head="vgg_fc", roi=replace(CONFIG.roi, size=7)), None, "fc6 and fc7 belong to vgg16"),
+        (replace(CONFIG, head="vgg_fc", roi=replace(CONFIG.roi, size=7)), None, "it has no fc6 and fc7"),
         (replace(CONFIG, frozen_stages=2), None, "frozen_stages 2 with random weights"),
         (replace(CONFIG, loc_stride=8), None, "cls_stride 32 after a trunk of stride 8 .* at most 16"),
     ],
@@ -120,12 +122,35 @@ def test_what_cannot_be_built_on_it(config: DetectorConfig, weights: str | None,
         build_detector(config, 3, weights, backbone=Plain())
 
 
+def test_its_fully_connected_layers_are_loaded_whatever_their_width(tmp_path: Path) -> None:
+    """With the file of weights of its network, as VGG16's are."""
+
+    class WithLayers(Plain):
+        def __init__(self) -> None:
+            super().__init__(norm="none")
+            self.fc = (nn.Linear(24 * 49, 40), nn.Linear(40, 40))
+            self.network = nn.ModuleDict({"layers": nn.ModuleList(self.layers), "fc": nn.ModuleList(self.fc)})
+            self.behind = ("fc.",)
+
+    state = {name: torch.randn_like(tensor) for name, tensor in WithLayers().network.state_dict().items()}
+    torch.save(state, tmp_path / "network.pth")
+    for width, loaded in ((40, True), (32, False)):
+        config = replace(CONFIG, head="vgg_fc", roi=replace(CONFIG.roi, size=7, fc_channels=width))
+        model = build_detector(config, 3, tmp_path / "network.pth", backbone=WithLayers())
+        assert torch.equal(model.separation.trunk.conv1[0].weight, state["layers.0.weight"])
+        fc7 = [weight for name, weight in model.named_parameters() if name.endswith("fc7.weight")]
+        assert len(fc7) == 2
+        assert all((weight.shape == (40, 40) and torch.equal(weight, state["fc.1.weight"])) == loaded for weight in fc7)
+
+
 @pytest.mark.parametrize("name", ["evil", "timm:evil", "evil.network", "timm:hf_hub:some/evil"])
 def test_nothing_is_imported_because_a_file_says_so(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "evil.py").write_text("import pathlib; pathlib.Path(__file__).with_name('trace').touch()")
     monkeypatch.syspath_prepend(tmp_path)
     model = build_detector(CONFIG, 3, None, backbone=Plain(name))
-    with pytest.raises(CheckpointError, match=r"own\.safetensors: its configuration cannot be built: .*evil"):
+    with pytest.raises(
+        CheckpointError, match=r"own\.safetensors: its (backbone '|configuration cannot be built: .*timm:).*evil"
+    ):
         load_detector(saved(model, tmp_path))
     assert "evil" not in sys.modules
     assert not (tmp_path / "trace").exists()

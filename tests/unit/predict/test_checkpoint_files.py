@@ -212,8 +212,11 @@ def far_beyond(header: dict[str, Any], _: dict[str, Any]) -> None:
         (own(extra=[1, 2]), "'extra'"),
         (own(config=[1]), "expected keys and values"),
         (config(norm="auto"), "norm 'auto'"),
-        (config(backbone="resnet19"), "backbone 'resnet19': unknown; did you mean 'resnet18'"),
-        (config(backbone="os.path"), "backbone 'os.path': unknown; pass a network of your own"),
+        (config(backbone="resnet19"), "its backbone 'resnet19' is a network of one's own"),
+        (
+            config(backbone="os.path"),
+            r"its backbone 'os\.path' is a network of one's own; read it in Python with load_detector",
+        ),
         (config(backbone="my\nown"), "backbone 'my"),
         (config(backbone="timm:hf_hub:someone/network"), r"not a name in timm\.list_models\(\)"),
         (config(backbone=7), "backbone: expected str"),

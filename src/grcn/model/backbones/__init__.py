@@ -10,7 +10,14 @@ from grcn.model.backbones.resnet import ResNet
 from grcn.model.backbones.timm import Timm
 from grcn.model.backbones.vgg import VGG16
 
-__all__ = ["VGG16", "Backbone", "ResNet", "Timm", "make_backbone"]
+__all__ = ["VGG16", "Backbone", "ResNet", "Timm", "is_named", "make_backbone"]
+
+_TORCHVISION = ("vgg16", *resnet.NAMES)
+
+
+def is_named(name: str) -> bool:
+    """Whether a name is of the kinds that `make_backbone` takes, torchvision's or timm's; else it is of one's own."""
+    return name in _TORCHVISION or name.startswith(timm.PREFIX)
 
 
 def make_backbone(name: str, norm: Norm = "auto", *, pretrained: bool = False) -> Backbone:
@@ -31,8 +38,11 @@ def make_backbone(name: str, norm: Norm = "auto", *, pretrained: bool = False) -
         return ResNet(name, norm, pretrained=pretrained)
     if name.startswith(timm.PREFIX):
         return Timm(name.removeprefix(timm.PREFIX), norm, pretrained=pretrained)
-    known = ["vgg16", *resnet.NAMES]
-    near = difflib.get_close_matches(name, known, n=1)
+    near = difflib.get_close_matches(name, _TORCHVISION, n=1)
     own = "pass a network of your own as `backbone`"
-    hint = f"did you mean '{near[0]}'? Else {own}" if near else f"{own}, or use {', '.join(known)} or {timm.PREFIX}NAME"
+    hint = (
+        f"did you mean '{near[0]}'? Else {own}"
+        if near
+        else f"{own}, or use {', '.join(_TORCHVISION)} or {timm.PREFIX}NAME"
+    )
     raise ConfigError(f"backbone {name!r}: unknown; {hint}")  # !r: it may hold a line break
