@@ -277,7 +277,7 @@ def _name_problem(code: str) -> str | None:
             pkgutil.resolve_name(code)
         except (ImportError, AttributeError) as error:
             return f"no such name: {error}"
-    if re.fullmatch(r"[a-z_]+(/[a-z_]+)*\.py", code) and not any(
+    if re.fullmatch(r"(?!(src|docs|tests|benchmarks|configs)/)[a-z_]+(/[a-z_]+)*\.py", code) and not any(
         list((ROOT / top).rglob(code)) for top in ("src/grcn", "tests", "benchmarks", "docs")
     ):
         return "no such file"

@@ -107,8 +107,10 @@ def _picture(key: str, draw: _Draw, names: Sequence[str], gaps: Sequence[Gap], h
     from matplotlib.figure import Figure
 
     # The salt makes the ids in the file.
-    style = {"svg.fonttype": "none", "svg.hashsalt": key, "font.family": "sans-serif"}
-    with matplotlib.rc_context(style), figure_fonts(names):
+    with (
+        matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": key, "font.family": "sans-serif"}),
+        figure_fonts(names),
+    ):
         figure = Figure(figsize=(7.2, height), layout="constrained")
         axes = figure.subplots()
         draw(axes, names, gaps)
