@@ -43,7 +43,8 @@ from numpy.typing import NDArray
 
 from grcn.errors import ImageError
 
-AVIF, HEIC = PIL.features.check("avif"), find_spec("pillow_heif") is not None
+AVIF = "avif" in PIL.features.modules and PIL.features.check("avif")  # an old Pillow warns of what it does not know
+HEIC = find_spec("pillow_heif") is not None
 """Whether they are read here."""
 # Raster formats whose decoders are compiled into Pillow. PostScript, PDF and the like would start other programs.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM", *(["AVIF"] if AVIF else []))
