@@ -181,7 +181,8 @@ def test_who_waits_for_a_lock_outlives_the_folder_that_its_holder_made(tmp_path:
         assert path.exists()
     timer.join()
     holder.join(60)
-    assert sorted(os.listdir(tmp_path)) == ["a", "go", "ready"]
+    assert set(os.listdir(tmp_path)) - {"a"} == {"go", "ready"}  # the folder may go with the last of the two
+    assert not path.exists()
 
 
 def test_a_lock_leaves_no_folder_that_it_made(tmp_path: Path) -> None:
