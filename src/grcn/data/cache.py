@@ -16,7 +16,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from hashlib import blake2b
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +37,13 @@ _FIELDS = ("boxes", "labels", "difficult", "crowd", "areas")
 
 def state(root: Path) -> bytes | None:
     """A digest of the files below a folder, of the code that reads them, and of the kinds of photos that are read here;
-    None where it is not worth remembering."""
+    None where it is not worth remembering, or not safe: a folder's link may lead to what is not looked at."""
     now, count, digest = time.time_ns(), 0, blake2b(repr(sorted(SUFFIXES)).encode(), digest_size=16)
     with suppress(OSError):
-        for name, size, changed in chain(_tree(Path(__file__).parent), _tree(root)):
+        for source in sorted(Path(__file__).parent.rglob("*.py")):
+            status = source.stat()
+            digest.update(f"{source}\0{status.st_size}\0{status.st_mtime_ns}\0".encode(errors="surrogateescape"))
+        for name, size, changed in _tree(root):
             count += 1
             if now - changed < _SETTLED or count > MOST:
                 return None
@@ -70,14 +72,17 @@ def load(file: Path, root: Path) -> Dataset | None:
     try:
         with open(file, "rb") as source, np.load(source, allow_pickle=False) as arrays:
             dataset = _unpacked({name: arrays[name] for name in arrays.files}, root)
-        os.utime(file)
     except Exception:  # there is none, or it is damaged, in which numpy and zipfile raise all kinds
         return None
+    with suppress(OSError):
+        os.utime(file)
     return dataset
 
 
 def save(file: Path, dataset: Dataset) -> None:
-    """Remembers a data set, and forgets those beyond _KEPT that were read longest ago."""
+    """Remembers a data set that has images, and forgets those beyond _KEPT that were read longest ago."""
+    if not dataset.records:
+        return
     with suppress(CheckpointError, OSError):
         with atomic_file(file, durable=False) as sink:
             np.savez(sink, **_packed(dataset))  # type: ignore[arg-type]
@@ -89,8 +94,10 @@ def save(file: Path, dataset: Dataset) -> None:
 def _tree(folder: Path | str) -> Iterator[tuple[str, int, int]]:
     """Path, size and time of change in ns of each file below a folder, in a fixed order; nobody reads hidden ones.
 
-    A link counts with its own text and with the file that it leads to. What a folder's link leads to is below the data
-    set's folder, too, or not read.
+    A link counts with its own text and with the file that it leads to.
+
+    Raises:
+        OSError: on a link to a folder, and where something cannot be looked at.
     """
     with os.scandir(folder) as listed:
         entries = sorted((entry for entry in listed if entry.name[0] != "."), key=lambda entry: entry.name)
@@ -98,6 +105,8 @@ def _tree(folder: Path | str) -> Iterator[tuple[str, int, int]]:
         if entry.is_dir(follow_symlinks=False):
             yield entry.path, 0, 0
             yield from _tree(entry.path)
+        elif entry.is_dir():
+            raise NotADirectoryError(entry.path)
         elif entry.is_symlink():
             status = os.stat(entry.path) if os.path.exists(entry.path) else os.lstat(entry.path)
             yield f"{entry.path}\0{os.readlink(entry.path)}", status.st_size, status.st_mtime_ns

@@ -217,3 +217,44 @@ def test_small_and_huge_folders_are_not_remembered(
             patch.setattr(cache, name, value)
             DataFolder(tmp_path / "set").open("train")
     assert not (tmp_path / "cache").exists()
+
+
+def test_a_data_set_without_one_photo_is_counted_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(cache, "WORTH", 3)
+    (tmp_path / "set" / "images").mkdir(parents=True)
+    for i in range(4):
+        (tmp_path / "set" / "images" / f"{i}.png").write_bytes(b"no photo")
+    as_yolo(tmp_path / "set")
+    settle(tmp_path / "set")
+    for _ in range(2):
+        found, read = opened(tmp_path / "set", monkeypatch, on_error="collect")
+        assert (len(found), read) == (0, 1)
+        assert found.defects
+
+
+def test_labels_behind_a_link_to_a_hidden_folder_are_read_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(cache, "WORTH", 3)
+    for i in range(4):
+        photo(tmp_path / "set" / "images" / f"{i}.png")
+    as_yolo(tmp_path / "set")
+    (tmp_path / "set" / "labels").rename(tmp_path / "set" / ".store")
+    (tmp_path / "set" / "labels").symlink_to(".store")
+    settle(tmp_path / "set")
+    assert len(opened(tmp_path / "set", monkeypatch)[0][1].target) == 1
+    change(tmp_path / "set" / ".store" / "1.txt", "")
+    assert len(opened(tmp_path / "set", monkeypatch)[0][1].target) == 0
+
+
+def test_what_python_makes_of_the_code_is_no_change(
+    labels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert cache.state(tmp_path / "set")
+    (Path(cache.__file__).parent / "__pycache__").mkdir(exist_ok=True)
+    made = Path(cache.__file__).parent / "__pycache__" / "grcn_test.pyc"
+    try:
+        made.write_bytes(b"")
+        assert cache.state(tmp_path / "set")
+    finally:
+        made.unlink()
