@@ -65,15 +65,18 @@ class Parser(jsonargparse.ArgumentParser):
         )
         self.add_argument("--config", action="config", help="YAML file of these options; the command line overrides it")
 
-    def read(self, arguments: Sequence[str]) -> Options:
+    def read(self, arguments: Sequence[str], *, defaults: bool = True) -> Options:
         """The options of a command line.
+
+        Args:
+            defaults: with those that it does not give, at their defaults.
 
         Raises:
             ConfigError: on anything that cannot be parsed, in one line.
             SystemExit: after `--help` or `--print_config`.
         """
         try:
-            return self.parse_args(list(arguments))
+            return self.parse_args(list(arguments), defaults=defaults)
         except Exception as error:  # whatever the parser stumbles over, it is the command line that is wrong
             raise ConfigError(self._explain(one_line(error))) from error
 

@@ -43,9 +43,22 @@ def read_train_config(argv: Sequence[str]) -> TrainConfig:
     parser.add_class_arguments(TrainConfig, skip={"model"})
     parser.add_class_arguments(DetectorConfig, "model")
     # Read twice: the preset, from the command line or the file, sets the defaults of the rest.
-    chosen = parser.read([argument for argument in argv if not argument.startswith("--print_config")]).preset
-    parser.set_defaults({"model": to_dict(preset(chosen))})
+    words = [argument for argument in argv if not argument.startswith("--print_config")]
+    given = parser.read(words, defaults=False)
+    chosen, whole = given.get("preset", "auto"), "model" in given
+    if len(words) < len(argv):  # what is printed is whole, and fits the same way when it is read again
+        whole = True
+        parser.set_defaults({"fit": "data"} if "model" not in given else {})
+    if chosen == "auto" and whole:
+        from grcn.training.recipe import choose_preset
+
+        chosen = choose_preset(given.get("accelerator", "auto"))
+        parser.set_defaults({"preset": chosen})
+    if chosen != "auto":
+        parser.set_defaults({"model": to_dict(preset(chosen))})
     values = parser.read(argv).as_dict()
+    if not whole:
+        values["model"] = None
     files = values.pop("config") or []
     if values["resume"] and files and not any(argument.split("=")[0] == "--out" for argument in argv):
         # A run continues where it lies now; its file names the place where it began.

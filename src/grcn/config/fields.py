@@ -70,16 +70,23 @@ def to_dict(config: Any) -> dict[str, Any]:
     return plain
 
 
-def non_defaults(config: Any) -> dict[str, Any]:
+def non_defaults(config: Any, usual: Any = None) -> dict[str, Any]:
     """`to_dict` without the fields that are at their default, within its parts too.
 
     What stands for a configuration over versions: a field that is added later, with a default, leaves it as it is.
+
+    Args:
+        usual: a configuration of the same kind whose values count as defaults; None: the kind's own.
     """
     kept: dict[str, Any] = {}
     for each in fields(config):
         value = getattr(config, each.name)
-        if value != (each.default if each.default_factory is MISSING else each.default_factory()):
-            kept[each.name] = non_defaults(value) if is_dataclass(value) else _plain(value)
+        default = each.default if each.default_factory is MISSING else each.default_factory()
+        if usual is not None:
+            default = getattr(usual, each.name)
+        if value != default:
+            part = default if type(default) is type(value) else None
+            kept[each.name] = non_defaults(value, part) if is_dataclass(value) else _plain(value)
     return kept
 
 

@@ -56,31 +56,27 @@ class OptimConfig:
     """The optimizer's step.
 
     Args:
-        name: `sgd` (with momentum) or `adamw`.
+        name: `sgd` (with momentum) or `adamw`; `auto`: by the backbone.
         lr: learning rate at a total batch of 16 images, scaled linearly to the batch in use; null: 0.02 for sgd, 0.001
-            for adamw.
+            for adamw, or the recipe's where it chooses the optimizer.
         momentum: of SGD.
-        weight_decay: as usual; norm layers and biases are not decayed.
+        weight_decay: as usual; norm layers and biases are not decayed; null: 0.0001 for sgd, 0.05 for adamw.
         clip_norm: largest gradient norm; 0: no clipping.
         accumulate: batches whose gradients are added up for one step.
-        ema: decay of the weights' exponential moving average, the one that is evaluated and kept; 0: none.
+        ema: decay of the weights' exponential moving average, the one that is evaluated and kept; 0: none; null: by the
+            length of the run.
     """
 
-    name: Literal["sgd", "adamw"] = "sgd"
+    name: Literal["auto", "sgd", "adamw"] = "auto"
     lr: Positive | None = None
     momentum: Decay = 0.9
-    weight_decay: Share = 1e-4
+    weight_decay: Share | None = None
     clip_norm: NotNegative = 10.0
     accumulate: Count = 1
-    ema: Decay = 0.0
+    ema: Decay | None = None
 
     def __post_init__(self) -> None:
         check_fields(self)
-
-    @property
-    def base_lr(self) -> float:
-        """The learning rate at a total batch of 16 images."""
-        return self.lr if self.lr is not None else {"sgd": 0.02, "adamw": 0.001}[self.name]
 
 
 @dataclass(frozen=True)
@@ -88,13 +84,13 @@ class ScheduleConfig:
     """The learning rate over a run.
 
     Args:
-        kind: `step`: times `gamma` at each milestone; `cosine`: to zero; `constant`.
+        kind: `step`: times `gamma` at each milestone; `cosine`: to zero; `constant`; `auto`: cosine.
         warmup: iterations of linear warm-up from a thousandth; at most a tenth of the run.
         milestones: fractions of the run, rising.
         gamma: the factor at a milestone.
     """
 
-    kind: Literal["step", "cosine", "constant"] = "step"
+    kind: Literal["auto", "step", "cosine", "constant"] = "auto"
     warmup: Iterations = 500
     milestones: Annotated[tuple[Share, ...], Bounds(ge=0, le=100)] = (0.67, 0.89)
     gamma: PositiveShare = 0.1
@@ -109,17 +105,22 @@ class ScheduleConfig:
 class TrainConfig:
     """One training run.
 
+    What is `auto` or null here, but for the names of the splits and of the format, the recipe chooses for the data and
+    the machine (`grcn.training.recipe`); the run folder's config.yaml says what it chose.
+
     Args:
         data: the data set's folder.
-        preset: name of the detector (`grcn models` lists them).
+        preset: name of the detector (`grcn models` lists them); `auto`: by the machine.
         out: the run folder; empty: `runs/PRESET-DATA`.
         format: how `data` is annotated.
         train_split: name of the split to train on; `auto`: by its usual name.
-        val_split: name of the split to validate on; `auto`: by its usual name; `none`: no validation.
+        val_split: name of the split to validate on; `held-out`: a part of the training split, which is then not trained
+            on; `auto`: by its usual name, else held-out; `none`: no validation.
         weights: `imagenet`, `coco` (torchvision's published detectors, for presets with a pyramid on ResNet-50),
-            `random`, a backbone state-dict file, or a detector to fine-tune from: its run folder, its file, a state
+            `auto` (coco where there is one for the preset, else imagenet), `random`, a backbone state-dict file, or a detector to fine-tune from: its run folder, its file, a state
             dict of torchvision's, or `hf://user/name` on the Hugging Face Hub.
-        fit: `data`: take input size, anchors and strides from the data set (`grcn check` shows them).
+        fit: `data`: take input size, anchors and strides from the data set (`grcn check` shows them); `auto`: where
+            `model` is the preset's.
         iterations: length of the run in optimizer steps; this, `epochs` or `minutes`.
         epochs: length of the run in passes over the data; 24 where no length is given.
         minutes: length of the run in time, turned into iterations by timing the first steps on this machine.
@@ -129,7 +130,8 @@ class TrainConfig:
         val_every: iterations between validations; 0: only at the end.
         save_every: iterations between saves of the training state; 0: at each validation, or ten times in the run.
         patience: stop after this many validations without a better AP; 0: never.
-        precision: `fp32`, or `bf16` or `fp16` for autocast; `fp16` scales the losses and skips steps that overflow.
+        precision: `fp32`, or `bf16` or `fp16` for autocast; `fp16` scales the losses and skips steps that overflow;
+            `auto`: bf16 where the processor or the GPU multiplies in it, else fp32.
         checkpoint_activations: compute feature maps again in the backward pass instead of keeping them: less memory, a
             third more time, the same result.
         accelerator: as lightning's Fabric; `gpu`: the kind that is there.
@@ -144,13 +146,13 @@ class TrainConfig:
     """
 
     data: Text
-    preset: Text = "grcn_r50"
+    preset: Text = "auto"
     out: Text = ""
     format: ReadFormat = "auto"
     train_split: Text = "auto"
     val_split: Text = "auto"
-    weights: Text = "imagenet"
-    fit: Literal["none", "data"] = "none"
+    weights: Text = "auto"
+    fit: Literal["auto", "none", "data"] = "auto"
     iterations: Iterations = 0
     epochs: NotNegative = 0.0
     minutes: NotNegative = 0.0
@@ -160,7 +162,7 @@ class TrainConfig:
     val_every: Iterations = 0
     save_every: Iterations = 0
     patience: Iterations = 0
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     checkpoint_activations: bool = False
     accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"] = "auto"
     devices: Machines = 1

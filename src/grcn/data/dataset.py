@@ -30,6 +30,7 @@ from typing import Literal
 from grcn.data import cache
 from grcn.data.files import Root, check_names, split_kind
 from grcn.data.formats import FORMATS, Layout
+from grcn.data.holdout import HELD_OUT, hold_out
 from grcn.data.records import AnnotatedImage, Dataset, Defect, Findings, ImageRecord, OnError
 from grcn.errors import DataError
 
@@ -47,7 +48,7 @@ __all__ = [
 
 _DEPTH, _WIDTH = 4, 100  # levels, and folders of each, in which a data set is looked for: x/VOCdevkit/VOC2007
 _ROLES = {"train": ("train", "trainval"), "val": ("val",), "test": ("test",)}
-_FALLBACKS = {"train": (), "val": ("test",), "test": ("val",)}
+_FALLBACKS = {"train": (), "val": (), "test": ("val",)}
 
 
 class DataFolder:
@@ -90,12 +91,16 @@ class DataFolder:
 
     def resolve(self, wanted: str, kind: Literal["train", "val", "test"]) -> str:
         """The split to use for a purpose, as `resolve_split`."""
+        if wanted == HELD_OUT and HELD_OUT not in self._only().splits:
+            return HELD_OUT
         if wanted != "auto":
             return self._named(wanted)[2]
         splits = self._only().splits
         for role in (kind, *_FALLBACKS[kind]):
             if found := _by_role(splits, role):
                 return found
+        if kind != "train" and _by_role(splits, "train"):
+            return HELD_OUT
         raise DataError(f"{self.root.path}: no split for '{kind}'; choose among {_listed(splits)}")
 
     def open(
@@ -106,6 +111,12 @@ class DataFolder:
             raise DataError(f"on_error: '{on_error}' is neither 'raise' nor 'collect'")
         if class_names is not None:
             check_names(tuple(class_names), "class_names")
+        if split == HELD_OUT and HELD_OUT not in self._only().splits:
+            data = self.open(self.resolve("auto", "train"), class_names=class_names, on_error=on_error)
+            held = hold_out(data)[1]
+            if held is None:
+                raise DataError(f"{self.root.path}: {len(data)} photos in '{data.split}': too few to hold some out")
+            return held
         format, layout, name = self._named(split)
         file = self._state and cache.cache_file(
             self._state, (name, format, class_names and tuple(class_names), on_error)
@@ -207,9 +218,9 @@ def resolve_split(root: str | Path, wanted: str, kind: Literal["train", "val", "
     Args:
         root: the data set's folder.
         wanted: a split's name, or `auto` for the one that usually serves the purpose: `train`, `training`, `trainval`;
-            `val`, `valid`, `validation`; `test`, `testing`; with a year or without. Where there is none for `val`
-            or `test`, the other of the two; a data set's only split serves for `train`, unless it is named for
-            another purpose.
+            `val`, `valid`, `validation`; `test`, `testing`; with a year or without. Where there is none for `test`, the
+            one for `val`; where there is none for that, `held-out`, a part of the training split
+            (`grcn.data.holdout`). A data set's only split serves for `train`, unless it is named for another purpose.
         kind: the purpose.
         format: as `open_dataset`.
 

@@ -124,6 +124,22 @@ def read_image(source: Source, *, name: str | None = None, max_pixels: int = MAX
         return _upright(pixels, 1 if image.format == "TIFF" else orientation)  # TIFF is turned by Pillow
 
 
+def read_thumbnail(path: str | os.PathLike[str], width: int, height: int) -> NDArray[np.uint8]:
+    """A photo in a few cells: [height, width] uint8 grey, each the mean of its part of the photo as stored.
+
+    A JPEG is decoded at a small scale, which takes a tenth of the time.
+
+    Raises:
+        ImageError: as `read_image`.
+    """
+    label = _label(path)
+    with _naming(label), _opened(path, label) as image:
+        _check_size(image, label, MAX_PIXELS)
+        image.draft("L", (4 * width, 4 * height))
+        small = image.convert("L").resize((width, height), PIL.Image.Resampling.BOX)
+        return np.asarray(small)
+
+
 def read_header(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> ImageHeader:
     """The size and orientation of an image file, without decoding its pixels.
 

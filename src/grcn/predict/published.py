@@ -169,6 +169,17 @@ def convert(state: Mapping[str, Tensor], source: str) -> Converted:
     )
 
 
+def has_published(config: DetectorConfig) -> bool:
+    """Whether `load_published` has a detector to start `config` from."""
+    return _of_kind(config) is not None
+
+
+def _of_kind(config: DetectorConfig) -> str | None:
+    """The preset with published weights that has the backbone, neck and head of `config`."""
+    kind = (config.backbone, config.neck, config.head)
+    return next((n for n in PUBLISHED if kind == ((theirs := named(n)).backbone, theirs.neck, theirs.head)), None)
+
+
 def load_published(config: DetectorConfig) -> LoadedDetector:
     """COCO's detector that has the backbone, neck and head of `config`.
 
@@ -176,10 +187,8 @@ def load_published(config: DetectorConfig) -> LoadedDetector:
         ConfigError: where none is published.
         CheckpointError: as `fetch`.
     """
-    for name, url in PUBLISHED.items():
-        theirs = named(name)
-        if (theirs.backbone, theirs.neck, theirs.head) == (config.backbone, config.neck, config.head):
-            return as_detector(fetch(name), url)
+    if name := _of_kind(config):
+        return as_detector(fetch(name), PUBLISHED[name])
     raise ConfigError(
         f"weights 'coco' with backbone '{config.backbone}', neck '{config.neck}' and head '{config.head}': published "
         f"for {' and '.join(PUBLISHED)} alone"

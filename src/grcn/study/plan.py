@@ -47,7 +47,7 @@ from typing import Any
 
 import yaml
 
-from grcn.config import TrainConfig, merged, non_defaults
+from grcn.config import TrainConfig, from_dict, merged, non_defaults
 from grcn.errors import ConfigError, GrcnError
 from grcn.presets import train_config
 
@@ -60,6 +60,15 @@ START = "start:"
 METRICS = ("AP", "AP50", "AP70", "AP75")
 MAX_QUESTION = 60
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}")
+LEFT_OPEN: dict[str, Any] = {
+    "preset": "grcn_r50",
+    "weights": "imagenet",
+    "fit": "none",
+    "precision": "fp32",
+    "optim": {"name": "sgd", "weight_decay": 1e-4, "ema": 0.0},
+    "schedule": {"kind": "step"},
+}
+"""What holds in a study where its file leaves it open. A run's recipe would go by the machine, a study must not."""
 NOT_OF_THE_RESULT = ("data", "out", "preset", "format", "workers", "loggers", "save_every", "resume", "accelerator")
 """Fields that change where a run reads and writes, and what it is called, but not what it learns."""
 
@@ -368,7 +377,7 @@ def _trial(
     start: Trial | None,
 ) -> Trial:
     """The training run that the layers make, the later before the earlier; `model` starts from the preset."""
-    fields: dict[str, Any] = {}
+    fields = LEFT_OPEN
     for layer in layers:
         fields = merged(fields, layer)
     for name in ("data", "out", "seed", "resume", "minutes"):
@@ -379,7 +388,8 @@ def _trial(
         config = train_config({**fields, "data": "", "seed": seed, "resume": True})
     except GrcnError as error:
         raise ConfigError(f"{where}{error}") from None
-    learned = {k: v for k, v in non_defaults(config).items() if k not in NOT_OF_THE_RESULT}
+    usual = from_dict(TrainConfig, {**LEFT_OPEN, "data": ""})
+    learned = {k: v for k, v in non_defaults(config, usual).items() if k not in NOT_OF_THE_RESULT}
     scored = {k: v for k, v in non_defaults(source).items() if k == "test_split"}
     if source.generate is not None:
         scored["generate"] = _non_default_arguments(source.generate)

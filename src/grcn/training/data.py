@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from grcn.config import TrainConfig
 from grcn.data.dataset import DataFolder, Dataset, OnError
-from grcn.data.files import split_kind
+from grcn.data.holdout import HELD_OUT, hold_out
 from grcn.data.loader import objects
 from grcn.errors import DataError, ImageError
 from grcn.training.progress import Say
@@ -26,22 +26,34 @@ def open_data(config: TrainConfig, say: Say) -> tuple[Dataset, Dataset | None]:
     _say_defects(data, say)
     if config.val_split == "none":
         return data, None
-    if config.val_split == "auto" and len(folder.splits) == 1:
-        say(f"{config.data}: no split to validate on: no AP, and no best.safetensors")
-        return data, None
     try:
         val_split = folder.resolve(config.val_split, "val")
     except DataError as error:
         raise DataError(f"{error}; or val_split none to train without validation") from None
+    if val_split == HELD_OUT:
+        return _hold_out(data, config, say)
     if val_split == split:
         say(f"warning: validating on '{split}', the training split: its AP says nothing about other images")
-    elif config.val_split == "auto" and split_kind(val_split) == "test":
-        say(f"warning: validating on '{val_split}': weights chosen by its AP look better on it than they are")
     val_data = folder.open(val_split, class_names=data.class_names, on_error=on_error)
     _say_defects(val_data, say)
     if not has_ap(val_data):
         say(f"warning: split '{val_split}' holds no objects: no AP, no early stop, and the last weights are the best")
     return data, val_data
+
+
+def _hold_out(data: Dataset, config: TrainConfig, say: Say) -> tuple[Dataset, Dataset | None]:
+    """Training and validation data from one split."""
+    rest, held = hold_out(data, config.workers)
+    if held is None or not has_ap(held) or not has_ap(rest):
+        say(
+            f"{config.data}: no split to validate on, and too few photos to hold some out: no AP, the last weights are kept"
+        )
+        return data, None
+    say(
+        f"{config.data}: no split to validate on: {len(held)} of {len(data)} photos of '{data.split}' are held out, every "
+        "class and near-duplicates together; val_split none trains on all"
+    )
+    return rest, held
 
 
 def _left_out(data: Dataset, config: TrainConfig) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -14,9 +16,13 @@ Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
 def make_optimizer(model: nn.Module, config: OptimConfig, lr: float) -> Optimizer:
-    """SGD with momentum, or AdamW, without weight decay on biases and norm layers (tensors of one dimension)."""
+    """SGD with momentum, or AdamW, without weight decay on biases and norm layers (tensors of one dimension).
+
+    Args:
+        config: with nothing left to the recipe.
+    """
     parameters = [p for p in model.parameters() if p.requires_grad]
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]

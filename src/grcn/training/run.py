@@ -27,6 +27,7 @@ from grcn.files import atomic_file
 from grcn.locks import locked_folder
 from grcn.model.detector import RCNN, outline
 from grcn.presets import detector_of
+from grcn.training import recipe
 from grcn.training.checkpoint import KEY, STATE, check_same, identity, load_state, saved_config, versions
 from grcn.training.data import open_data
 from grcn.training.length import find_length, from_epochs
@@ -52,7 +53,8 @@ def train(config: TrainConfig, *, progress: bool = True) -> Path:
     sets malloc, which makes training on a CPU faster (`grcn.runtime.tune_cpu`); this leaves that to the program.
 
     Args:
-        config: of the run. Without a length it takes DEFAULT_EPOCHS. `minutes` count from this call to the end of the
+        config: of the run; what it leaves open `grcn.training.recipe` chooses. Without a length it takes
+            DEFAULT_EPOCHS. `minutes` count from this call to the end of the
             last validation: a few steps and validation batches are timed on a throw-away copy of the model, and what
             fits becomes `iterations` in config.yaml.
         progress: show progress and warnings; the files are written either way.
@@ -65,15 +67,16 @@ def train(config: TrainConfig, *, progress: bool = True) -> Path:
         Interrupted: after SIGTERM or Ctrl-C, the state having been saved.
     """
     started = time.monotonic()
-    config = _settle(config)
+    given, config = config, _settle(config)
     with _quiet(), worker_deaths():
         fabric = _fabric(config)
         own_run = locked_folder(Path(config.out)) if fabric.is_global_zero else nullcontext()
         with own_run, torch.random.fork_rng([fabric.device] if fabric.device.type == "cuda" else []):
-            return _train(config, fabric, started, progress)
+            return _train(given, config, fabric, started, progress)
 
 
-def _train(config: TrainConfig, fabric: Fabric, started: float, progress: bool) -> Path:
+def _train(given: TrainConfig, config: TrainConfig, fabric: Fabric, started: float, progress: bool) -> Path:
+    """`train` with a settled configuration; `given`: what it was before."""
     out, lead = Path(config.out), fabric.is_global_zero
     say: Say = tell if progress and lead else say_nothing
     if lead and not config.resume and (out / "config.yaml").exists():
@@ -91,11 +94,14 @@ def _train(config: TrainConfig, fabric: Fabric, started: float, progress: bool) 
     if start >= config.iterations > 0 and _is_validated(out, val_data):
         return out
     config = replace(config, model=model.config)
-    if lead and not config.iterations:
-        config = _of_length(config, find_length(config, model, data, val_data, fabric.device, started, say))
-    loggers = make_loggers(config, out, start) if lead else []
     if lead:
-        _write_folder(out, config, data)
+        iterations = config.iterations or find_length(config, model, data, val_data, fabric.device, started, say)
+        config = _of_length(config, iterations)
+        chosen = [] if resumed else recipe.explain(given, config, data)
+        for line in chosen:
+            say(line)
+        _write_folder(out, config, data, chosen)
+    loggers = make_loggers(config, out, start) if lead else []
     with _other_ranks_end_too(fabric), _named_faults(out):
         fabric.launch()
         config = _of_length(config, fabric.broadcast(config.iterations))  # the first rank alone has found it
@@ -152,11 +158,13 @@ def _settle(config: TrainConfig) -> TrainConfig:
             f"torchrun started {started} processes for {config.devices} devices on {config.nodes} nodes: give devices "
             "(per node) and nodes as torchrun has them"
         )
-    return replace(
-        config,
-        out=config.out or f"runs/{config.preset}-{Path(config.data).resolve().name}",
-        model=detector_of(config),
-    )
+    if config.preset == "auto" and not config.out:
+        config = replace(config, preset=recipe.choose_preset(config.accelerator))
+    config = replace(config, out=config.out or f"runs/{config.preset}-{Path(config.data).resolve().name}")
+    file = Path(config.out, "config.yaml")
+    if config.resume and file.is_file():
+        config = recipe.continued(config, _read_config(file))
+    return recipe.choose(config)
 
 
 def _resume(config: TrainConfig, data: Dataset, say: Say) -> tuple[TrainConfig, RCNN, int]:
@@ -185,7 +193,8 @@ def _is_validated(out: Path, val_data: Dataset | None) -> bool:
 
 
 def _of_length(config: TrainConfig, iterations: int) -> TrainConfig:
-    return replace(config, iterations=iterations, epochs=0.0, minutes=0.0)
+    ema = recipe.average_decay(iterations) if config.optim.ema is None else config.optim.ema
+    return replace(config, iterations=iterations, epochs=0.0, minutes=0.0, optim=replace(config.optim, ema=ema))
 
 
 def _as_saved(config: TrainConfig, former: TrainConfig, data: Dataset) -> TrainConfig:
@@ -208,10 +217,12 @@ def _as_saved(config: TrainConfig, former: TrainConfig, data: Dataset) -> TrainC
 def _planned_before(config: TrainConfig, out: Path) -> TrainConfig:
     """`config` with the length that a run which was killed before its first save had found for its minutes."""
     if config.minutes and (out / "config.yaml").is_file():
-        file = out / "config.yaml"
-        former = from_saved(TrainConfig, yaml.safe_load(file.read_text(encoding="utf-8")), file)
-        return replace(config, iterations=former.iterations, minutes=0.0)
+        return replace(config, iterations=_read_config(out / "config.yaml").iterations, minutes=0.0)
     return config
+
+
+def _read_config(file: Path) -> TrainConfig:
+    return from_saved(TrainConfig, yaml.safe_load(file.read_text(encoding="utf-8")), file)
 
 
 def _fabric(config: TrainConfig) -> Fabric:
@@ -259,10 +270,14 @@ def _named_faults(out: Path) -> Iterator[None]:
         ) from None
 
 
-def _write_folder(out: Path, config: TrainConfig, data: Dataset) -> None:
-    """What stands in a run folder from the beginning."""
+def _write_folder(out: Path, config: TrainConfig, data: Dataset, chosen: list[str]) -> None:
+    """What stands in a run folder from the beginning; what the recipe chose as comments in its configuration."""
+    if not chosen and (out / "config.yaml").is_file():  # it is continued
+        lines = (out / "config.yaml").read_text(encoding="utf-8").splitlines()
+        chosen = [line[2:] for line in lines if line.startswith("# ")]
     contents = {
-        "config.yaml": yaml.safe_dump(to_dict(replace(config, resume=False)), sort_keys=False, allow_unicode=True),
+        "config.yaml": "".join(f"# {line}\n" for line in chosen)
+        + yaml.safe_dump(to_dict(replace(config, resume=False)), sort_keys=False, allow_unicode=True),
         "classes.txt": "".join(f"{name}\n" for name in data.class_names),
         "versions.json": json.dumps(versions(), indent=2) + "\n",
     }

@@ -12,9 +12,13 @@ LR_BATCH = 16
 """Images per step that `OptimConfig.lr` is given for."""
 
 
+USUAL_LR = {"sgd": 0.02, "adamw": 0.001}
+
+
 def base_lr(config: TrainConfig) -> float:
     """The learning rate of a run before its schedule, by the images of its steps."""
-    return config.optim.base_lr * config.batch_size * config.optim.accumulate / LR_BATCH
+    lr = USUAL_LR[config.optim.name] if config.optim.lr is None else config.optim.lr
+    return lr * config.batch_size * config.optim.accumulate / LR_BATCH
 
 
 def lr_factor(iteration: int, total: int, config: ScheduleConfig) -> float:

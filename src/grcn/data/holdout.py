@@ -1,0 +1,119 @@
+"""A part of the training split that is not trained on, for data sets that have no split to validate on.
+
+Which photos it holds follows from the photos and labels alone, so that every run and every evaluation finds the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from grcn.data.image import read_thumbnail
+from grcn.data.records import Dataset, ImageRecord
+from grcn.errors import ImageError
+
+HELD_OUT = "held-out"
+"""The name of the split."""
+SHARE, MOST = 0.2, 1000  # of the photos
+FEWEST = 5  # photos in all, of which one can be spared
+
+_SIDE = 16  # of the perceptual hash: 256 bits
+_ALIKE = 24
+"""Bits in which near-duplicates differ at most. Saved again, resized or a little brighter, a photo differs in some 10;
+the two most alike of 439 photographs of vehicles in 72, those of 448 from two aquariums in 34."""
+_MOST_HASHED = 10_000  # photos, among which looking for near-duplicates takes seconds
+_SEED = 0
+
+
+def hold_out(data: Dataset, workers: int = 2) -> tuple[Dataset, Dataset | None]:
+    """Splits a data set into a part to train on and a part to validate on, a fifth or MOST photos.
+
+    Stratified by class (Sechidis et al. 2011, "On the Stratification of Multi-Label Data": from the rarest class on),
+    so that a class of three photos or more has one in the smaller part. Near-duplicates, such as neighbouring frames,
+    are kept together: a detector that is validated on a photo it has all but seen looks better than it is.
+
+    Args:
+        data: the training split.
+        workers: threads that read photos.
+
+    Returns:
+        Both parts, in the order of `data`; None in the place of the second where too few photos can be told apart.
+    """
+    order = sorted(range(len(data)), key=lambda i: data[i].path.relative_to(data.root).as_posix())
+    records = [data[i] for i in order]
+    groups = near_duplicates([record.path for record in records], workers)
+    held = np.zeros(len(data), dtype=bool)
+    held[order] = _choose(_counts(records, len(data.class_names), groups))[groups]
+    if len(data) < FEWEST or not held.any():
+        return data, None
+    rest, out = (tuple(r for r, is_out in zip(data.records, held, strict=True) if is_out == which) for which in (0, 1))
+    return replace(data, records=rest), replace(data, records=out, split=HELD_OUT, defects=())
+
+
+def near_duplicates(paths: Sequence[object], workers: int = 2) -> NDArray[np.intp]:
+    """[N] the number of each photo's group: those that differ little from one another, directly or by others between.
+
+    Photos are compared by whether each cell of a 16x16 picture of them is brighter than its left neighbour. A photo
+    that cannot be read is alone, and so is each of more than 10,000.
+    """
+    if len(paths) > _MOST_HASHED:
+        return np.arange(len(paths))
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        hashes = list(pool.map(_hash, paths))
+    parent = list(range(len(paths)))
+
+    def root(i: int) -> int:
+        while parent[i] != i:
+            parent[i] = parent[parent[i]]
+            i = parent[i]
+        return i
+
+    readable = [i for i, bits in enumerate(hashes) if bits is not None]
+    signs = np.array([hashes[i] for i in readable], dtype=np.float32).reshape(len(readable), -1)
+    for row, i in enumerate(readable):
+        same = signs[row + 1 :] @ signs[row]  # bits alike less bits that differ
+        for other in np.flatnonzero(same >= signs.shape[1] - 2 * _ALIKE):
+            parent[root(readable[row + 1 + int(other)])] = root(i)
+    return np.unique([root(i) for i in range(len(paths))], return_inverse=True)[1]
+
+
+def _hash(path: object) -> NDArray[np.float32] | None:
+    """[256] 1 or -1; None of a photo that cannot be read."""
+    try:
+        grey = read_thumbnail(path, _SIDE + 1, _SIDE).astype(np.int16)  # type: ignore[arg-type]
+    except ImageError:
+        return None
+    return np.where(grey[:, 1:] > grey[:, :-1], 1, -1).astype(np.float32).ravel()
+
+
+def _counts(records: Sequence[ImageRecord], classes: int, groups: NDArray[np.intp]) -> NDArray[np.float64]:
+    """[G, C + 1] for each group the photos that show each class, and its photos."""
+    counts = np.zeros((int(groups.max(initial=-1)) + 1, classes + 1))
+    for record, group in zip(records, groups, strict=True):
+        counts[group, np.unique(record.target.labels)] += 1
+        counts[group, classes] += 1
+    return counts
+
+
+def _choose(counts: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """[G] the groups that are held out: each goes where its rarest class, or photos, are wanted most."""
+    photos = counts[:, -1].sum()
+    share = min(SHARE, MOST / max(photos, 1))
+    wanted = np.outer((1 - share, share), counts.sum(axis=0))  # [2, C + 1]: of the rest, of the part held out
+    held = np.zeros(len(counts), dtype=bool)
+    left = np.random.default_rng(_SEED).permutation(len(counts))
+    while len(left):
+        remaining = (counts[left] > 0).sum(axis=0)
+        rarest = int(np.argmin(np.where(remaining > 0, remaining, np.inf)))
+        has_it = counts[left, rarest] > 0
+        for group in left[has_it]:
+            # Ties go to training: of a class with two photos, say, both.
+            side = int(wanted[1, rarest] > wanted[0, rarest])
+            held[group] = bool(side)
+            wanted[side] -= counts[group]
+        left = left[~has_it]
+    return held

@@ -1,0 +1,136 @@
+"""What a run takes where its configuration leaves it open: a detector, its start, and how it is trained.
+
+The rules come from trials on photographs and on cells (docs/training.md has the tables). A run's config.yaml holds what
+they chose, and above it, as comments, why.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from grcn.config import OptimConfig, TrainConfig
+from grcn.data.records import Dataset
+from grcn.data.sizing import objects_at
+from grcn.predict.published import has_published
+from grcn.presets import LITE0, detector_of
+from grcn.runtime import multiplies_bf16
+
+CPU_PRESET, GPU_PRESET = "grcn_lite0_fpn", "grcn_r50_fpn"
+"""Pyramids: in equal minutes ahead of one map wherever we tried (docs/results/findings.md)."""
+
+LITE0_LR = 0.002
+"""AdamW's learning rate for EfficientNet-Lite0 from ImageNet, at 16 images."""
+
+AVERAGED_SHARE = 0.05
+"""Of a run: over how many of its steps the moving average reaches back."""
+AVERAGED_STEPS = (10, 5000)
+
+
+def choose_preset(accelerator: str) -> str:
+    """The detector that is trained where none is named: the largest that this machine trains in half an hour."""
+    return GPU_PRESET if _on_gpu(accelerator) else CPU_PRESET
+
+
+def choose(config: TrainConfig) -> TrainConfig:
+    """`config` with all settled that it leaves open, but for the average, which needs the run's length.
+
+    - Preset: a pyramid, on ResNet-50 with a GPU and on EfficientNet-Lite0 without.
+    - Weights: COCO's where there are some for the detector, else ImageNet's.
+    - Fit: the detector is fitted to the data unless its configuration was given, even in part.
+    - Optimizer: AdamW for backbones of timm, SGD for the others; the learning rate falls along a cosine.
+    - Precision: bfloat16 where the processor or the GPU multiplies in it.
+    """
+    preset = choose_preset(config.accelerator) if config.preset == "auto" else config.preset
+    fit = ("data" if config.model is None else "none") if config.fit == "auto" else config.fit
+    config = replace(config, preset=preset, fit=fit)
+    model = detector_of(config)
+    weights, precision = config.weights, config.precision
+    if weights == "auto":
+        weights = "coco" if has_published(model) else "imagenet"
+    if precision == "auto":
+        on_gpu = _on_gpu(config.accelerator)
+        precision = "bf16" if (torch.cuda.is_bf16_supported(False) if on_gpu else multiplies_bf16()) else "fp32"
+    return replace(
+        config,
+        model=model,
+        weights=weights,
+        precision=precision,
+        optim=_choose_optimizer(config.optim, model.backbone),
+        schedule=replace(config.schedule, kind="cosine") if config.schedule.kind == "auto" else config.schedule,
+    )
+
+
+def _choose_optimizer(optim: OptimConfig, backbone: str) -> OptimConfig:
+    name, lr = optim.name, optim.lr
+    if name == "auto":
+        name = "adamw" if backbone.startswith("timm:") else "sgd"
+        lr = LITE0_LR if lr is None and backbone == LITE0 else lr
+    decay = {"sgd": 1e-4, "adamw": 0.05}[name] if optim.weight_decay is None else optim.weight_decay
+    return replace(optim, name=name, lr=lr, weight_decay=decay)
+
+
+def continued(config: TrainConfig, former: TrainConfig) -> TrainConfig:
+    """`config` with all that it leaves open as in the run that it continues."""
+    optim, schedule = config.optim, config.schedule
+    if optim.name == "auto":
+        lr = former.optim.lr if optim.lr is None else optim.lr
+        optim = replace(optim, name=former.optim.name, lr=lr)
+    if optim.weight_decay is None:
+        optim = replace(optim, weight_decay=former.optim.weight_decay)
+    if optim.ema is None:
+        optim = replace(optim, ema=former.optim.ema)
+    if schedule.kind == "auto":
+        schedule = replace(schedule, kind=former.schedule.kind)
+    open_words = {name: getattr(former, name) for name in ("preset", "weights", "fit", "precision")}
+    named = {name: was for name, was in open_words.items() if getattr(config, name) == "auto"}
+    return replace(config, optim=optim, schedule=schedule, **named)
+
+
+def average_decay(iterations: int) -> float:
+    """The decay of the weights' moving average for a run of some length.
+
+    It reaches back over a twentieth of the run, so that it follows short runs and smooths long ones.
+
+    >>> average_decay(400)
+    0.95
+    """
+    fewest, most = AVERAGED_STEPS
+    return 1 - 1 / min(max(AVERAGED_SHARE * iterations, fewest), most)
+
+
+def explain(given: TrainConfig, chosen: TrainConfig, data: Dataset) -> list[str]:
+    """What was chosen and why, in at most three lines; none where nothing was left open.
+
+    Args:
+        given: the configuration before `choose`.
+        chosen: that of the run, its detector fitted to `data`.
+    """
+    model = detector_of(chosen)
+    lines = []
+    if given.preset == "auto":
+        machine = "a GPU is here" if _on_gpu(given.accelerator) else "no GPU is here"
+        lines.append(
+            f"detector: {chosen.preset}, from {chosen.weights} weights; {machine}, and small objects need a pyramid"
+        )
+    if chosen.fit == "data":
+        name, median = objects_at([data], model.input.short_side, model.input.long_side).smallest_class()
+        anchors = ", ".join(f"{size:g}" for size in model.rpn.anchor_sizes)
+        lines.append(
+            f"sizes: short side {model.input.short_side} px, anchors of {anchors} px; the smallest class is '{name}', "
+            f"its median object {median:.0f} px"
+        )
+    if given.optim.name == "auto" or given.optim.ema is None or given.precision == "auto":
+        optim = chosen.optim
+        why = {"bf16": "which this processor multiplies fast", "fp32": "since nothing faster is built in"}
+        reason = f", {why[chosen.precision]}" if given.precision == "auto" else ""
+        lines.append(
+            f"training: {optim.name}, {chosen.schedule.kind} schedule, weights averaged over "
+            f"{round(1 / (1 - (optim.ema or 0)))} of {chosen.iterations} steps; {chosen.precision}{reason}"
+        )
+    return lines
+
+
+def _on_gpu(accelerator: str) -> bool:
+    return accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
