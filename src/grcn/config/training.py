@@ -117,8 +117,9 @@ class TrainConfig:
         val_split: name of the split to validate on; `held-out`: a part of the training split, which is then not trained
             on; `auto`: by its usual name, else held-out; `none`: no validation.
         weights: `imagenet`, `coco` (torchvision's published detectors, for presets with a pyramid on ResNet-50),
-            `auto` (coco where there is one for the preset, else imagenet), `random`, a backbone state-dict file, or a detector to fine-tune from: its run folder, its file, a state
-            dict of torchvision's, or `hf://user/name` on the Hugging Face Hub.
+            `auto` (coco where there is one for the preset, else imagenet), `random`, a backbone state-dict file, or a
+            detector to fine-tune from: its run folder, its file, a state dict of torchvision's, or `hf://user/name` on
+            the Hugging Face Hub.
         fit: `data`: take input size, anchors and strides from the data set (`grcn check` shows them); `auto`: where
             `model` is the preset's.
         iterations: length of the run in optimizer steps; this, `epochs` or `minutes`.

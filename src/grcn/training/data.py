@@ -44,14 +44,13 @@ def open_data(config: TrainConfig, say: Say) -> tuple[Dataset, Dataset | None]:
 def _hold_out(data: Dataset, config: TrainConfig, say: Say) -> tuple[Dataset, Dataset | None]:
     """Training and validation data from one split."""
     rest, held = hold_out(data, config.workers)
+    said = f"{config.data}: no split to validate on"
     if held is None or not has_ap(held) or not has_ap(rest):
-        say(
-            f"{config.data}: no split to validate on, and too few photos to hold some out: no AP, the last weights are kept"
-        )
+        say(f"{said}, and too few photos to hold some out: no AP, and no best.safetensors")
         return data, None
     say(
-        f"{config.data}: no split to validate on: {len(held)} of {len(data)} photos of '{data.split}' are held out, every "
-        "class and near-duplicates together; val_split none trains on all"
+        f"{said}: {len(held)} of the {len(data)} photos of '{data.split}' are held out, by class, near-duplicates "
+        "together; val_split none trains on all"
     )
     return rest, held
 
