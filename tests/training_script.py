@@ -44,8 +44,9 @@ def tiny_config(data: Path, out: Path, **changes: object) -> TrainConfig:
         accelerator="cpu",
         loggers=("csv",),
         model=tiny_model(),
-        optim=OptimConfig(ema=0.9, lr=0.02),
-        schedule=ScheduleConfig(warmup=2),
+        precision="fp32",
+        optim=OptimConfig(name="sgd", ema=0.9, lr=0.02, weight_decay=1e-4),
+        schedule=ScheduleConfig(kind="step", warmup=2),
     )
     return replace(config, **changes)
 

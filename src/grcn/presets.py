@@ -155,23 +155,24 @@ PRESETS: dict[str, DetectorConfig] = _presets()
 
 
 def train_config(values: Mapping[str, Any]) -> TrainConfig:
-    """A training run from plain values; what these leave out of `model` is the preset's.
+    """A training run from plain values; what a `model` among them leaves out is the preset's.
 
     Raises:
         ConfigError: on whatever is wrong with them.
     """
-    model = to_dict(preset(values.get("preset", TrainConfig.preset)))
-    given = values.get("model")
-    return from_dict(
-        TrainConfig, {**values, "model": merged(model, given) if isinstance(given, dict) else given or model}
-    )
+    given = values.get("model") or None
+    if isinstance(given, dict):
+        given = merged(to_dict(preset(values.get("preset", TrainConfig.preset))), given)
+    elif (name := values.get("preset", TrainConfig.preset)) != TrainConfig.preset:
+        preset(name)
+    return from_dict(TrainConfig, {**values, "model": given})
 
 
 def detector_of(config: TrainConfig) -> DetectorConfig:
     """The detector that a run trains: its `model`; where none is given, its preset's.
 
     Raises:
-        ConfigError: on an unknown preset.
+        ConfigError: on an unknown preset, or `auto`, which `grcn.training.recipe` settles.
     """
     return config.model if config.model is not None else preset(config.preset)
 

@@ -21,7 +21,8 @@ HELD_OUT = "held-out"
 SHARE, MOST = 0.2, 1000  # of the photos
 FEWEST = 5  # photos in all, of which one can be spared
 
-_SIDE = 16  # of the perceptual hash: 256 bits
+_SIDE = 16  # of the perceptual hash
+_BITS = _SIDE * _SIDE
 _ALIKE = 24
 """Bits in which near-duplicates differ at most. Saved again, resized or a little brighter, a photo differs in some 10;
 the two most alike of 439 photographs of vehicles in 72, those of 448 from two aquariums in 34."""
@@ -72,11 +73,11 @@ def near_duplicates(paths: Sequence[object], workers: int = 2) -> NDArray[np.int
             i = parent[i]
         return i
 
-    readable = [i for i, bits in enumerate(hashes) if bits is not None]
-    signs = np.array([hashes[i] for i in readable], dtype=np.float32).reshape(len(readable), -1)
+    readable = [i for i, signs in enumerate(hashes) if signs is not None]
+    signs = np.array([hashes[i] for i in readable], dtype=np.float32).reshape(-1, _BITS)
     for row, i in enumerate(readable):
         same = signs[row + 1 :] @ signs[row]  # bits alike less bits that differ
-        for other in np.flatnonzero(same >= signs.shape[1] - 2 * _ALIKE):
+        for other in np.flatnonzero(same >= _BITS - 2 * _ALIKE):
             parent[root(readable[row + 1 + int(other)])] = root(i)
     return np.unique([root(i) for i in range(len(paths))], return_inverse=True)[1]
 

@@ -49,7 +49,7 @@ import yaml
 
 from grcn.config import TrainConfig, from_dict, merged, non_defaults
 from grcn.errors import ConfigError, GrcnError
-from grcn.presets import train_config
+from grcn.presets import detector_of, train_config
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 5
@@ -386,6 +386,7 @@ def _trial(
             raise ConfigError(f"{where}'{name}' is not a study's to set{instead}")
     try:
         config = train_config({**fields, "data": "", "seed": seed, "resume": True})
+        config = replace(config, model=detector_of(config))
     except GrcnError as error:
         raise ConfigError(f"{where}{error}") from None
     usual = from_dict(TrainConfig, {**LEFT_OPEN, "data": ""})

@@ -21,7 +21,8 @@ def yaml_file(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("name", PRESETS)
 def test_the_model_is_the_presets_unless_told_otherwise(name: str) -> None:
     config = read_train_config(["--data", "x", "--preset", name])
-    assert config == TrainConfig(data="x", preset=name, model=PRESETS[name])
+    assert config == TrainConfig(data="x", preset=name)
+    assert detector_of(config) == PRESETS[name]
     changed = read_train_config(["--data=x", f"--preset={name}", "--model.roi.nms=0.3", "--model.rpn.channels", "64"])
     model = PRESETS[name]
     assert changed.model == replace(model, roi=replace(model.roi, nms=0.3), rpn=replace(model.rpn, channels=64))
@@ -46,7 +47,8 @@ def test_the_preset_may_come_from_the_file_and_the_command_line_wins(yaml_file: 
 def test_a_model_that_a_file_leaves_open_is_the_presets(yaml_file: Path, content: str) -> None:
     yaml_file.write_text(f"data: x\npreset: grcn_r18\n{content}\n")
     r18 = PRESETS["grcn_r18"]
-    assert read_train_config(["--config", str(yaml_file)]).model == r18
+    config = read_train_config(["--config", str(yaml_file)])
+    assert (config.model, detector_of(config)) == (None, r18)  # so that it is fitted to the data
     config = read_train_config(["--config", str(yaml_file), "--model.rpn.nms", "0.3"])
     assert config.model == replace(r18, rpn=replace(r18.rpn, nms=0.3))
 
@@ -56,6 +58,23 @@ def test_what_is_given_wins_over_the_preset_where_it_equals_the_default() -> Non
     config = read_train_config(["--data", "x", "--preset", "grcn_r50", *words.split()])
     assert config.model == DetectorConfig()
     assert detector_of(config) == DetectorConfig()
+
+
+def test_a_part_of_a_model_needs_a_preset_which_the_machine_chooses_where_none_is_given(yaml_file: Path) -> None:
+    assert read_train_config(["--data", "x"]) == TrainConfig(data="x")
+    config = read_train_config(["--data", "x", "--accelerator", "cpu", "--model.roi.nms", "0.4"])
+    lite0 = PRESETS["grcn_lite0_fpn"]
+    assert config.preset == "grcn_lite0_fpn"
+    assert config.model == replace(lite0, roi=replace(lite0.roi, nms=0.4))
+
+
+def test_what_is_printed_for_an_open_run_is_whole_and_fits_as_it_would(
+    yaml_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", "--data", "x", "--accelerator", "cpu", "--print_config"]) == 0
+    yaml_file.write_text(capsys.readouterr().out)
+    config = read_train_config(["--config", str(yaml_file)])
+    assert (config.preset, config.fit, config.model) == ("grcn_lite0_fpn", "data", PRESETS["grcn_lite0_fpn"])
 
 
 def test_a_run_is_resumed_where_its_configuration_lies_unless_told_otherwise(tmp_path: Path) -> None:
@@ -76,7 +95,9 @@ def test_a_run_is_resumed_where_its_configuration_lies_unless_told_otherwise(tmp
 
 def test_values_keep_their_types() -> None:
     words = "--data 2007 --precision bf16 --seed 3 --resume true --loggers [csv] --model.rpn.anchor_sizes [8,16.5]"
-    config = read_train_config([*words.split(), "--augment.scale_jitter", "[0.5, 2]", "--model.frozen_stages", "null"])
+    config = read_train_config(
+        [*words.split(), "--preset=grcn_r18", "--augment.scale_jitter", "[0.5, 2]", "--model.frozen_stages", "null"]
+    )
     assert (config.data, config.precision, config.seed, config.resume, config.loggers) == (
         "2007",
         "bf16",
@@ -99,7 +120,7 @@ def test_what_is_printed_can_be_read_again(yaml_file: Path, capsys: pytest.Captu
 
 
 def test_a_run_folders_configuration_can_be_read_again(yaml_file: Path) -> None:
-    config = read_train_config(["--data", "x", "--preset", "grcn_r101", "--minutes", "1.5"])
+    config = read_train_config(["--data", "x", "--preset", "grcn_r101", "--minutes", "1.5", "--model.roi.nms", "0.4"])
     yaml_file.write_text(yaml.safe_dump(to_dict(config)))
     assert read_train_config(["--config", str(yaml_file)]) == config
 
@@ -122,7 +143,7 @@ def test_a_run_folders_configuration_can_be_read_again(yaml_file: Path) -> None:
         ("--data x --lr 3", "unknown option '--lr'; did you mean '--optim.lr'?"),
         ("--data x --config absent.yaml", "absent.yaml"),
         ("--data x --preset grcn_r18 --model.head conv5", "head 'conv5'"),
-        ("--data x --precision fp8", "precision: expected Literal['fp32', 'bf16', 'fp16'], found fp8"),
+        ("--data x --precision fp8", "precision: expected Literal['auto', 'fp32', 'bf16', 'fp16'], found fp8"),
         ("--data x --devices 0", "devices 0: needs 1 to 10,000"),
         ("--data x --augment.flip 7", "augment.flip 7.0: needs 0 to 1"),
         ("--data x --model.rpn.nms .nan", "model.rpn.nms nan: needs 0 to 1"),

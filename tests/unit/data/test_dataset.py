@@ -417,13 +417,13 @@ class TestSplits:
         ("names", "train", "val", "test"),
         [
             (["train", "val", "test", "trainval"], "train", "val", "test"),
-            (["trainval", "test"], "trainval", "test", "test"),
+            (["trainval", "test"], "trainval", "held-out", "test"),
             (["train2017", "val2017"], "train2017", "val2017", "val2017"),
             (["Training", "Validation"], "Training", "Validation", "Validation"),
             (["train", "train_extra", "valid"], "train", "valid", "valid"),
-            (["everything"], "everything", None, None),
-            (["train"], "train", None, None),
-            (["test"], None, "test", "test"),
+            (["everything"], "everything", "held-out", "held-out"),
+            (["train"], "train", "held-out", "held-out"),
+            (["test"], None, None, "test"),
             (["fold1", "fold2"], None, None, None),
         ],
     )

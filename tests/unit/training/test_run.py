@@ -69,7 +69,7 @@ def whole(tiny, beach, tmp_path_factory):
 def config_of(tiny, beach, out, **changes) -> TrainConfig:
     base = {
         "augment": AugmentConfig(flip=0.5, vertical_flip=0.5, scale_jitter=(0.8, 1.2), crop=0.5, color=0.5),
-        "optim": OptimConfig(ema=0.9, accumulate=2, lr=0.02),
+        "optim": OptimConfig(name="sgd", ema=0.9, accumulate=2, lr=0.02),
         "batch_size": 2,
         "val_every": 4,
         "save_every": 3,
@@ -338,7 +338,7 @@ def test_sizes_can_be_fitted_to_the_data(tiny, beach, tmp_path, monkeypatch):
     """Also: the lines that take the bar's place where there is no terminal, and a length in epochs."""
     monkeypatch.setattr(ProgressBar, "LINE_EVERY", 0.0)
     config = config_of(tiny, beach, tmp_path / "run", iterations=0, epochs=0.3, val_split="none", fit="data")
-    config = replace(config, optim=OptimConfig(), model=replace(config.model, rpn=RPNConfig(channels=8)))
+    config = replace(config, optim=OptimConfig("sgd"), model=replace(config.model, rpn=RPNConfig(channels=8)))
     train(config)
     written = from_dict(TrainConfig, yaml.safe_load((tmp_path / "run/config.yaml").read_text()))
     assert written.iterations == 2
@@ -346,10 +346,28 @@ def test_sizes_can_be_fitted_to_the_data(tiny, beach, tmp_path, monkeypatch):
     assert load_detector(tmp_path / "run/last.safetensors").model.config == written.model
 
 
-def test_one_split_alone_trains_without_validation_and_says_so(tiny, beach, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("grcn.training.data.DataFolder.splits", ("train",))
-    run = train(config_of(tiny, beach, tmp_path / "run", iterations=1))
-    assert "no split to validate on" in capsys.readouterr().out
+def test_without_a_split_to_validate_on_a_part_is_held_out(tiny, beach, tmp_path, capsys):
+    data = shutil.copytree(beach, tmp_path / "data")
+    (data / "ImageSets/Main/val.txt").unlink()
+    names = (data / "ImageSets/Main/train.txt").read_text().split()
+    run = train(config_of(tiny, data, tmp_path / "run", iterations=1, val_every=0))
+    assert "no split to validate on: " in capsys.readouterr().out
+    written = yaml.safe_load((run / "config.yaml").read_text())
+    assert (written["train_split"], written["val_split"]) == ("train", "held-out")
+    assert json.loads((run / "metrics.json").read_text())["split"] == "held-out"
+    assert 0 < len(open_dataset(data, split="held-out")) < len(names)
+    # As the run's file has it, on and on: no photo changes sides.
+    again = train(replace(from_dict(TrainConfig, written), resume=True, iterations=1))
+    assert again == run
+
+
+def test_too_few_photos_are_not_held_out(tiny, beach, tmp_path, capsys):
+    data = shutil.copytree(beach, tmp_path / "data")
+    (data / "ImageSets/Main/val.txt").unlink()
+    list_of = data / "ImageSets/Main/train.txt"
+    list_of.write_text("\n".join(list_of.read_text().split()[:3]) + "\n")
+    run = train(config_of(tiny, data, tmp_path / "run", iterations=1, val_every=0))
+    assert "too few photos to hold some out: no AP" in capsys.readouterr().out
     assert not (run / "best.safetensors").exists()
 
 

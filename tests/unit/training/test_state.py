@@ -1,6 +1,7 @@
 """What changes in a run: its update, the scaler of fp16, and what a resumed run loads."""
 
 from copy import deepcopy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -58,6 +59,5 @@ def test_in_other_precisions_there_is_no_scaler(make):
 def test_the_average_is_what_is_kept_where_there_is_one(make, tiny):
     state = make()
     assert state.best_model is state.average.module
-    optim = tiny.tiny_config("data", "out").optim
-    state = make(optim=type(optim)(ema=0.0))
+    state = make(optim=replace(tiny.tiny_config("data", "out").optim, ema=0.0))
     assert state.best_model is state.model
