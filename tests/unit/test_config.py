@@ -436,7 +436,7 @@ def test_no_model_is_the_presets_and_a_given_one_stays_what_it_is() -> None:
     assert detector_of(TrainConfig(data="x", preset="grcn_r18", model=DetectorConfig())) == DetectorConfig()
     values = {"data": "x", "preset": "grcn_r18"}
     for model in ({}, {"model": None}, {"model": {}}):
-        assert train_config({**values, **model}).model == PRESETS["grcn_r18"]
+        assert train_config({**values, **model}) == TrainConfig(data="x", preset="grcn_r18")
     rpn = replace(PRESETS["grcn_r18"].rpn, nms=0.3)
     assert train_config({**values, "model": {"rpn": {"nms": 0.3}}}).model == replace(PRESETS["grcn_r18"], rpn=rpn)
     assert train_config({**values, "model": to_dict(DetectorConfig())}).model == DetectorConfig()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
@@ -27,6 +28,9 @@ ReadFormat = Literal["auto", "voc", "coco", "yolo", "labelstudio"]
 WrittenFormat = Literal["voc", "coco", "yolo", "labelstudio", "fiftyone"]
 
 
+_FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+
+
 @dataclass(frozen=True)
 class AugmentConfig:
     """Training augmentation; each sample's is a function of (seed, epoch, index).
@@ -35,20 +39,33 @@ class AugmentConfig:
         flip: probability of a horizontal flip.
         vertical_flip: probability of a vertical flip.
         scale_jitter: range of the factor on the resized short side.
+        large_scale_jitter: range of a further factor; what it makes larger than the input is cropped away.
         crop: probability of a random crop that keeps at least one object.
         color: strength of brightness, contrast, saturation and hue jitter, 0..1.
+        mosaic: probability that a sample is made of four photos, each smaller; none in the last fifth of a run.
+        copy_paste: probability that up to three objects of another photo are pasted, as rectangles.
+        extra: `module:function` of one's own, called last: it takes image [3, H, W] uint8, boxes [N, 4] float32,
+            labels [N] int64 and a numpy Generator, and returns the first three.
     """
 
     flip: Share = 0.5
     vertical_flip: Share = 0.0
     scale_jitter: tuple[Factor, Factor] = (1.0, 1.0)
+    large_scale_jitter: tuple[Factor, Factor] = (1.0, 1.0)
     crop: Share = 0.0
     color: Share = 0.0
+    mosaic: Share = 0.0
+    copy_paste: Share = 0.0
+    extra: Text = ""
 
     def __post_init__(self) -> None:
         check_fields(self)
-        if self.scale_jitter[0] > self.scale_jitter[1]:
-            raise ConfigError(f"scale_jitter {list(self.scale_jitter)}: needs the lower factor first")
+        for name in ("scale_jitter", "large_scale_jitter"):
+            low, high = getattr(self, name)
+            if low > high:
+                raise ConfigError(f"{name} {[low, high]}: needs the lower factor first")
+        if self.extra and not _FUNCTION.fullmatch(self.extra):
+            raise ConfigError(f"extra '{self.extra}': needs module:function")
 
 
 @dataclass(frozen=True)

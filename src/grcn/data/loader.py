@@ -27,6 +27,8 @@ from torch.utils.data import DataLoader, Sampler
 from torch.utils.data import Dataset as TorchDataset
 
 from grcn.config import AugmentConfig, InputConfig
+from grcn.data.extra import Extra
+from grcn.data.mixing import Objects, mosaic, paste_objects
 from grcn.data.records import Dataset, ImageRecord
 from grcn.data.transforms import augment
 from grcn.errors import DataError, ImageError, met_open_files_limit
@@ -97,10 +99,17 @@ class Stream(Sampler[list[Place]]):
         return epoch, int(self._order[position])
 
 
+_MIXED, _EXTRA = 1, 2  # what seeds them beside (seed, epoch, index)
+_MIXED_UNTIL = 0.8
+"""Of a run's samples: the last see photos as they are (Ge et al. 2021, "YOLOX", section 2.3)."""
+
+
 class TrainingSet(TorchDataset[Drawn]):
     """Augmented samples by (epoch, index).
 
     Args:
+        samples: of the whole run, at whose end no mosaics are made.
+        extra: an augmentation of the user's own, called last (`grcn.data.extra`).
         skip_broken: put the next image of the data set in the place of one that cannot be decoded.
     """
 
@@ -111,10 +120,13 @@ class TrainingSet(TorchDataset[Drawn]):
         config: AugmentConfig,
         *,
         seed: int,
+        samples: int = 0,
+        extra: Extra | None = None,
         use_difficult: bool = True,
         skip_broken: bool = False,
     ) -> None:
         self.data, self.size, self.config, self.seed = data, size, config, seed
+        self.samples, self.extra = samples, extra
         self.use_difficult, self.skip_broken = use_difficult, skip_broken
 
     def __len__(self) -> int:
@@ -124,9 +136,8 @@ class TrainingSet(TorchDataset[Drawn]):
         epoch, index = place
         broken: list[str] = []
         while True:
-            record = self.data[index]
             try:
-                image = _read(record)
+                objects = self._augmented(epoch, index)
                 break
             except ImageError as error:
                 if limit := open_files_error(error):
@@ -137,11 +148,35 @@ class TrainingSet(TorchDataset[Drawn]):
                 if len(broken) == len(self.data):
                     return ImageError(f"{self.data.root}: none of its images can be decoded, e.g. {error}")
                 index = (index + 1) % len(self.data)
+        image, boxes, labels = self._mixed(objects, epoch, index)
+        path = str(self.data[index].path)
+        if self.extra is not None:
+            rng = np.random.default_rng((self.seed, epoch, index, _EXTRA))
+            try:
+                image, boxes, labels = self.extra(image, boxes, labels, rng)
+            except DataError as error:
+                return type(error)(f"{path}: {error}")
+        return image, {"boxes": boxes, "labels": labels}, Origin(index, path, tuple(broken))
+
+    def _augmented(self, epoch: int, index: int) -> Objects:
+        """One photo, augmented by itself."""
+        record = self.data[index]
+        image = _read(record)
         boxes, labels = objects(record, use_difficult=self.use_difficult)
-        image, boxes, labels = augment(
-            image, boxes, labels, self.config, self.size, seed=self.seed, epoch=epoch, index=index
-        )
-        return image, {"boxes": boxes, "labels": labels}, Origin(index, str(record.path), tuple(broken))
+        return augment(image, boxes, labels, self.config, self.size, seed=self.seed, epoch=epoch, index=index)
+
+    def _mixed(self, photo: Objects, epoch: int, index: int) -> Objects:
+        """A photo with others; by itself where one of these cannot be read, which is said when its own turn comes."""
+        rng = np.random.default_rng((self.seed, epoch, index, _MIXED))
+        is_mosaic, is_pasted = rng.random(2) < (self.config.mosaic, self.config.copy_paste)
+        others = rng.integers(0, len(self.data), 4).tolist()
+        is_late = self.samples and epoch * len(self.data) >= _MIXED_UNTIL * self.samples
+        with suppress(ImageError):
+            if is_pasted:
+                photo = paste_objects(photo, self._augmented(epoch, others[3]), rng)
+            if is_mosaic and not is_late:
+                photo = mosaic([photo, *(self._augmented(epoch, other) for other in others[:3])], rng)
+        return photo
 
 
 def objects(record: ImageRecord, *, use_difficult: bool = True) -> tuple[Tensor, Tensor]:

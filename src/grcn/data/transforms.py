@@ -49,7 +49,12 @@ def resize(image: Tensor, short: float, long: float) -> Tensor:
     The same function serves training and prediction. Boxes scale by new / old size per axis (`scale_boxes`).
     """
     height, width = image.shape[-2:]
-    resized: Tensor = F.resize(image, list(output_size(height, width, short, long)), antialias=True)
+    return resize_to(image, output_size(height, width, short, long))
+
+
+def resize_to(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """`image` uint8 [3, H, W] at (height, width) `size`: bilinear, antialiased."""
+    resized: Tensor = F.resize(image, list(size), antialias=True)
     return resized
 
 
@@ -70,7 +75,7 @@ def augment(
     epoch: int,
     index: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """One training sample: crop, resize with jitter, flips, colour.
+    """One training sample of one photo: crop, resize with jitter, flips, colour.
 
     Args:
         image: uint8 [3, H, W] as stored.
@@ -86,15 +91,21 @@ def augment(
     crop_chance, flip_chance, vertical_chance, jitter = rng.random(4).tolist()
     colors = rng.uniform(-1, 1, 4).tolist()
     windows = rng.random((_CROP_TRIES, 4)).tolist()
+    zoom, *zoom_places = rng.random(3).tolist()
 
     if crop_chance < config.crop:
         image, boxes, labels = _crop(image, boxes, labels, windows)
     low, high = config.scale_jitter
     factor = low + (high - low) * jitter
+    low, high = config.large_scale_jitter
+    zoom = low + (high - low) * zoom
     old = (image.shape[1], image.shape[2])
-    image = resize(image, size.short_side * factor, size.long_side * factor)
+    seen = output_size(*old, size.short_side * factor, size.long_side * factor)
+    image = resize(image, size.short_side * factor * zoom, size.long_side * factor * zoom)
+    boxes = scale_boxes(boxes, old, (image.shape[1], image.shape[2]))
+    if zoom > 1:
+        image, boxes, labels = _crop_to(image, boxes, labels, seen, zoom_places)
     height, width = image.shape[-2:]
-    boxes = scale_boxes(boxes, old, (height, width))
     if flip_chance < config.flip:
         image = F.horizontal_flip(image)
         boxes = torch.stack((width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]), dim=1)
@@ -110,19 +121,41 @@ def augment(
 def _crop(image: Tensor, boxes: Tensor, labels: Tensor, windows: list[list[float]]) -> tuple[Tensor, Tensor, Tensor]:
     """The first of `windows`, each four numbers in 0..1, that leaves an object, if the image has any."""
     height, width = image.shape[-2:]
-    areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
     low, high = _CROP_SIDE
     for side_x, side_y, place_x, place_y in windows:
         crop_width = max(1, round(width * (low + (high - low) * side_x)))
         crop_height = max(1, round(height * (low + (high - low) * side_y)))
         left, top = round((width - crop_width) * place_x), round((height - crop_height) * place_y)
-        limits = boxes.new_tensor([crop_width, crop_height, crop_width, crop_height])
-        clipped = (boxes - boxes.new_tensor([left, top, left, top])).clamp(min=0).minimum(limits)
-        visible = (clipped[:, 2] - clipped[:, 0]) * (clipped[:, 3] - clipped[:, 1])
-        keep = (visible > 0) & (visible >= MIN_VISIBLE * areas)
+        clipped, keep = crop_boxes(boxes, top, left, crop_height, crop_width)
         if keep.any() or not len(boxes):
-            return F.crop(image, top, left, crop_height, crop_width), clipped[keep], labels[keep]
+            return F.crop(image, top, left, crop_height, crop_width), clipped, labels[keep]
     return image, boxes, labels
+
+
+def _crop_to(
+    image: Tensor, boxes: Tensor, labels: Tensor, size: tuple[int, int], places: list[float]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A part of the image of (height, width) `size`, at `places` 0..1 along y and x, with the objects seen in it."""
+    height, width = (min(side, whole) for side, whole in zip(size, image.shape[-2:], strict=True))
+    top, left = (
+        round((whole - side) * place)
+        for whole, side, place in zip(image.shape[-2:], (height, width), places, strict=True)
+    )
+    clipped, keep = crop_boxes(boxes, top, left, height, width)
+    return F.crop(image, top, left, height, width), clipped, labels[keep]
+
+
+def crop_boxes(boxes: Tensor, top: int, left: int, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """The boxes [K, 4] that are seen in a part of an image, in its pixels, and which of the [N] they are.
+
+    Those of which less than MIN_VISIBLE of the area is left are not.
+    """
+    areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    limits = boxes.new_tensor([width, height, width, height])
+    clipped = (boxes - boxes.new_tensor([left, top, left, top])).clamp(min=0).minimum(limits)
+    visible = (clipped[:, 2] - clipped[:, 0]) * (clipped[:, 3] - clipped[:, 1])
+    keep = (visible > 0) & (visible >= MIN_VISIBLE * areas)
+    return clipped[keep], keep
 
 
 def color(image: Tensor, brightness: float, contrast: float, saturation: float, hue: float) -> Tensor:

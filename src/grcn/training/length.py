@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from grcn.config import TrainConfig
+from grcn.data.extra import load_extra
 from grcn.data.loader import Stream, TrainingSet, training_loader
 from grcn.data.records import Dataset
 from grcn.model.detector import RCNN
@@ -114,6 +115,7 @@ def _step_seconds(
             model.config.input,
             config.augment,
             seed=config.seed,
+            extra=load_extra(config.augment.extra),
             use_difficult=config.use_difficult,
             skip_broken=config.skip_broken,
         ),

@@ -15,6 +15,7 @@ from typing import Any
 from lightning_fabric import Fabric
 
 from grcn.config import TrainConfig
+from grcn.data.extra import load_extra
 from grcn.data.loader import Loader, Stream, TrainingSet, training_loader
 from grcn.data.records import Dataset
 from grcn.training.checkpoint import KEY, STATE, save_state, save_weights
@@ -122,6 +123,8 @@ def _batches_from(run: Run, start: int) -> Loader:
         run.state.model.config.input,
         config.augment,
         seed=config.seed,
+        samples=config.iterations * config.batch_size * config.optim.accumulate,
+        extra=load_extra(config.augment.extra),
         use_difficult=config.use_difficult,
         skip_broken=config.skip_broken,
     )

@@ -20,6 +20,7 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from lightning_fabric.utilities.warnings import PossibleUserWarning
 
 from grcn.config import TrainConfig, from_saved, to_dict
+from grcn.data.extra import load_extra
 from grcn.data.loader import open_files_error, worker_deaths
 from grcn.data.records import Dataset
 from grcn.errors import CheckpointError, ConfigError, Interrupted
@@ -152,6 +153,7 @@ def _settle(config: TrainConfig) -> TrainConfig:
     world = config.devices * config.nodes
     if config.batch_size % world:
         raise ConfigError(f"batch_size {config.batch_size} over {world} devices: needs a multiple of {world}")
+    load_extra(config.augment.extra)  # which is not there, or fails, at once rather than in a worker
     if "TORCHELASTIC_RUN_ID" in os.environ and (started := os.environ.get("WORLD_SIZE")) != str(world):
         # Each would take itself for the whole run, and all would write into one folder.
         raise ConfigError(

@@ -113,5 +113,5 @@ def test_it_is_said_kept_and_read_again(beach: Path, tmp_path: Path, capsys: pyt
     assert written.model is not None
     assert written.model.input.short_side < PRESETS["grcn_lite0_fpn"].input.short_side
     # Continued from Python with all left open, it stays what it was; and so do its comments.
-    assert train(TrainConfig(data=str(beach), out=str(run), resume=True)) == run
+    assert train(TrainConfig(data=str(beach), out=str(run), batch_size=2, workers=0, resume=True)) == run
     assert (run / "config.yaml").read_text() == text
