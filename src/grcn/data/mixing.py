@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from grcn.data.transforms import crop_boxes, resize_to, scale_boxes
-from grcn.geometry.boxes import iou
+from grcn.geometry.boxes import area
 
 Objects = tuple[Tensor, Tensor, Tensor]
 """Image, boxes, labels."""
@@ -26,7 +26,7 @@ _SHRINK = (0.5, 1.0)  # of each photo's sides
 _PASTED = 3  # objects, at most
 _PASTED_SCALE = (0.7, 1.4)
 _TRIES = 10
-_MOST_COVERED = 0.1  # IoU of a pasted object with any other
+_MOST_COVERED = 0.1  # of a pasted object, and of any that it meets
 
 
 def mosaic(photos: Sequence[Objects], rng: np.random.Generator) -> Objects:
@@ -81,9 +81,16 @@ def paste_objects(photo: Objects, other: Objects, rng: np.random.Generator) -> O
         for at_y, at_x in places[k]:
             y, x = round((height - size[0]) * at_y), round((width - size[1]) * at_x)
             box = boxes.new_tensor([[x, y, x + size[1], y + size[0]]])
-            if not len(boxes) or float(iou(box, boxes).max()) <= _MOST_COVERED:
+            if (_covered(box, boxes) <= _MOST_COVERED).all():
                 image[:, y : y + size[0], x : x + size[1]] = resize_to(patch, size)
                 boxes = torch.cat((boxes, box))
                 labels = torch.cat((labels, own_labels[index : index + 1]))
                 break
     return image, boxes, labels
+
+
+def _covered(box: Tensor, boxes: Tensor) -> Tensor:
+    """[N] what a box [1, 4] and each of `boxes` have in common, as a share of the smaller."""
+    low, high = torch.maximum(box[:, :2], boxes[:, :2]), torch.minimum(box[:, 2:], boxes[:, 2:])
+    common = (high - low).clamp(min=0).prod(dim=1)
+    return common / torch.minimum(area(box), area(boxes))
