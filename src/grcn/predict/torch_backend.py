@@ -126,11 +126,16 @@ def _size(image: Tensor) -> tuple[int, int]:
     return image.shape[-2], image.shape[-1]
 
 
+NO_MPS = "mps: boxes are computed in float64 here and there, which Apple's GPUs have not; use cpu"
+
+
 def _device(name: str | torch.device) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
+        if device.type == "mps":
+            raise ConfigError(NO_MPS)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:  # torch built without CUDA raises AssertionError
         raise ConfigError(f"device '{name}': {str(error).splitlines()[0]}") from None

@@ -27,6 +27,7 @@ from grcn.errors import CheckpointError, ConfigError, Interrupted
 from grcn.files import atomic_file
 from grcn.locks import locked_folder
 from grcn.model.detector import RCNN, outline
+from grcn.predict.torch_backend import NO_MPS
 from grcn.presets import detector_of
 from grcn.training import recipe
 from grcn.training.checkpoint import KEY, STATE, check_same, identity, load_state, saved_config, versions
@@ -96,14 +97,15 @@ def _train(given: TrainConfig, config: TrainConfig, fabric: Fabric, started: flo
         return out
     config = replace(config, model=model.config)
     if lead:
-        iterations = config.iterations or find_length(config, model, data, val_data, fabric.device, started, say)
+        with _named_faults(config):
+            iterations = config.iterations or find_length(config, model, data, val_data, fabric.device, started, say)
         config = _of_length(config, iterations)
         chosen = [] if resumed else recipe.explain(given, config, data)
         for line in chosen:
             say(line)
         _write_folder(out, config, data, chosen)
     loggers = make_loggers(config, out, start) if lead else []
-    with _other_ranks_end_too(fabric), _named_faults(out):
+    with _other_ranks_end_too(fabric), _named_faults(config):
         fabric.launch()
         config = _of_length(config, fabric.broadcast(config.iterations))  # the first rank alone has found it
         skipped = Skipped(tell if progress else say_nothing)
@@ -233,9 +235,14 @@ def _fabric(config: TrainConfig) -> Fabric:
     Raises:
         ConfigError: on devices that are not there.
     """
+    if config.accelerator == "mps":
+        raise ConfigError(f"accelerator {NO_MPS}")
+    accelerator = config.accelerator
+    if accelerator in ("auto", "gpu") and not torch.cuda.is_available() and torch.backends.mps.is_available():
+        accelerator = "cpu" if accelerator == "auto" else "cuda"  # Fabric would take Apple's
     strategy = "ddp" if config.devices * config.nodes > 1 else "auto"
     try:
-        return Fabric(accelerator=config.accelerator, devices=config.devices, num_nodes=config.nodes, strategy=strategy)
+        return Fabric(accelerator=accelerator, devices=config.devices, num_nodes=config.nodes, strategy=strategy)
     except (MisconfigurationException, ValueError, RuntimeError) as error:
         raise ConfigError(
             f"accelerator {config.accelerator}, {config.devices} devices: {' '.join(str(error).split())}"
@@ -254,14 +261,18 @@ def _other_ranks_end_too(fabric: Fabric) -> Iterator[None]:
 
 
 @contextmanager
-def _named_faults(out: Path) -> Iterator[None]:
+def _named_faults(config: TrainConfig) -> Iterator[None]:
     """Says of the system's errors what they mean for the run.
 
     Raises:
-        CheckpointError: on a disk that is full or fails; DataError on too many open files.
+        CheckpointError: on a disk that is full or fails; DataError on too many open files; ConfigError where a GPU's
+            memory is too small.
     """
+    out = Path(config.out)
     try:
         yield
+    except torch.OutOfMemoryError as error:
+        raise ConfigError(_less_memory(config, error)) from None
     except OSError as error:
         if limit := open_files_error(error):
             raise limit from None
@@ -270,6 +281,15 @@ def _named_faults(out: Path) -> Iterator[None]:
         raise CheckpointError(
             f"{out}: cannot be written: {error.strerror}; {_how_to_resume(out)} from the last save"
         ) from None
+
+
+def _less_memory(config: TrainConfig, error: torch.OutOfMemoryError) -> str:
+    """What to change where a GPU's memory is too small: half the batch, added up to the same steps."""
+    said = f"{config.out}: out of memory at batch_size {config.batch_size} ({str(error).splitlines()[0]})"
+    half, world = config.batch_size // 2, config.devices * config.nodes
+    if half >= world and half % world == 0 and config.batch_size % 2 == 0:
+        return f"{said}: batch_size {half} with optim.accumulate {2 * config.optim.accumulate} makes the same steps"
+    return f"{said}: checkpoint_activations true, a smaller model.input or a smaller preset needs less"
 
 
 def _write_folder(out: Path, config: TrainConfig, data: Dataset, chosen: list[str]) -> None:

@@ -371,6 +371,35 @@ def test_too_few_photos_are_not_held_out(tiny, beach, tmp_path, capsys):
     assert not (run / "best.safetensors").exists()
 
 
+@pytest.mark.parametrize(
+    ("length", "batch", "advice"),
+    [
+        ({"iterations": 2}, 4, "batch_size 2 with optim.accumulate 4 makes the same steps"),
+        ({"iterations": 0, "minutes": 0.1}, 4, "batch_size 2 with optim.accumulate 4 makes the same steps"),
+        ({"iterations": 2}, 1, "checkpoint_activations true, a smaller model.input or a smaller preset needs less"),
+    ],
+)
+def test_a_gpu_that_is_too_small_is_said_with_what_to_change(tiny, beach, tmp_path, monkeypatch, length, batch, advice):
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore lines")
+
+    monkeypatch.setattr("grcn.model.detector.RCNN.forward", full)
+    config = config_of(tiny, beach, tmp_path / "run", batch_size=batch, val_split="none", **length)
+    with pytest.raises(ConfigError) as error:
+        train(config, progress=False)
+    said = f"out of memory at batch_size {batch} (CUDA out of memory. Tried to allocate 2.00 GiB.): {advice}"
+    assert str(error.value) == f"{tmp_path / 'run'}: {said}"
+
+
+def test_apples_gpus_are_refused_and_never_chosen(tiny, beach, tmp_path, monkeypatch):
+    with pytest.raises(ConfigError, match="accelerator mps: boxes are computed in float64"):
+        train(config_of(tiny, beach, tmp_path / "run", accelerator="mps"))
+    with pytest.raises(ConfigError, match="mps: boxes are computed in float64"):
+        Detector.load("grcn_r18", class_names=["a"], device="mps")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    train(config_of(tiny, beach, tmp_path / "run", accelerator="auto", iterations=1, val_split="none"), progress=False)
+
+
 def test_validating_on_the_training_split_is_said(tiny, beach, tmp_path, capsys):
     config = config_of(tiny, beach, tmp_path / "run", iterations=1, val_split="train", val_every=0)
     train(replace(config, skip_broken=True))
@@ -383,7 +412,7 @@ def test_validating_on_the_training_split_is_said(tiny, beach, tmp_path, capsys)
     ("changes", "error", "message"),
     [
         ({"batch_size": 3, "devices": 2}, ConfigError, "batch_size 3 over 2 devices: needs a multiple of 2"),
-        ({"accelerator": "mps"}, ConfigError, "accelerator mps, 1 devices"),
+        ({"accelerator": "mps"}, ConfigError, "accelerator mps: boxes"),
         ({"train_split": "nowhere"}, DataError, "nowhere"),
         ({"val_split": "nowhere"}, DataError, "val_split none"),
         ({"weights": "nowhere.safetensors"}, CheckpointError, "nowhere.safetensors"),
