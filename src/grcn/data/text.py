@@ -1,4 +1,4 @@
-"""Reading what annotations consist of: text in any Unicode encoding, JSON, numbers, flags, ids."""
+"""Reading what annotations consist of: text in any Unicode encoding, JSON, XML, numbers, flags, ids."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ import reprlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+from xml.etree.ElementTree import Element, ParseError
+
+import defusedxml.ElementTree
+from defusedxml import DefusedXmlException
 
 from grcn.errors import AnnotationError
 
@@ -94,6 +98,28 @@ def read_json(path: Path, kind: type, expected: str, limit: int) -> Any:
     if not isinstance(content, kind):
         raise AnnotationError(f"{path}: a JSON {type(content).__name__}, expected {expected}")
     return content
+
+
+def read_xml(path: Path, root: str, limit: int = MAX_TEXT) -> Element:
+    """An XML file's root element.
+
+    Args:
+        root: its name.
+
+    Raises:
+        AnnotationError: if it cannot be read, is no XML of that root, or declares what is not followed.
+    """
+    try:
+        element: Element = defusedxml.ElementTree.fromstring(read_bytes(path, limit))
+    except DefusedXmlException as error:
+        what = "declares entities, which are not expanded" if "Entit" in type(error).__name__ else "refers to a DTD"
+        raise AnnotationError(f"{path}: {what}; remove the declaration") from None
+    # expat reports its own errors as ParseError and unknown encodings as ValueError or LookupError.
+    except (ParseError, ValueError, LookupError) as error:
+        raise AnnotationError(f"{path}: not well-formed XML: {error}") from None
+    if element.tag != root:
+        raise AnnotationError(f"{path}: root element <{element.tag}>, expected <{root}>")
+    return element
 
 
 def number(text: object) -> float:
