@@ -22,14 +22,14 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
 from grcn.data import cache
 from grcn.data.files import Root, check_names, split_kind
-from grcn.data.formats import FORMATS, Layout
+from grcn.data.formats import FORMATS, Format, Layout
 from grcn.data.records import AnnotatedImage, Dataset, Defect, Findings, ImageRecord, OnError
 from grcn.errors import DataError
 
@@ -251,10 +251,17 @@ def _listed(names: Iterable[str]) -> str:
 
 
 def _find(root: Root, format: str) -> list[tuple[str, Layout]]:
+    """The layouts of a folder; those of formats that stand aside only where there are no others."""
+    rows = FORMATS if format == "auto" else {format: FORMATS[format]}
+    first, aside = ({name: row for name, row in rows.items() if row.aside == late} for late in (False, True))
+    return _search(root, first) or _search(root, aside)
+
+
+def _search(root: Root, rows: Mapping[str, Format]) -> list[tuple[str, Layout]]:
     """The layouts at the root, or at the first level below it that has any; of links to one folder, one."""
-    level, seen = [root.path], set()
+    level, seen = [root.path] if rows else [], set()
     for _ in range(_DEPTH):
-        found = [layout for folder in level if (layout := _recognize(root, folder, format))]
+        found = [layout for folder in level if (layout := _recognize(root, folder, rows))]
         if found:
             return found
         seen |= {os.path.realpath(folder) for folder in level}
@@ -265,8 +272,7 @@ def _find(root: Root, format: str) -> list[tuple[str, Layout]]:
     return []
 
 
-def _recognize(root: Root, folder: Path, format: str) -> tuple[str, Layout] | None:
-    rows = FORMATS if format == "auto" else {format: FORMATS[format]}
+def _recognize(root: Root, folder: Path, rows: Mapping[str, Format]) -> tuple[str, Layout] | None:
     found = {name: layout for name, row in rows.items() if (layout := row.recognize(root, folder))}
     if len(found) > 1:
         raise DataError(f"{folder}: looks like {' and '.join(found)}; choose with format {' or '.join(found)}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,8 +16,7 @@ from grcn.data.records import Annotations, Findings, ImageIds
 Corners = tuple[float, float, float, float]
 
 
-@dataclass(frozen=True)
-class Object:
+class Object(NamedTuple):
     """One object of an image.
 
     Args:
@@ -81,7 +81,8 @@ def read_entries(
             message = f"{entry.where} ({image.name}) is not annotated: image left out"
             findings.note("missing-annotation", entry.file, message, entry.place)
         elif image and (first := entry_of.setdefault(image, entry)) is not entry:
-            message = f"{entry.where}: {image.name} is the image of {first.where}, too"
+            other = first.where if first.file == entry.file else f"{first.where} of {first.file.name}"
+            message = f"{entry.where}: {image.name} is the image of {other}, too"
             findings.fault("duplicate", entry.file, message, entry.place)
     ids = ImageIds(images, folder)
     headers = findings.headers(list(entry_of))
