@@ -1,10 +1,12 @@
-"""Reading what annotations consist of: text in any Unicode encoding, JSON, XML, numbers, flags, ids."""
+"""Reading what annotations consist of: text in any Unicode encoding, JSON, XML, CSV, numbers, flags, ids."""
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import reprlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import Element, ParseError
@@ -120,6 +122,27 @@ def read_xml(path: Path, root: str, limit: int = MAX_TEXT) -> Element:
     if element.tag != root:
         raise AnnotationError(f"{path}: root element <{element.tag}>, expected <{root}>")
     return element
+
+
+def read_csv(path: Path, limit: int, delimiter: str = ",") -> Iterator[tuple[int, list[str]]]:
+    """The rows of a CSV file that are not empty, as stripped cells, each with its line from 1.
+
+    Raises:
+        AnnotationError: as `read_text`, or where it breaks the rules of CSV.
+    """
+    reader = csv.reader(io.StringIO(read_text(path, limit), newline=""), delimiter=delimiter)
+    try:
+        for row in reader:
+            cells = [cell.strip() for cell in row]
+            if any(cells) and not (reader.line_num == 1 and is_csv_hint(cells[0])):
+                yield reader.line_num, cells
+    except csv.Error as error:
+        raise AnnotationError(f"{path}: line {reader.line_num}: {error}") from None
+
+
+def is_csv_hint(line: str) -> bool:
+    """Whether the first line of a CSV file says what separates, as Excel writes it, and is no row."""
+    return line.strip().lower().startswith("sep=")
 
 
 def number(text: object) -> float:

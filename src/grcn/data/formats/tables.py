@@ -27,7 +27,6 @@ Open Images' `class-descriptions*.csv` (with FiftyOne: `metadata/classes.csv`) s
 from __future__ import annotations
 
 import csv
-import io
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -59,7 +58,7 @@ from grcn.data.formats.entries import (
 from grcn.data.formats.protocol import Format, Opened
 from grcn.data.image import SUFFIXES, UNREAD_SUFFIXES
 from grcn.data.records import Findings
-from grcn.data.text import flag, number, read_text, shown, sniff
+from grcn.data.text import flag, is_csv_hint, number, read_csv, shown, sniff
 from grcn.errors import AnnotationError
 
 MAX_CSV = 2**27  # bytes; some 100 a box
@@ -174,7 +173,11 @@ class TableLayout:
         inner = [place for folder in outer for name in _NAMING if (place := self.root.folder(folder, name))]
         called: dict[str, str] = {}
         for path in self._pairs(dict.fromkeys([*outer, *inner])):
-            own = {cells[0]: cells[1] for _, cells in _rows(path, ",") if len(cells) == 2 and _LABEL_ID.match(cells[0])}
+            own = {
+                cells[0]: cells[1]
+                for _, cells in read_csv(path, MAX_CSV)
+                if len(cells) == 2 and _LABEL_ID.match(cells[0])
+            }
             if own:
                 findings.files.add(path)
             called = own | called
@@ -251,16 +254,11 @@ def _table(path: Path) -> _Table | None:
 
 def _first(path: Path, delimiter: str) -> list[str]:
     """The cells of a file's first row, its beginning alone being read; none where that is no row."""
-    lines = [line for line in sniff(path, _SNIFF).splitlines()[:3] if line.strip() and not _is_hint(line)]
+    lines = [line for line in sniff(path, _SNIFF).splitlines()[:3] if line.strip() and not is_csv_hint(line)]
     try:
         return [cell.strip() for cell in next(csv.reader(lines[:1], delimiter=delimiter))]
     except (csv.Error, StopIteration):
         return []
-
-
-def _is_hint(line: str) -> bool:
-    """Whether a line says what separates, as Excel writes it."""
-    return line.strip().lower().startswith("sep=")
 
 
 def _columns(cells: list[str]) -> _Columns | None:
@@ -311,25 +309,9 @@ def _automl(cells: list[str]) -> list[str]:
     return cells if cells[:1] and cells[0].lower() in _SETS else ["", *cells]
 
 
-def _rows(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """The rows of a file that are not empty, and their lines.
-
-    Raises:
-        AnnotationError: where it cannot be read.
-    """
-    reader = csv.reader(io.StringIO(read_text(path, MAX_CSV), newline=""), delimiter=delimiter)
-    try:
-        for row in reader:
-            cells = [cell.strip() for cell in row]
-            if any(cells) and not (reader.line_num == 1 and _is_hint(cells[0])):
-                yield reader.line_num, cells
-    except csv.Error as error:
-        raise AnnotationError(f"{path}: line {reader.line_num}: {error}") from None
-
-
 def _read(table: _Table, findings: Findings) -> Iterator[_Row]:
     """The rows of a table; those that are wrong are told to the findings."""
-    rows = _rows(table.path, table.delimiter)
+    rows = read_csv(table.path, MAX_CSV, table.delimiter)
     if table.columns.header:
         next(rows, None)
     for line, cells in rows:
@@ -474,7 +456,7 @@ def _listed_names(paths: Sequence[Path], findings: Findings) -> tuple[str, ...] 
     """
     lists = {}
     for path in paths:
-        rows = [cells for _, cells in _rows(path, ",")]
+        rows = [cells for _, cells in read_csv(path, MAX_CSV)]
         rows = rows[len(rows) > 1 and not rows[0][-1].isdecimal() :]  # a header
         if all(len(row) == 2 and row[1].isascii() and row[1].isdecimal() and len(row[1]) < 10 for row in rows):
             lists[path] = {int(key): name for name, key in rows}
