@@ -58,6 +58,7 @@ MAX_VALUES = 2**25  # numbers
 _METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 _LABELS = ("categories", "category", "labels", "label", "category_id")
 _CROWD = ("iscrowd", "is_crowd")
+_LISTS = ("bbox", *_LABELS, *_CROWD, "area", "difficult")
 _SNIFF = 2**18  # bytes in which the names of the columns must show
 _MAX_FOOTER = 2**24  # bytes
 _SHARD = re.compile(r"-\d{5}-of-\d{5}$")
@@ -269,7 +270,7 @@ def _parquet(path: Path) -> tuple[list[Row], Any]:
             if about.num_rows > MAX_ROWS or sum(chunk.num_values for chunk in chunks) > MAX_VALUES:
                 raise AnnotationError(f"{path}: {about.num_rows} rows are more than are read; split the file")
             said = json.loads((about.metadata or {}).get(b"huggingface", b"null"))
-            wanted = {"objects", "bbox", "width", "height", "area", "difficult", *_LABELS, *_CROWD}
+            wanted = {"objects", "width", "height", *_LISTS}
             names = [name for name in file.schema_arrow.names if name in wanted or _is_image_column(name)]
             rows = [row for batch in file.iter_batches(1024, columns=names) for row in batch.to_pylist()]
     except (pyarrow.ArrowException, OSError, ValueError, RecursionError) as error:
@@ -305,21 +306,22 @@ def _objects(row: Row, entry: Entry, findings: Findings) -> list[Object] | None:
         ValueError: where it cannot be told which box is of which class.
     """
     said = row.get("objects", row if "bbox" in row else None)
-    said = _parsed(said) if isinstance(said, str) else said
+    said = _parsed(said)
     if said is None:
         return None
     if isinstance(said, dict):
-        lists = {key: _parsed(value) if isinstance(value, str) else value for key, value in said.items()}
-        boxes = lists.get("bbox")
+        boxes = _parsed(said.get("bbox"))
         if boxes is None:
             return None
         if not isinstance(boxes, list):
             raise ValueError(f"'bbox' is {shown(boxes)}, not a list of boxes")
-        used = ["bbox", *(key for key in (*_LABELS, *_CROWD, "area", "difficult") if isinstance(lists.get(key), list))]
-        for key in used:
-            if len(lists[key]) != len(boxes):
-                raise ValueError(f"{len(boxes)} boxes, but {len(lists[key])} of '{key}'")
-        said = [dict(zip(used, values, strict=True)) for values in zip(*(lists[key] for key in used), strict=True)]
+        own = {key: said[key] for key in _LISTS if said.get(key) is not None}  # of the whole image, where no lists
+        lists = {key: _parsed(value) for key, value in own.items() if isinstance(value, list) or str(value)[:1] == "["}
+        used = {key: values for key, values in lists.items() if isinstance(values, list)} | {"bbox": boxes}
+        for key, values in used.items():
+            if len(values) != len(boxes):
+                raise ValueError(f"{len(boxes)} boxes, but {len(values)} of '{key}'")
+        said = [dict(zip(used, values, strict=True)) for values in zip(*used.values(), strict=True)]
     if not isinstance(said, list):
         raise ValueError(f"'objects' is {shown(said)}, neither an object of lists nor a list of objects")
     objects = []
@@ -332,8 +334,10 @@ def _objects(row: Row, entry: Entry, findings: Findings) -> list[Object] | None:
     return objects
 
 
-def _parsed(text: str) -> Any:
-    """What a cell of a table holds: JSON, or Python's text of plain values."""
+def _parsed(text: Any) -> Any:
+    """What a cell of a table holds, JSON or Python's text of plain values; None where it is empty. Else the value."""
+    if not isinstance(text, str):
+        return text
     if not text.strip():
         return None
     try:
@@ -411,27 +415,28 @@ def _labels_in(content: Any, where: str) -> tuple[str, ...] | None:
 
     Below the column, a card has `class_label: {names: {'0': cat}}`, a Parquet file `{names: [cat], _type: ClassLabel}`.
     """
-    found: dict[tuple[str, ...], None] = {}
+    found: dict[bool, dict[tuple[str, ...], None]] = {True: {}, False: {}}  # in `objects` and elsewhere
     seen: set[int] = set()
 
-    def walk(node: Any, within: bool) -> None:
+    def walk(node: Any, within: frozenset[str]) -> None:
         if not isinstance(node, (dict, list)) or id(node) in seen:  # aliases in YAML may multiply, or be circles
             return
         seen.add(id(node))
         if isinstance(node, dict):
-            within = within or node.get("name") in _LABELS
+            within |= {str(node.get("name"))}
             label = node if node.get("_type") == "ClassLabel" else node.get("class_label")
-            names = label.get("names") if within and isinstance(label, dict) else None
+            names = label.get("names") if isinstance(label, dict) and not within.isdisjoint(_LABELS) else None
             listed = [names[key] for key in sorted(names, key=_as_int)] if isinstance(names, dict) else names
             if isinstance(listed, list) and listed and all(isinstance(name, (str, int, float)) for name in listed):
-                found[tuple(str(name).strip() for name in listed)] = None
+                found["objects" in within][tuple(str(name).strip() for name in listed)] = None
         for key, inner in node.items() if isinstance(node, dict) else enumerate(node):
-            walk(inner, within or key in _LABELS)
+            walk(inner, within | {str(key)})
 
-    walk(content, False)
-    if len(found) != 1:
+    walk(content, frozenset())
+    named = found[True] or found[False]
+    if len(named) != 1:
         return None
-    names = next(iter(found))
+    names = next(iter(named))
     check_names(names, where)
     return names
 
