@@ -432,7 +432,10 @@ def _labels_in(content: Any, where: str) -> tuple[str, ...] | None:
         for key, inner in node.items() if isinstance(node, dict) else enumerate(node):
             walk(inner, within | {str(key)})
 
-    walk(content, frozenset())
+    try:
+        walk(content, frozenset())
+    except RecursionError:
+        return None
     named = found[True] or found[False]
     if len(named) != 1:
         return None
