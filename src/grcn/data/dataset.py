@@ -180,8 +180,8 @@ def open_dataset(
             (`valid`, `val2017`, ...); where the folder holds several data sets, after the path of one: `fold0/train`.
         format: a key of `grcn.data.formats.FORMATS`, such as `voc`; `auto`: recognized from the folder.
         class_names: the classes and their order, as a model has them: labels are matched to them by name. Default:
-            the data set's own, by its format's rule (COCO: by category id; YOLO: as listed; VOC and Label Studio:
-            `classes.txt`, else by name), the same for every split.
+            the data set's own, by its format's rule (COCO: by category id; YOLO: as listed; CVAT: as its labels;
+            others: `classes.txt`, else by name), the same for every split.
         on_error: `raise`, or `collect` to count what would raise.
 
     Raises:
