@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -70,13 +71,17 @@ class DataFolder:
             raise DataError(f"format: '{format}' is none of auto, {', '.join(FORMATS)}")
         if not os.path.isdir(root):
             what = "is a file; pass the folder that holds it" if os.path.exists(root) else "no such folder"
+            if os.path.isfile(root) and zipfile.is_zipfile(root):
+                what = "is an archive; unpack it and pass the folder"
             raise DataError(f"{root}: {what}")
         self.root = Root(root)
         self._found = _find(self.root, format)
         if not self._found:
             wanted = FORMATS if format == "auto" else {format: FORMATS[format]}
             looked = "; ".join(f"{name}: {row.looked_for}" for name, row in wanted.items())
-            raise DataError(f"{root}: no data set found. Looked for {looked}")
+            packed = [name for name in self.root.listing(self.root.path).files if name.lower().endswith(".zip")]
+            hint = f"{packed[0]} is an archive; unpack it first. " if packed else ""
+            raise DataError(f"{root}: no data set found. {hint}Looked for {looked}")
 
     @property
     def splits(self) -> tuple[str, ...]:

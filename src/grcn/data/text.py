@@ -130,6 +130,8 @@ def read_csv(path: Path, limit: int, delimiter: str = ",") -> Iterator[tuple[int
     Raises:
         AnnotationError: as `read_text`, or where it breaks the rules of CSV.
     """
+    if path.is_file() and path.stat().st_size > limit:
+        raise AnnotationError(f"{path}: larger than {limit} bytes; keep the rows of the photos that are there")
     reader = csv.reader(io.StringIO(read_text(path, limit), newline=""), delimiter=delimiter)
     try:
         for row in reader:

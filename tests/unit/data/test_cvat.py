@@ -1,6 +1,7 @@
 """CVAT: exports "CVAT for images 1.1" of tasks and projects, as CVAT writes them, unpacked."""
 
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -333,6 +334,17 @@ def test_missing_images(tmp_path: Path) -> None:
     (tmp_path / "images" / "a b.png").unlink()
     with pytest.raises(DataError, match=r"no image in split 'train' can be used; first of .* defects"):
         open_dataset(tmp_path)
+
+
+def test_archives_are_to_be_unpacked(tmp_path: Path) -> None:
+    task(tmp_path / "export")
+    archive = shutil.make_archive(str(tmp_path / "packed" / "task 7"), "zip", tmp_path / "export")
+    with pytest.raises(DataError, match=r"task 7\.zip: is an archive; unpack it and pass the folder"):
+        open_dataset(archive)
+    with pytest.raises(DataError, match=r"no data set found\. task 7\.zip is an archive; unpack it first\. Looked for"):
+        open_dataset(tmp_path / "packed")
+    shutil.unpack_archive(archive, tmp_path / "packed")
+    assert len(open_dataset(tmp_path / "packed")) == 3
 
 
 def test_voc_beside_an_export(tmp_path: Path) -> None:

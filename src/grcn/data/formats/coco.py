@@ -32,7 +32,14 @@ from grcn.files import write_json
 
 MAX_JSON = 2**30  # bytes; COCO's own largest file is under half of it
 
-_OTHER_TASKS = ("captions_", "person_keypoints_", "panoptic_", "stuff_", "image_info_")
+_OTHER_TASKS = (
+    "captions_",
+    "person_keypoints_",
+    "panoptic_",
+    "stuff_",
+    "image_info_",
+    "bbox_labels_",
+)  # Open Images' last
 _SNIFF = 2**20  # bytes of a JSON file in which a key of COCO's must show
 
 

@@ -160,7 +160,7 @@ def is_annotation(path: Path) -> bool:
         return b"bbox" in footer and (b"file_name" in footer if is_metadata else b"bytes" in footer)
     start = sniff(path, _SNIFF) if is_metadata else ""
     columns = (
-        start.partition("\n")[0].replace('"', "").split(",") if suffix == ".csv" else re.findall(r'"(\w+)":', start)
+        start.partition("\n")[0].replace('"', "").split(",") if suffix == ".csv" else re.findall(r'"(\w+)"\s*:', start)
     )
     return any(_is_image_column(name.strip()) for name in columns) and not {"objects", "bbox"}.isdisjoint(columns)
 
