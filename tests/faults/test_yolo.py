@@ -8,9 +8,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from grcn.config import TrainConfig
 from grcn.data.check import check_dataset
 from grcn.data.dataset import open_dataset
 from grcn.errors import AnnotationError, DataError, GrcnError, ImageError
+from grcn.training.data import open_data
 
 ROW = "0 0.2 0.5 0.2 0.5"
 PARSED = [10.0, 20.0, 30.0, 60.0]
@@ -241,6 +243,15 @@ def test_nothing_names_the_classes(root: Path) -> None:
     (root / "classes.txt").write_text("cat\ncat\n")
     with pytest.raises(AnnotationError, match=r"classes\.txt: class 'cat' is named twice"):
         open_dataset(root)
+
+
+def test_training_says_once_that_nothing_names_the_classes(root: Path) -> None:
+    annotate(root, ROW)
+    (root / "data.yaml").write_text("train: images\nval: images\n")
+    heard: list[str] = []
+    train, val = open_data(TrainConfig(data=str(root), val_split="val"), heard.append)
+    assert (train.class_names, val and val.class_names) == (("0",), ("0",))
+    assert ["nothing names the classes" in line for line in heard].count(True) == 1
 
 
 @pytest.mark.parametrize("listed", [False, True])
