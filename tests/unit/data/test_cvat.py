@@ -271,6 +271,16 @@ def test_an_image_with_an_orientation(tmp_path: Path) -> None:
     assert [defect.kind for defect in data.defects] == ["exif-turned"]
 
 
+def test_frames_of_a_video(tmp_path: Path) -> None:
+    """A video exported "for images": CVAT names its frames without the suffix of their files."""
+    for grey, name in enumerate(("frame_000000.PNG", "cam/frame_000001.PNG")):
+        image(tmp_path / "images" / name, grey)
+    export(tmp_path / "annotations.xml", *(entry(name, box()) for name in ("frame_000000", "cam/frame_000001", "gone")))
+    data = open_dataset(tmp_path)
+    assert [record.image_id for record in data] == ["frame_000000", "frame_000001"]
+    assert [(defect.kind, defect.object_index) for defect in data.defects] == [("missing-image", 2)]
+
+
 def test_a_flag_that_says_neither_yes_nor_no(tmp_path: Path) -> None:
     image(tmp_path / "a.png")
     export(tmp_path / "annotations.xml", entry("a.png", box(inner='<attribute name="difficult">rather</attribute>')))

@@ -18,7 +18,8 @@ skeletons; `classes.txt` goes before them. What of an export is an object:
 - of a box's attributes, `difficult` and `is_crowd`, as CVAT itself takes them to VOC and COCO. `occluded` has no
   counterpart here.
 
-Tracks ("CVAT for video 1.1") are an error: CVAT exports them as images, too.
+Names may lack the suffix, as those of a video's frames do. Tracks ("CVAT for video 1.1") are an error: CVAT exports
+videos for images, too.
 """
 
 from __future__ import annotations

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from grcn.data.files import ImageFinder, Root, split_by_folder
-from grcn.data.image import ImageHeader
+from grcn.data.files import ImageFinder, NotFoundError, Root, split_by_folder
+from grcn.data.image import SUFFIXES, UNREAD_SUFFIXES, ImageHeader
 from grcn.data.records import Annotations, Findings, ImageIds
 
 Corners = tuple[float, float, float, float]
@@ -90,8 +90,26 @@ def read_entries(
 
 
 def finding(finder: ImageFinder, findings: Findings) -> Callable[[Entry], Path | None]:
-    """Finds images by their entries' names."""
-    return lambda entry: findings.locate(finder, entry.name, entry.file, entry.where, entry.place)
+    """Finds images by their entries' names, which may lack the suffix, as Open Images' ids and CVAT's frames do."""
+    names = (name for folder in finder.folders for name in finder.root.listing(folder).files)
+    suffixes = dict.fromkeys((*sorted({Path(name).suffix for name in names}), ".jpg", ".png", ".jpeg"))
+    photos = SUFFIXES | UNREAD_SUFFIXES
+
+    def is_there(name: str) -> bool:
+        try:
+            finder.find(name)
+        except NotFoundError as error:
+            return error.kind != "missing-image"
+        return True
+
+    def find(entry: Entry) -> Path | None:
+        name = entry.name
+        if Path(name).suffix.lower() not in photos:
+            whole = (name + suffix for suffix in suffixes if suffix.lower() in photos)
+            name = next((one for one in whole if is_there(one)), name)
+        return findings.locate(finder, name, entry.file, entry.where, entry.place)
+
+    return find
 
 
 def note_unmentioned(

@@ -70,7 +70,8 @@ class LabelStudioLayout:
             names = label_names(task for some in [tasks, *others] for task in some)
         images = root.folder(self.folder, *IMAGE_FOLDERS)
         finder = ImageFinder(root, [images, self.folder] if images else [self.folder])
-        annotated, mentioned = read_entries(tasks, lambda task: _locate(task, finder, findings), self.folder, findings)
+        find = finding(finder, findings)
+        annotated, mentioned = read_entries(tasks, lambda task: find(_as_stored(task, finder)), self.folder, findings)
         if len(self.splits) == 1:
             note_unmentioned(root, annotated, mentioned, "task", findings)
         return Opened(names, findings.records(annotated, names))
@@ -202,15 +203,15 @@ def _number(entry: dict[str, Any], key: str, default: float | None = None) -> fl
         raise ValueError(f"'{key}' is {shown(value)}, not a number") from None
 
 
-def _locate(task: Entry, finder: ImageFinder, findings: Findings) -> Path | None:
-    """The image of a task, also without what Label Studio puts before its name."""
+def _as_stored(task: Entry, finder: ImageFinder) -> Entry:
+    """A task, its image named without what Label Studio puts before names where there is none by the whole name."""
     folder, slash, own = task.name.rpartition("/")
     try:
         finder.find(task.name)
     except NotFoundError as error:
         if error.kind == "missing-image":
-            task = replace(task, name=folder + slash + _UPLOADED.sub("", own))
-    return finding(finder, findings)(task)
+            return replace(task, name=folder + slash + _UPLOADED.sub("", own))
+    return task
 
 
 def _parts(address: str) -> tuple[str, ...]:

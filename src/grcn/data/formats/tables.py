@@ -18,7 +18,8 @@ empty, or four; of a turned one the box around it is taken, and counted.
 Layouts that are read: tables in the folder, in `annotations`, `labels` or the like, or in folders named for splits.
 Splits are what the rows say (AutoML's sets; in no set: `train`), else what the file is named for (`train_labels.csv`,
 `validation-annotations-bbox.csv`), else the folders named for splits in which all images lie, else `train`. Images lie
-in `images`, in a folder of the split, or beside the table, and are found by the ends of their names.
+in `images`, in a folder of the split, or beside the table, and are found by the ends of their names, which may lack the
+suffix.
 
 Classes are those of `classes.txt` or of keras-retinanet's list (`name,id` a row), else sorted by name over all tables.
 Open Images' `class-descriptions*.csv` (with FiftyOne: `metadata/classes.csv`) says how its labels are called.
@@ -37,7 +38,6 @@ from typing import NamedTuple
 from grcn.data.boxes import LARGEST
 from grcn.data.files import (
     ImageFinder,
-    NotFoundError,
     Root,
     check_names,
     image_folders,
@@ -89,7 +89,7 @@ class _Columns(NamedTuple):
         fractions: whether corners are in fractions of the image's sides.
         size: height and width.
         header: whether the first row is one.
-        open_images: whether images have ids, their names without suffix, and labels may be called otherwise.
+        open_images: whether another file may say how the labels are called.
     """
 
     cells: int
@@ -144,11 +144,8 @@ class TableLayout:
         called = self._called(findings)
         entries = [entry for table in tables for entry in _entries(table, split, called, findings)]
         names = tuple(class_names) if class_names is not None else self._names(called, findings)
-        finder = ImageFinder(self.root, folders)
-        if any(table.columns.open_images for table in tables):
-            suffixes = self._suffixes(folders)
-            entries = [_with_suffix(entry, finder, suffixes) for entry in entries]
-        annotated, mentioned = read_entries(entries, finding(finder, findings), self.folder, findings)
+        find = finding(ImageFinder(self.root, folders), findings)
+        annotated, mentioned = read_entries(entries, find, self.folder, findings)
         if len(self.splits) == 1:
             note_unmentioned(self.root, annotated, mentioned, "row", findings)
         return Opened(names, findings.records(annotated, names))
@@ -194,12 +191,6 @@ class TableLayout:
         """Files of two columns in the folders."""
         files = [path for place in places for path in self.root.files(place, ".csv")]
         return [path for path in files if len(_first(path, ",")) == 2]
-
-    def _suffixes(self, folders: Sequence[Path]) -> list[str]:
-        """Those of the photos in the folders."""
-        names = [name for folder in folders for name in self.root.listing(folder).files]
-        found = {Path(name).suffix for name in names}
-        return [".jpg", *sorted(suffix for suffix in found if suffix.lower() in SUFFIXES | UNREAD_SUFFIXES)]
 
 
 def recognize(root: Root, folder: Path) -> TableLayout | None:
@@ -287,10 +278,9 @@ def _named_columns(cells: list[str]) -> _Columns | None:
         return None
     if len(cells) == _AUTOML.cells and (split, image, label) == (0, 1, 2):
         return _AUTOML._replace(header=True)
-    open_images = at.get("imageid") == image
-    fractions = open_images and at.get("labelname") == label
+    open_images = at.get("imageid") == image and at.get("labelname") == label
     size, difficult, crowd = some(_SIZE), at.get("difficult"), one(_CROWD)
-    return _Columns(len(cells), image, label, corners, fractions, size, difficult, crowd, split, True, open_images)
+    return _Columns(len(cells), image, label, corners, open_images, size, difficult, crowd, split, True, open_images)
 
 
 def _is_image(name: str) -> bool:
@@ -434,18 +424,6 @@ def _flag(cell: str) -> bool:
         return cell != "-1" and bool(flag(cell))  # -1 is Open Images' word for unknown
     except ValueError:
         raise ValueError(f"{shown(cell)} is neither yes nor no") from None
-
-
-def _with_suffix(entry: Entry, finder: ImageFinder, suffixes: Sequence[str]) -> Entry:
-    """An entry of Open Images, its id as the name of its photo."""
-    for suffix in ("", *suffixes):
-        try:
-            finder.find(entry.name + suffix)
-        except NotFoundError as error:
-            if error.kind == "missing-image":
-                continue
-        return replace(entry, name=entry.name + suffix)
-    return entry
 
 
 def _listed_names(paths: Sequence[Path], findings: Findings) -> tuple[str, ...] | None:
