@@ -231,8 +231,10 @@ class Findings:
         if highest >= MOST_CLASSES:
             raise AnnotationError(f"{place}: class {highest} with nothing to name it; name the classes in classes.txt")
         if highest >= 0:
-            message = f"nothing names the classes: they are called by their numbers, 0 to {highest}"
-            self.remark("classes-by-number", place, f"{message}; classes.txt may name them, one a line in that order")
+            message = f"is not there, and nothing else names the classes: their names are their numbers, 0 to {highest}"
+            self.remark(
+                "classes-by-number", place / "classes.txt", f"{message}; it may name them, one a line in that order"
+            )
         return tuple(map(str, range(highest + 1)))
 
     def unread(self, image: Path) -> None:

@@ -81,12 +81,13 @@ def test_roboflow(tmp_path: Path) -> None:
 @pytest.mark.parametrize("classes", [None, "bird,2\ncow,0\ncat,1\n", "class_name,id\nbird,2\ncow,0\ncat,1\n"])
 def test_retinanet(classes: str | None, tmp_path: Path) -> None:
     """The example of keras-retinanet's documentation, on smaller photos; paths are of another machine."""
-    photos(tmp_path, "imgs/img_001.jpg", "imgs/img_002.jpg", "imgs/img_003.jpg")
+    photos(tmp_path, *(f"imgs/img_00{i}.jpg" for i in range(1, 5)))
     rows = (
         "/data/imgs/img_001.jpg,83,34,98,45,cow",
         "/data/imgs/img_002.jpg,21,31,27,39,cat",
         "/data/imgs/img_002.jpg,22,5,89,84,bird",
         "/data/imgs/img_003.jpg,,,,,",
+        "/data/imgs/img_004.jpg,nan,nan,nan,nan,nan",
     )
     put(tmp_path / "annotations.csv", "\n".join(rows))
     if classes:
@@ -98,6 +99,7 @@ def test_retinanet(classes: str | None, tmp_path: Path) -> None:
         "img_001": [("cow", [83, 34, 98, 45])],
         "img_002": [("cat", [21, 31, 27, 39]), ("bird", [22, 5, 89, 84])],
         "img_003": [],
+        "img_004": [],
     }
     assert check_dataset(tmp_path).defects == (), "the list of classes is used"
 

@@ -369,7 +369,7 @@ def _row(line: int, cells: list[str], table: _Table) -> tuple[_Row, bool]:
     split = "" if split == "unassigned" else split_kind(split) or split
     size = _size(cells, columns)
     corners = [cells[i] for i in columns.corners]
-    if not label and not any(corners):
+    if all(cell.lower() in ("", "nan") for cell in (label, *corners)):  # pandas writes either
         return _Row(line, split, image, size, None), False
     if not label:
         raise ValueError("no class")
