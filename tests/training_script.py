@@ -15,7 +15,7 @@ from grcn.errors import GrcnError
 
 def tiny_model() -> DetectorConfig:
     return DetectorConfig(
-        backbone="resnet18",
+        backbone="timm:test_resnet",
         norm="bn",
         input=InputConfig(48, 64),
         rpn=RPNConfig(

@@ -41,6 +41,8 @@ base:
   val_every: 2
   loggers: [csv]
   model:
+    backbone: timm:test_resnet
+    norm: auto
     input: {short_side: 64, long_side: 96}
     rpn: {anchor_sizes: [12, 24], post_nms_train: 50, post_nms_test: 20}
     roi: {fc_channels: 16, batch_per_image: 16, score_threshold: 0.0}

@@ -29,7 +29,7 @@ from grcn.training import train
 from grcn.training.checkpoint import KEY, load_state
 
 SCRIPT = Path(__file__).parents[1] / "training_script.py"
-LONG = {"iterations": 20, "val_every": 10, "save_every": 4, "workers": 1}
+LONG = {"iterations": 60, "val_every": 30, "save_every": 4, "workers": 1}
 STATE = "checkpoints/last.ckpt"
 
 
@@ -39,7 +39,7 @@ def whole(tiny, beach, tmp_path_factory) -> Path:
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more workers than this machine has cores
-@pytest.mark.parametrize("workers", [0, 2, 4])
+@pytest.mark.parametrize("workers", [0, 4])
 def test_the_number_of_workers_changes_nothing(tiny, beach, whole, tmp_path, workers):
     run = train(tiny.tiny_config(beach, tmp_path / "run", **LONG | {"workers": workers}), progress=False)
     tiny.assert_equal_runs(run, whole)
@@ -78,7 +78,7 @@ def wait_for_save(child: subprocess.Popen, run: Path, iteration: int) -> None:
     while saved_iteration(run) < iteration:
         assert child.poll() is None, end_of(child)
         assert time.monotonic() < deadline
-        time.sleep(0.1)
+        time.sleep(0.02)
 
 
 def test_a_run_that_is_killed_terminated_and_interrupted_ends_as_one_that_was_not(tiny, beach, whole, tmp_path):
@@ -102,7 +102,7 @@ def test_a_run_that_is_killed_terminated_and_interrupted_ends_as_one_that_was_no
             r"Interrupted: .*stopped at iteration \d+, saved; `grcn train --config .* --resume true`", errors
         )
         assert "Traceback" not in errors
-        assert before < saved_iteration(run) < 20
+        assert before < saved_iteration(run) < LONG["iterations"]
         assert load_detector(run / "last.safetensors").extra["iteration"] == saved_iteration(run)
     train(tiny.tiny_config(beach, run, **LONG | {"resume": True, "workers": 0}), progress=False)
     tiny.assert_equal_runs(whole, run)
@@ -226,7 +226,7 @@ def in_one(tiny, beach, tmp_path_factory) -> tuple[Path, dict]:
     sees its own images only. And with a seed whose ten steps pass no knife's edge: with seed 0 the last bit of a sum
     decides which cell wins a max pooling, and two steps later which proposal survives; with 1, sums made in four ways
     (fc6 as convolution and as product, SGD fused and not) agree to 6e-8."""
-    model = replace(tiny.tiny_model(), norm="group")
+    model = replace(tiny.tiny_model(), backbone="resnet18", norm="group")
     changes = {"iterations": 10, "val_every": 10, "save_every": 4, "batch_size": 4, "model": model, "seed": 1}
     return train(tiny.tiny_config(beach, tmp_path_factory.mktemp("one") / "run", **changes), progress=False), changes
 

@@ -1,39 +1,15 @@
 """What needs no torch works without it: a process in which importing any extra's module fails."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
+from bare import bare
 from grcn import Detections
-from grcn.cli.main import main
 from grcn.data.dataset import open_dataset
-from grcn.errors import EXTRAS
-from grcn.export.export import export
-from grcn.predict.checkpoint import LoadedDetector
 from grcn.scenes.generate import generate
-from lively import NAMES, exports, lively, scene, small
-
-BARE = f"""
-import sys
-for module in {sorted(module for modules in EXTRAS.values() for module in modules)!r}:
-    if module not in sys.argv[1].split(","):
-        sys.modules[module] = None  # importing it raises ModuleNotFoundError
-from grcn import Detections
-from grcn.cli.main import main
-sys.exit(main(sys.argv[2:]))
-"""
-
-
-def bare(*words: object, but: str = "") -> subprocess.CompletedProcess[str]:
-    """`grcn` with these words, without any extra but the modules named."""
-    return subprocess.run(
-        [sys.executable, "-c", BARE, but, *map(str, words)], capture_output=True, text=True, timeout=120
-    )
 
 
 @pytest.fixture(scope="module")
@@ -60,24 +36,6 @@ def test_checking_and_measuring_need_no_extra(photos: Path, tmp_path: Path) -> N
         assert done.returncode == 0, (words, done.stderr)
     assert json.loads((tmp_path / "report" / "metrics.json").read_text())["AP"] == pytest.approx(1)
     assert (tmp_path / "gap" / "gap.html").exists()
-
-
-@exports
-def test_an_exported_detector_needs_its_runtime_alone(tmp_path: Path) -> None:
-    model = lively(small("faster_rcnn_r18_c5"))
-    file, picture, out = tmp_path / "m.onnx", tmp_path / "p.png", tmp_path / "found"
-    export(LoadedDetector(model, NAMES, "faster_rcnn_r18_c5", {}), file, "onnx")
-    Image.fromarray(scene(96, 128)).save(picture)
-    done = bare("predict", file, picture, "--out", out, but="onnxruntime,onnx")
-    assert done.returncode == 0, done.stderr
-    assert main(["predict", str(file), str(picture), "--out", str(tmp_path / "here")]) == 0
-    assert (out / "results.json").read_bytes() == (tmp_path / "here" / "results.json").read_bytes()
-    assert len(json.loads((out / "results.json").read_text()))
-    done = bare("predict", file, picture, "--out", out)
-    assert (done.returncode, done.stderr) == (
-        2,
-        "grcn: error: needs onnxruntime, which is not installed: pip install 'grcn[onnx]'\n",
-    )
 
 
 @pytest.mark.parametrize(

@@ -89,7 +89,7 @@ def test_what_does_not_fit_is_named_and_left_as_initialised(tiny, trained):
     assert torch.equal(model.rpn.conv.weight, before)
     assert {"rpn.conv.weight", "roi.heads.loc.fc6.weight", "roi.scores.weight"} <= set(report.fresh)
     assert {"rpn.conv.weight", "roi.heads.shared.fc6.weight"} <= set(report.unused)
-    assert "separation.trunk.conv1.0.weight" in report.kept
+    assert "separation.trunk.conv1.conv1.0.weight" in report.kept
     assert "rpn.conv.weight" in str(report)
     assert {*report.kept, *report.by_class, *report.fresh} == set(model.state_dict())
 

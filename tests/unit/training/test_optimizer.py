@@ -44,16 +44,16 @@ def test_the_average_follows_weights_and_statistics(tiny):
     for step in range(1, 30):
         with torch.no_grad():
             weight.add_(torch.randn_like(weight))
-            model.get_buffer("separation.trunk.conv1.1.running_mean").add_(1)
-            model.get_buffer("separation.trunk.conv1.1.num_batches_tracked").add_(1)
+            model.get_buffer("separation.trunk.conv1.conv1.1.running_mean").add_(1)
+            model.get_buffer("separation.trunk.conv1.conv1.1.num_batches_tracked").add_(1)
         decay = min(0.9, (1 + step) / (10 + step))
         expected = decay * expected + (1 - decay) * weight.detach()
         mean = decay * mean + (1 - decay) * step
         average.update_parameters(model)
     own = average.module
     assert torch.allclose(dict(own.named_parameters())[name], expected, atol=1e-6)
-    assert float(own.get_buffer("separation.trunk.conv1.1.running_mean")[0]) == pytest.approx(mean)
-    assert int(own.get_buffer("separation.trunk.conv1.1.num_batches_tracked")) == 29
+    assert float(own.get_buffer("separation.trunk.conv1.conv1.1.running_mean")[0]) == pytest.approx(mean)
+    assert int(own.get_buffer("separation.trunk.conv1.conv1.1.num_batches_tracked")) == 29
     assert torch.equal(own.rpn.cells, model.rpn.cells)
     assert not any(module.training for module in average.modules())
     assert not any(parameter.requires_grad for parameter in average.parameters())

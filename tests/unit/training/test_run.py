@@ -43,7 +43,7 @@ def assert_same_state(a, b):
         for clock in ("seconds", "waited"):
             state["figures"].pop(clock)
     count = _assert_equal(first, second, "")
-    assert count > 300  # tensors
+    assert count > 250  # tensors
 
 
 def _assert_equal(a, b, where):
