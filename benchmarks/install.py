@@ -109,6 +109,7 @@ TRIALS = {
     "video": Trial((VIDEO, f"grcn predict model.onnx clip.mp4 {PREDICT}"), beside="onnx"),
     "supervision": Trial((SUPERVISION,)),
     "heic": Trial((f"grcn predict model.onnx photo.heic {PREDICT}",), beside="onnx"),
+    "parquet": Trial(("grcn check folder",)),
     "study": Trial(
         ("grcn study run study.yaml --out studies --engine ray", "grcn study table study.yaml --out studies")
     ),
@@ -123,8 +124,11 @@ TRIALS = {
 
 
 def prepare(folder: Path) -> None:
-    """Writes what the commands take: a data set, a run, exported detectors, results, a study, a video, a HEIC photo."""
+    """Writes what the commands take: data sets, a run, exported detectors, results, a study, a video, a HEIC photo."""
     sys.path.append(str(ROOT / "tests"))
+    import pyarrow
+    from pyarrow import parquet
+
     import heic
     from grcn.predict.video import write_video
 
@@ -147,6 +151,10 @@ def prepare(folder: Path) -> None:
     shutil.move(folder / "report" / "results.json", folder / "results.json")
     (folder / "study.yaml").write_text(STUDY)
     (folder / "photo.heic").write_bytes(heic.HEIC)
+    (folder / "folder" / "train").mkdir(parents=True)
+    photo = shutil.copy(next((folder / "photos" / "JPEGImages").iterdir()), folder / "folder" / "train")
+    row = {"file_name": Path(photo).name, "objects": {"bbox": [[10, 10, 50, 40]], "categories": ["towel"]}}
+    parquet.write_table(pyarrow.Table.from_pylist([row]), folder / "folder" / "train" / "metadata.parquet")
     with open(folder / "clip.mp4", "wb") as file, write_video(file, 10, 72, 96) as write:
         for path in sorted((folder / "photos" / "JPEGImages").iterdir())[:3]:
             write(np.asarray(Image.open(path).resize((96, 72))))

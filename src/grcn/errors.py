@@ -77,6 +77,7 @@ EXTRAS = {
     "export": ("onnx", "onnxscript", "nncf"),
     "video": ("av",),
     "heic": ("pillow_heif",),
+    "parquet": ("pyarrow",),
     "study": ("ray", "scipy"),
     "serve": ("fastapi", "uvicorn", "python_multipart", "starlette", "pydantic"),
     "demo": ("gradio",),

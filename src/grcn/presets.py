@@ -153,6 +153,10 @@ def _presets() -> dict[str, DetectorConfig]:
 
 PRESETS: dict[str, DetectorConfig] = _presets()
 
+CPU_PRESET, GPU_PRESET = "grcn_lite0_fpn", "grcn_r50_fpn"
+"""What is trained where no preset is named. Pyramids: in equal minutes ahead of one map wherever we tried both
+(docs/results/findings.md)."""
+
 
 def train_config(values: Mapping[str, Any]) -> TrainConfig:
     """A training run from plain values; what a `model` among them leaves out is the preset's.

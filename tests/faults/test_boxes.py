@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from grcn.data.boxes import clean_boxes
 from grcn.data.dataset import open_dataset
+from grcn.data.formats import FORMATS
 from grcn.errors import AnnotationError
 
 WIDTH, HEIGHT = 100, 80
@@ -103,8 +104,59 @@ def write_labelstudio(root: Path, box: tuple[float, ...]) -> None:
     (root / "export.json").write_text(json.dumps([task]))
 
 
-WRITERS = {"voc": write_voc, "coco": write_coco, "yolo": write_yolo, "labelstudio": write_labelstudio}
-INDICES = {"voc": 1, "coco": 1, "yolo": 2, "labelstudio": 0}  # an object, an entry, a line, a task
+def write_cvat(root: Path, box: tuple[float, ...]) -> None:
+    PIL.Image.new("RGB", (WIDTH, HEIGHT)).save(root / "a.png")
+    boxes = "".join(
+        f'<box label="cat" source="manual" occluded="0" xtl="{x1}" ytl="{y1}" xbr="{x2}" ybr="{y2}" z_order="0"></box>'
+        for x1, y1, x2, y2 in (GOOD, box)
+    )
+    image = f'<image id="0" name="a.png" width="{WIDTH}" height="{HEIGHT}">{boxes}</image>'
+    (root / "annotations.xml").write_text(f"<annotations><version>1.1</version>{image}</annotations>")
+
+
+def write_imagefolder(root: Path, box: tuple[float, ...]) -> None:
+    PIL.Image.new("RGB", (WIDTH, HEIGHT)).save(root / "a.png")
+    boxes = [[x1, y1, x2 - x1, y2 - y1] for x1, y1, x2, y2 in (GOOD, box)]
+    row = {"file_name": "a.png", "objects": {"bbox": boxes, "categories": ["cat", "cat"]}}
+    (root / "metadata.jsonl").write_text(json.dumps(row))
+
+
+def write_csv(root: Path, box: tuple[float, ...]) -> None:
+    PIL.Image.new("RGB", (WIDTH, HEIGHT)).save(root / "a.png")
+    rows = [f"a.png,{WIDTH},{HEIGHT},cat,{x1},{y1},{x2},{y2}\n" for x1, y1, x2, y2 in (GOOD, box)]
+    (root / "table.csv").write_text("filename,width,height,class,xmin,ymin,xmax,ymax\n" + "".join(rows))
+
+
+def write_open_images(root: Path, box: tuple[float, ...]) -> None:
+    PIL.Image.new("RGB", (WIDTH, HEIGHT)).save(root / "a.png")
+    rows = [f"a,cat,{x1 / WIDTH!r},{x2 / WIDTH!r},{y1 / HEIGHT!r},{y2 / HEIGHT!r}\n" for x1, y1, x2, y2 in (GOOD, box)]
+    (root / "table.csv").write_text("ImageID,LabelName,XMin,XMax,YMin,YMax\n" + "".join(rows))
+
+
+WRITERS = {
+    "voc": write_voc,
+    "coco": write_coco,
+    "yolo": write_yolo,
+    "labelstudio": write_labelstudio,
+    "cvat": write_cvat,
+    "imagefolder": write_imagefolder,
+    "csv": write_csv,
+    "csv of Open Images": write_open_images,
+}
+FILES = {  # and where in them the second object stands: as an object, an entry, a line, a task, an image
+    "voc": ("a.xml", 1),
+    "coco": ("annotations/train.json", 1),
+    "yolo": ("labels/a.txt", 2),
+    "labelstudio": ("export.json", 0),
+    "cvat": ("annotations.xml", 0),
+    "imagefolder": ("metadata.jsonl", 1),
+    "csv": ("table.csv", 3),
+}
+
+
+def test_every_format_is_tried() -> None:
+    assert set(FILES) == set(FORMATS)
+    assert set(FORMATS) <= set(WRITERS)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -120,8 +172,7 @@ def test_one_policy_in_every_format(
     expected = [GOOD] if remains is None else [GOOD, remains]
     assert np.allclose(data[0].target.boxes, expected, atol=1e-4)
     for defect in data.defects:
-        assert defect.file in ("a.xml", "annotations/train.json", "labels/a.txt", "export.json")
-        assert defect.object_index == INDICES[data.format]
+        assert (defect.file, defect.object_index) == FILES[data.format]
         assert defect.exit_code == AnnotationError.exit_code
         assert "box [" in defect.message
         assert defect.message.endswith("clipped" if kind == "box-clipped" else "dropped")

@@ -85,6 +85,27 @@ def yolo(root: Path, config: str = "train: images\n") -> None:
     (root / "data.yaml").write_text(f"{config}names: [cat]\n")
 
 
+def cvat(root: Path, name: str = "a.png") -> None:
+    (root / "images").mkdir(exist_ok=True)
+    PIL.Image.new("RGB", (10, 10)).save(root / "images" / "a.png")
+    box = '<box label="cat" occluded="0" xtl="1" ytl="1" xbr="5" ybr="5"></box>'
+    (root / "annotations.xml").write_text(f'<annotations><image id="0" name="{name}">{box}</image></annotations>')
+
+
+def imagefolder(root: Path, name: str = "images/a.png") -> None:
+    (root / "images").mkdir(exist_ok=True)
+    PIL.Image.new("RGB", (10, 10)).save(root / "images" / "a.png")
+    row = {"file_name": name, "objects": {"bbox": [[1, 1, 4, 4]], "categories": ["cat"]}}
+    (root / "metadata.jsonl").write_text(json.dumps(row))
+
+
+def csv(root: Path, name: str = "a.png") -> None:
+    (root / "images").mkdir(exist_ok=True)
+    PIL.Image.new("RGB", (10, 10)).save(root / "images" / "a.png")
+    (root / "table.csv").write_text(f"{name},1,1,5,5,cat\n")
+    (root / "classes.csv").write_text("cat,0\n")
+
+
 def link(at: Path, to: Path) -> None:
     if at.is_dir():
         for inner in at.iterdir():
@@ -123,6 +144,15 @@ def test_file_names_in_voc_files_are_not_followed(root: Path, outside: Path, nam
 def test_file_names_in_coco_files(root: Path, outside: Path, name: str) -> None:
     coco(root, name.format(outside=outside) + ".png")
     refused(root, r"train\.json: images\[0\]: .* leads outside")
+    data = open_dataset(root, on_error="collect")
+    assert (len(data), [defect.kind for defect in data.defects]) == (0, ["path-escape"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("write", [cvat, imagefolder, csv])
+def test_file_names_in_other_files(write: Callable[..., None], root: Path, outside: Path, name: str) -> None:
+    write(root, name.format(outside=outside) + ".png")
+    refused(root, r"(annotations\.xml: image 0|metadata\.jsonl: line 1|table\.csv: line 1).* leads outside")
     data = open_dataset(root, on_error="collect")
     assert (len(data), [defect.kind for defect in data.defects]) == (0, ["path-escape"])
 
@@ -200,6 +230,14 @@ LINKS: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "YOLO images' folder": (yolo, "images", "images"),
     "YOLO labels' folder": (yolo, "labels", "labels"),
     "YOLO configuration": (yolo, "data.yaml", "list.txt"),
+    "CVAT image": (cvat, "images/a.png", "secret.png"),
+    "CVAT export": (cvat, "annotations.xml", "secret.xml"),
+    "CVAT images' folder": (cvat, "images", "images"),
+    "metadata's image": (imagefolder, "images/a.png", "secret.png"),
+    "metadata": (imagefolder, "metadata.jsonl", "secret.json"),
+    "image of a table": (csv, "images/a.png", "secret.png"),
+    "table": (csv, "table.csv", "list.txt"),
+    "classes of a table": (csv, "classes.csv", "list.txt"),
 }
 
 
@@ -211,7 +249,7 @@ def test_links_out_of_the_root(root: Path, outside: Path, case: str) -> None:
     refused(root, "outside")
 
 
-@pytest.mark.parametrize("write", [voc, coco, yolo])
+@pytest.mark.parametrize("write", [voc, coco, yolo, cvat, imagefolder, csv])
 def test_links_inside_the_root_and_to_the_root_are_fine(
     root: Path, tmp_path: Path, write: Callable[[Path], None]
 ) -> None:

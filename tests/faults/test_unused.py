@@ -18,6 +18,8 @@ XML = (
     "</object></annotation>"
 )
 ROW = "0 0.2 0.5 0.2 0.5\n"
+ROW_OF_METADATA = '{"file_name": "a.jpg", "objects": {"bbox": [[10, 20, 20, 40]], "categories": ["cat"]}}\n'
+ROW_OF_TABLE = "filename,class,xmin,ymin,xmax,ymax\nx.jpg,cat,10,20,30,60\n"
 SPLITS = {"train": 60, "val": 120}  # and the grey of its photo
 
 
@@ -89,6 +91,27 @@ def labelstudio(root: Path) -> None:
         write(root / f"{split}.json", export_json(f"{split}.jpg"))
 
 
+def cvat(root: Path) -> None:
+    images = []
+    for split, grey in SPLITS.items():
+        photo(root / "images" / split / "a.jpg", grey)
+        box = '<box label="cat" occluded="0" xtl="10" ytl="20" xbr="30" ybr="60" z_order="0"></box>'
+        images.append(f'<image id="0" name="a.jpg" subset="{split}" width="100" height="80">{box}</image>')
+    write(root / "annotations.xml", f"<annotations>{''.join(images)}</annotations>")
+
+
+def imagefolder(root: Path) -> None:
+    for split, grey in SPLITS.items():
+        photo(root / split / "a.jpg", grey)
+        write(root / split / "metadata.jsonl", ROW_OF_METADATA)
+
+
+def table(root: Path) -> None:
+    for split, grey in SPLITS.items():
+        photo(root / "images" / f"{split}.jpg", grey)
+        write(root / f"{split}_labels.csv", ROW_OF_TABLE.replace("x.jpg", f"{split}.jpg"))
+
+
 # The data set, a file put into it, and what that is counted as.
 CASES: list[tuple[Callable[[Path], None], str, str]] = [
     *((make, "{folder}/in_no_split.jpg", "in-no-split") for make in (voc, coco, yolo_lists)),
@@ -119,9 +142,27 @@ CASES: list[tuple[Callable[[Path], None], str, str]] = [
     (yolo, "other.yaml", "unused-file"),
     (labelstudio, "old/export.json", "in-no-split"),
     (labelstudio, "package.json", "unused-file"),
+    *((make, "{folder}/x.JPG", "in-no-split") for make in (cvat, imagefolder, table)),
+    *((make, "at_top.jpg", "in-no-split") for make in (cvat, imagefolder, table)),
+    *((make, "notes.docx", "unused-file") for make in (cvat, imagefolder, table)),
+    *((make, "{folder}/x.jxl", "unread-kind") for make in (cvat, imagefolder, table)),
+    (cvat, "old/annotations.xml", "in-no-split"),
+    (cvat, "x.csv", "unused-file"),
+    (imagefolder, "old/metadata.jsonl", "in-no-split"),
+    (imagefolder, "other.jsonl", "unused-file"),
+    (table, "old/a.csv", "in-no-split"),
+    (table, "x.csv", "unused-file"),
+    (table, "metadata.csv", "unused-file"),
 ]
-FOLDERS = {voc: "JPEGImages", voc_folders: "JPEGImages/train", roboflow: "train", yolo: "images/train"}
-TEXTS = {".xml": XML, ".txt": ROW}
+FOLDERS = {
+    voc: "JPEGImages",
+    voc_folders: "JPEGImages/train",
+    roboflow: "train",
+    yolo: "images/train",
+    cvat: "images/train",
+    imagefolder: "train",
+}
+TEXTS = {".xml": XML, ".txt": ROW, ".jsonl": ROW_OF_METADATA, ".csv": ROW_OF_TABLE}
 
 
 def put(root: Path, make: Callable[[Path], None], name: str, kind: str) -> None:
@@ -132,7 +173,8 @@ def put(root: Path, make: Callable[[Path], None], name: str, kind: str) -> None:
     elif kind == "unused-file" or path.suffix.lower() not in (*TEXTS, ".json"):
         path.write_text("images/x.jpg: <labels/>\n")
     else:
-        path.write_text(TEXTS.get(path.suffix.lower(), (export_json if make is labelstudio else coco_json)("x.jpg")))
+        texts = TEXTS | ({".xml": XML.replace("annotation>", "annotations>")} if make is cvat else {})
+        path.write_text(texts.get(path.suffix.lower(), (export_json if make is labelstudio else coco_json)("x.jpg")))
 
 
 def found(report: CheckReport) -> list[tuple[str, str]]:
@@ -156,7 +198,9 @@ def test_what_no_split_uses_is_counted_by_name(
     assert ("No defects found" in text) == (kind == "unused-file")
 
 
-@pytest.mark.parametrize("make", [voc, voc_folders, coco, roboflow, yolo, yolo_lists, labelstudio])
+@pytest.mark.parametrize(
+    "make", [voc, voc_folders, coco, roboflow, yolo, yolo_lists, labelstudio, cvat, imagefolder, table]
+)
 def test_what_no_one_takes_for_data_is_not_counted(tmp_path: Path, make: Callable[[Path], None]) -> None:
     make(tmp_path)
     folder = FOLDERS.get(make, "images")
@@ -233,7 +277,7 @@ def test_named_splits_say_nothing_of_other_files(tmp_path: Path) -> None:
     assert found(check_dataset(tmp_path, splits=["train"])) == []
 
 
-@pytest.mark.parametrize("make", [voc, voc_folders, coco, yolo, labelstudio])
+@pytest.mark.parametrize("make", [voc, voc_folders, coco, yolo, labelstudio, cvat, imagefolder, table])
 @pytest.mark.parametrize("spoil", ["cut off", "no photo", "gone", "of another kind"])
 def test_a_split_without_one_readable_photo(tmp_path: Path, make: Callable[[Path], None], spoil: str) -> None:
     make(tmp_path)

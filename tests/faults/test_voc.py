@@ -122,7 +122,7 @@ OUTSIDE = '<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/passwd">]>'
         (wrap(OBJECT, '<?xml version="1.0" encoding="none-such"?>'), "not well-formed"),
         (wrap(OBJECT.replace("cat", "ch\xe2t")).encode("latin-1"), "not well-formed"),
         (wrap(OBJECT.replace("cat", "猫"), '<?xml version="1.0" encoding="gbk"?>').encode("gbk"), "not well-formed"),
-        ("<annotations><image/></annotations>", "root element <annotations>"),
+        ("<labels><image/></labels>", "root element <labels>"),
     ],
 )
 def test_broken_files(root: Path, text: str | bytes, reason: str) -> None:

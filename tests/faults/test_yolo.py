@@ -8,8 +8,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from grcn.config import TrainConfig
+from grcn.data.check import check_dataset
 from grcn.data.dataset import open_dataset
 from grcn.errors import AnnotationError, DataError, GrcnError, ImageError
+from grcn.training.data import open_data
 
 ROW = "0 0.2 0.5 0.2 0.5"
 PARSED = [10.0, 20.0, 30.0, 60.0]
@@ -214,14 +217,50 @@ def test_yaml_laughs_are_harmless(root: Path) -> None:
 
 
 def test_nothing_names_the_classes(root: Path) -> None:
-    annotate(root, ROW)
+    """They are called by their numbers, of all splits, and this is said once."""
     (root / "data.yaml").unlink()
-    with pytest.raises(DataError, match=r"nothing names the classes; add data\.yaml or classes\.txt"):
-        open_dataset(root)
-    assert open_dataset(root, class_names=["cat"]).class_names == ("cat",)
+    for split, rows in (
+        ("train", f"{ROW}\n2 0.2 0.2 0.1 0.1\n"),
+        ("val", "4 0.2 0.2 0.1 0.1\n77 far\n12345 0 0 1 1\n"),
+    ):
+        for kind in ("images", "labels"):
+            (root / kind / split).mkdir()
+        PIL.Image.new("RGB", (10, 10), (len(rows),) * 3).save(root / "images" / split / "a.png")
+        (root / "labels" / split / "a.txt").write_text(rows)
+    (root / "images" / "a.png").unlink()
+    data = open_dataset(root)
+    assert (data.class_names, data[0].target.labels.tolist()) == (("0", "1", "2", "3", "4"), [0, 2])
+    (said,) = data.defects
+    assert (said.kind, said.file, said.exit_code) == ("classes-by-number", "classes.txt", 0)
+    assert "nothing else names the classes: their names are their numbers, 0 to 4; it may name them" in said.message
+    with pytest.raises(AnnotationError, match=r"a\.txt: line 2: '77 far' does not"):
+        open_dataset(root, split="val")
+    kinds = [defect.kind for defect in check_dataset(root).defects]
+    assert (kinds.count("classes-by-number"), kinds.count("bad-object")) == (1, 2), "too high a number is no class"
+    assert open_dataset(root, class_names=["cat", "dog", "eel"]).defects == (), "a model's names, by their numbers"
     (root / "classes.txt").write_text("cat\ncat\n")
     with pytest.raises(AnnotationError, match=r"classes\.txt: class 'cat' is named twice"):
         open_dataset(root)
+
+
+def test_training_says_once_that_nothing_names_the_classes(root: Path) -> None:
+    annotate(root, ROW)
+    (root / "data.yaml").write_text("train: images\nval: images\n")
+    heard: list[str] = []
+    train, val = open_data(TrainConfig(data=str(root), val_split="val"), heard.append)
+    assert (train.class_names, val and val.class_names) == (("0",), ("0",))
+    assert ["nothing else names the classes" in line for line in heard].count(True) == 1
+
+
+@pytest.mark.parametrize("listed", [False, True])
+def test_data_yaml_without_names(root: Path, listed: bool) -> None:
+    annotate(root, ROW)
+    (root / "data.yaml").write_text("train: images\nnc: 1\n")
+    if listed:
+        (root / "classes.txt").write_text("cat\n")
+    data = open_dataset(root)
+    assert data.class_names == (("cat",) if listed else ("0",))
+    assert [defect.kind for defect in data.defects] == ([] if listed else ["classes-by-number"])
 
 
 row = st.lists(st.floats(width=16).map(str) | st.sampled_from(["0", "1", "0.5", "x", "1e30", "nan"]), max_size=9)

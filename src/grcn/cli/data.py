@@ -20,7 +20,9 @@ def check(argv: Sequence[str]) -> int:
     parser.add_argument("data", type=str, metavar="DIR", help="folder of the data set")
     parser.add_argument("--split", nargs="+", type=str, metavar="NAME", help="splits to look at; default: all")
     add_format_option(parser)
-    parser.add_argument("--preset", type=str, default="grcn_r50", help="the detector to measure the sizes for")
+    from grcn.presets import CPU_PRESET, preset
+
+    parser.add_argument("--preset", type=str, default=CPU_PRESET, help="the detector to measure the sizes for")
     parser.add_argument("--short_side", type=int, help="input size to measure for; default: the preset's")
     parser.add_argument("--long_side", type=int, help="cap on the longer side; default: the preset's")
     parser.add_argument("--all", action="store_true", help="list all defects, not five of a kind")
@@ -28,7 +30,6 @@ def check(argv: Sequence[str]) -> int:
     options = parser.read(argv)
 
     from grcn.data.check import check_dataset, render
-    from grcn.presets import preset
 
     config = preset(options.preset)
     with progress_bar(f"reading {options.data}") as progress:

@@ -34,7 +34,7 @@ def read_train_config(argv: Sequence[str]) -> TrainConfig:
     parser = Parser(
         "train",
         "--data DIR [--preset NAME] [--config FILE] [--KEY VALUE ...]",
-        "Trains a detector on a folder of labelled images: PASCAL VOC, COCO, YOLO or Label Studio. The run folder gets "
+        "Trains a detector on a folder of labelled images, in any format that `grcn check` reads. The run folder gets "
         "weights, metrics, logs and the configuration, which --config takes again. `grcn models` lists the presets.",
         "grcn train --data photos --preset grcn_r18 --minutes 30 --out runs/photos\n"
         "grcn train --config run.yaml --model.cls_stride 16 --optim.lr 0.01\n"

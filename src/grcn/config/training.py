@@ -24,7 +24,7 @@ from grcn.config.fields import (
 from grcn.errors import ConfigError
 
 # The names of the tables in grcn.data.formats, which a test compares: help and files are read without numpy.
-ReadFormat = Literal["auto", "voc", "coco", "yolo", "labelstudio"]
+ReadFormat = Literal["auto", "voc", "coco", "yolo", "labelstudio", "cvat", "imagefolder", "csv"]
 WrittenFormat = Literal["voc", "coco", "yolo", "labelstudio", "fiftyone"]
 
 

@@ -22,14 +22,15 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterable, Sequence
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
 from grcn.data import cache
 from grcn.data.files import Root, check_names, split_kind
-from grcn.data.formats import FORMATS, Layout
+from grcn.data.formats import FORMATS, Format, Layout
 from grcn.data.holdout import HELD_OUT, hold_out
 from grcn.data.records import AnnotatedImage, Dataset, Defect, Findings, ImageRecord, OnError
 from grcn.errors import DataError
@@ -71,13 +72,17 @@ class DataFolder:
             raise DataError(f"format: '{format}' is none of auto, {', '.join(FORMATS)}")
         if not os.path.isdir(root):
             what = "is a file; pass the folder that holds it" if os.path.exists(root) else "no such folder"
+            if os.path.isfile(root) and zipfile.is_zipfile(root):
+                what = "is an archive; unpack it and pass the folder"
             raise DataError(f"{root}: {what}")
         self.root = Root(root)
         self._found = _find(self.root, format)
         if not self._found:
             wanted = FORMATS if format == "auto" else {format: FORMATS[format]}
             looked = "; ".join(f"{name}: {row.looked_for}" for name, row in wanted.items())
-            raise DataError(f"{root}: no data set found. Looked for {looked}")
+            packed = [name for name in self.root.listing(self.root.path).files if name.lower().endswith(".zip")]
+            hint = f"{packed[0]} is an archive; unpack it first. " if packed else ""
+            raise DataError(f"{root}: no data set found. {hint}Looked for {looked}")
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -191,8 +196,8 @@ def open_dataset(
             (`valid`, `val2017`, ...); where the folder holds several data sets, after the path of one: `fold0/train`.
         format: a key of `grcn.data.formats.FORMATS`, such as `voc`; `auto`: recognized from the folder.
         class_names: the classes and their order, as a model has them: labels are matched to them by name. Default:
-            the data set's own, by its format's rule (COCO: by category id; YOLO: as listed; VOC and Label Studio:
-            `classes.txt`, else by name), the same for every split.
+            the data set's own, by its format's rule (COCO: by category id; YOLO: as listed; CVAT: as its labels;
+            others: `classes.txt`, else by name), the same for every split.
         on_error: `raise`, or `collect` to count what would raise.
 
     Raises:
@@ -262,10 +267,17 @@ def _listed(names: Iterable[str]) -> str:
 
 
 def _find(root: Root, format: str) -> list[tuple[str, Layout]]:
+    """The layouts of a folder; those of formats that stand aside only where there are no others."""
+    rows = FORMATS if format == "auto" else {format: FORMATS[format]}
+    first, aside = ({name: row for name, row in rows.items() if row.aside == late} for late in (False, True))
+    return _search(root, first) or _search(root, aside)
+
+
+def _search(root: Root, rows: Mapping[str, Format]) -> list[tuple[str, Layout]]:
     """The layouts at the root, or at the first level below it that has any; of links to one folder, one."""
-    level, seen = [root.path], set()
+    level, seen = [root.path] if rows else [], set()
     for _ in range(_DEPTH):
-        found = [layout for folder in level if (layout := _recognize(root, folder, format))]
+        found = [layout for folder in level if (layout := _recognize(root, folder, rows))]
         if found:
             return found
         seen |= {os.path.realpath(folder) for folder in level}
@@ -276,8 +288,7 @@ def _find(root: Root, format: str) -> list[tuple[str, Layout]]:
     return []
 
 
-def _recognize(root: Root, folder: Path, format: str) -> tuple[str, Layout] | None:
-    rows = FORMATS if format == "auto" else {format: FORMATS[format]}
+def _recognize(root: Root, folder: Path, rows: Mapping[str, Format]) -> tuple[str, Layout] | None:
     found = {name: layout for name, row in rows.items() if (layout := row.recognize(root, folder))}
     if len(found) > 1:
         raise DataError(f"{folder}: looks like {' and '.join(found)}; choose with format {' or '.join(found)}")

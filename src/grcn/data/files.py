@@ -45,6 +45,25 @@ def split_kind(name: str) -> str | None:
     return _KINDS.get(re.sub(r"[-_ ]*\d*$", "", name.lower()))
 
 
+def named_split(name: str) -> str | None:
+    """The split that a file's name speaks of, among other words; None where it names none or several.
+
+    >>> named_split("oidv6-train-annotations-bbox"), named_split("Valid_labels"), named_split("annotations")
+    ('train', 'Valid', None)
+    """
+    words = [word for word in re.split(r"[\W_]+", name) if split_kind(word)]
+    return words[0] if len(words) == 1 else None
+
+
+def split_by_folder(name: str) -> str | None:
+    """The folder named for a split in which an image lies, by its name as annotated; None where there is none.
+
+    >>> split_by_folder("photos/train/cam0/1.jpg"), split_by_folder("test/1.jpg"), split_by_folder("train.jpg")
+    ('train', 'test', None)
+    """
+    return next((part for part in reversed(name.replace("\\", "/").split("/")[:-1]) if split_kind(part)), None)
+
+
 class Names(dict[str, T]):
     """Things by name, which `find` finds also where case or Unicode form differ.
 
@@ -221,6 +240,17 @@ class Root:
     def upwards(self, folder: Path) -> list[Path]:
         """The folder and those that hold it, up to the root."""
         return [place for place in (folder, *folder.parents) if place.is_relative_to(self.path)]
+
+
+def image_folders(root: Root, folder: Path, split: str) -> tuple[Path, ...]:
+    """Where the images of a data set's split may lie that is named in a file, the likeliest first."""
+    images = root.folder(folder, *IMAGE_FOLDERS)
+    outer = [place for place in (folder, images) if place]
+    inner = [found for place in outer if (found := root.folder(place, split))]
+    kind = split_kind(split)
+    for place in outer if kind and not inner else []:
+        inner += [root.guarded(found) for found in root.subfolders(place) if split_kind(found.name) == kind]
+    return tuple(dict.fromkeys(inner + ([images] if images else []) + [folder]))
 
 
 class NotFoundError(Exception):

@@ -22,6 +22,8 @@ from grcn.types import Target
 OnError = Literal["raise", "collect"]
 Boxes = NDArray[np.float64]
 
+MOST_CLASSES = 10_000  # that have numbers alone; the largest public sets of boxes have a thousand
+
 
 @dataclass(frozen=True)
 class ImageRecord:
@@ -219,6 +221,21 @@ class Findings:
             else:
                 self.fault(error.kind, file, f"{where}: {error}", index)
             return None
+
+    def classes_by_number(self, highest: int, place: Path) -> tuple[str, ...]:
+        """Names of the classes 0 to `highest` that nothing names: their numbers, which is said.
+
+        Raises:
+            AnnotationError: where these are too many to be classes.
+        """
+        if highest >= MOST_CLASSES:
+            raise AnnotationError(f"{place}: class {highest} with nothing to name it; name the classes in classes.txt")
+        if highest >= 0:
+            message = f"is not there, and nothing else names the classes: their names are their numbers, 0 to {highest}"
+            self.remark(
+                "classes-by-number", place / "classes.txt", f"{message}; it may name them, one a line in that order"
+            )
+        return tuple(map(str, range(highest + 1)))
 
     def unread(self, image: Path) -> None:
         """Counts a photo of a kind that is not read."""

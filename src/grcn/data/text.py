@@ -1,12 +1,18 @@
-"""Reading what annotations consist of: text in any Unicode encoding, JSON, numbers, flags, ids."""
+"""Reading what annotations consist of: text in any Unicode encoding, JSON, XML, CSV, numbers, flags, ids."""
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import reprlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
+from xml.etree.ElementTree import Element, ParseError
+
+import defusedxml.ElementTree
+from defusedxml import DefusedXmlException
 
 from grcn.errors import AnnotationError
 
@@ -94,6 +100,51 @@ def read_json(path: Path, kind: type, expected: str, limit: int) -> Any:
     if not isinstance(content, kind):
         raise AnnotationError(f"{path}: a JSON {type(content).__name__}, expected {expected}")
     return content
+
+
+def read_xml(path: Path, root: str, limit: int = MAX_TEXT) -> Element:
+    """An XML file's root element.
+
+    Args:
+        root: its name.
+
+    Raises:
+        AnnotationError: if it cannot be read, is no XML of that root, or declares what is not followed.
+    """
+    try:
+        element: Element = defusedxml.ElementTree.fromstring(read_bytes(path, limit))
+    except DefusedXmlException as error:
+        what = "declares entities, which are not expanded" if "Entit" in type(error).__name__ else "refers to a DTD"
+        raise AnnotationError(f"{path}: {what}; remove the declaration") from None
+    # expat reports its own errors as ParseError and unknown encodings as ValueError or LookupError.
+    except (ParseError, ValueError, LookupError) as error:
+        raise AnnotationError(f"{path}: not well-formed XML: {error}") from None
+    if element.tag != root:
+        raise AnnotationError(f"{path}: root element <{element.tag}>, expected <{root}>")
+    return element
+
+
+def read_csv(path: Path, limit: int, delimiter: str = ",") -> Iterator[tuple[int, list[str]]]:
+    """The rows of a CSV file that are not empty, as stripped cells, each with its line from 1.
+
+    Raises:
+        AnnotationError: as `read_text`, or where it breaks the rules of CSV.
+    """
+    if path.is_file() and path.stat().st_size > limit:
+        raise AnnotationError(f"{path}: larger than {limit} bytes; keep the rows of the photos that are there")
+    reader = csv.reader(io.StringIO(read_text(path, limit), newline=""), delimiter=delimiter)
+    try:
+        for row in reader:
+            cells = [cell.strip() for cell in row]
+            if any(cells) and not (reader.line_num == 1 and is_csv_hint(cells[0])):
+                yield reader.line_num, cells
+    except csv.Error as error:
+        raise AnnotationError(f"{path}: line {reader.line_num}: {error}") from None
+
+
+def is_csv_hint(line: str) -> bool:
+    """Whether the first line of a CSV file says what separates, as Excel writes it, and is no row."""
+    return line.strip().lower().startswith("sep=")
 
 
 def number(text: object) -> float:

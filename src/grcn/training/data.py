@@ -66,7 +66,7 @@ def _left_out(data: Dataset, config: TrainConfig) -> str:
 
 def _say_defects(data: Dataset, say: Say) -> None:
     for defect in data.defects:
-        if defect.exit_code == ImageError.exit_code:
+        if defect.exit_code == ImageError.exit_code or defect.kind == "classes-by-number":
             say(f"{data.root}: {defect.file}: {defect.message}")
     if count := sum(defect.exit_code != 0 for defect in data.defects):
         say(f"{data.root}: split '{data.split}' has defects ({count}); `grcn check` lists them")

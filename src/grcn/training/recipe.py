@@ -14,11 +14,8 @@ from grcn.config import OptimConfig, TrainConfig
 from grcn.data.records import Dataset
 from grcn.data.sizing import objects_at
 from grcn.predict.published import has_published
-from grcn.presets import LITE0, detector_of
+from grcn.presets import CPU_PRESET, GPU_PRESET, LITE0, detector_of
 from grcn.runtime import multiplies_bf16
-
-CPU_PRESET, GPU_PRESET = "grcn_lite0_fpn", "grcn_r50_fpn"
-"""Pyramids: in equal minutes ahead of one map wherever we tried (docs/results/findings.md)."""
 
 LITE0_LR = 0.002
 """AdamW's learning rate for EfficientNet-Lite0 from ImageNet, at 16 images."""

@@ -252,7 +252,7 @@ FAULTS: dict[str, tuple[Any, str]] = {
     "two sizes": (task(result(), result(original_width=9)), r"result 1: image of 9 x 480, another object says"),
     "a turned image": (task(result(image_rotation=90)), r"result 0: drawn on a turned image"),
     "an unknown class": (task(result(name="unicorn")), r"result 0: class 'unicorn' is none of the classes \(cat\)"),
-    "the same image": (task(), r"task 1: a b\.png is in an earlier task"),
+    "the same image": (task(), r"task 1: a b\.png is the image of task 0, too"),
     "an escape": (task(address="/data/local-files/?d=x/../../secret.png"), r"task 1: .* leads outside"),
 }
 

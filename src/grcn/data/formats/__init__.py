@@ -4,7 +4,7 @@ A new format is a module with the functions of `protocol.Format`, a row here, an
 which a test compares with the table.
 """
 
-from grcn.data.formats import coco, fiftyone, labelstudio, voc, yolo
+from grcn.data.formats import coco, cvat, fiftyone, imagefolder, labelstudio, tables, voc, yolo
 from grcn.data.formats.protocol import Format, Layout, Writer
 
 FORMATS: dict[str, Format] = {
@@ -12,6 +12,9 @@ FORMATS: dict[str, Format] = {
     "coco": coco.FORMAT,
     "yolo": yolo.FORMAT,
     "labelstudio": labelstudio.FORMAT,
+    "cvat": cvat.FORMAT,
+    "imagefolder": imagefolder.FORMAT,
+    "csv": tables.FORMAT,
 }
 """The formats that are read, by name."""
 

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from grcn.data.boxes import from_xywh
-from grcn.data.files import IMAGE_FOLDERS, ImageFinder, Root, check_names, split_kind
+from grcn.data.files import IMAGE_FOLDERS, ImageFinder, Root, check_names, image_folders, split_kind
 from grcn.data.formats.protocol import Format, Opened, Writer
 from grcn.data.records import AnnotatedImage, Annotations, Findings, numbered
 from grcn.data.text import Id, as_id, by_id, flag, number, read_json, shown, sniff
@@ -32,7 +32,14 @@ from grcn.files import write_json
 
 MAX_JSON = 2**30  # bytes; COCO's own largest file is under half of it
 
-_OTHER_TASKS = ("captions_", "person_keypoints_", "panoptic_", "stuff_", "image_info_")
+_OTHER_TASKS = (
+    "captions_",
+    "person_keypoints_",
+    "panoptic_",
+    "stuff_",
+    "image_info_",
+    "bbox_labels_",
+)  # Open Images' last
 _SNIFF = 2**20  # bytes of a JSON file in which a key of COCO's must show
 
 
@@ -80,7 +87,7 @@ def recognize(root: Root, folder: Path) -> CocoLayout | None:
     splits = {}
     for path in files:
         name = path.stem.removeprefix("instances_")
-        splits[name] = (path, _image_folders(root, folder, name))
+        splits[name] = (path, image_folders(root, folder, name))
     if not splits:
         for inner in root.subfolders(folder):
             if split_kind(inner.name):
@@ -102,16 +109,6 @@ def is_annotation(path: Path) -> bool:
         return True
     start = sniff(path, _SNIFF)
     return start[:1] == "{" and ('"images"' in start or '"annotations"' in start)
-
-
-def _image_folders(root: Root, folder: Path, split: str) -> tuple[Path, ...]:
-    images = root.folder(folder, *IMAGE_FOLDERS)
-    outer = [place for place in (folder, images) if place]
-    inner = [found for place in outer if (found := root.folder(place, split))]
-    kind = split_kind(split)
-    for place in outer if kind and not inner else []:
-        inner += [root.guarded(found) for found in root.subfolders(place) if split_kind(found.name) == kind]
-    return tuple(dict.fromkeys(inner + ([images] if images else []) + [folder]))
 
 
 def _load(path: Path) -> dict[str, Any]:

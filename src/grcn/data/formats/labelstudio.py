@@ -20,7 +20,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, quote, unquote, urlsplit
@@ -29,9 +29,17 @@ from xml.etree.ElementTree import Element, ElementTree, SubElement, indent
 import numpy as np
 
 from grcn.data.files import IMAGE_FOLDERS, ImageFinder, NotFoundError, Root, read_class_list, split_kind
+from grcn.data.formats.entries import (
+    Corners,
+    Entry,
+    Object,
+    finding,
+    label_names,
+    note_unmentioned,
+    read_entries,
+)
 from grcn.data.formats.protocol import Format, Opened, Writer, write_list
-from grcn.data.image import ImageHeader
-from grcn.data.records import AnnotatedImage, Annotations, Findings, ImageIds
+from grcn.data.records import AnnotatedImage, Findings
 from grcn.data.text import number, read_json, shown, sniff
 from grcn.files import atomic_file, write_json
 
@@ -59,29 +67,13 @@ class LabelStudioLayout:
         if names is None:
             # What is wrong in the files of other splits is told when those are opened.
             others = [_read(other, Findings(root.path, "collect")) for other in self.splits.values() if other != path]
-            every = [box for some in [tasks, *others] for task in some for box in task.boxes or ()]
-            names = tuple(sorted({box.name for box in every}))
+            names = label_names(task for some in [tasks, *others] for task in some)
         images = root.folder(self.folder, *IMAGE_FOLDERS)
         finder = ImageFinder(root, [images, self.folder] if images else [self.folder])
-        found = [_locate(task, finder, path, findings) for task in tasks]
-        findings.files.update(image for image in found if image)
-        task_of: dict[Path, _Task] = {}
-        for task, image in zip(tasks, found, strict=True):
-            if image and task.boxes is None:
-                message = f"task {task.index} ({image.name}) is not annotated: image left out"
-                findings.note("missing-annotation", path, message, task.index)
-            elif image and task_of.setdefault(image, task) is not task:
-                message = f"task {task.index}: {image.name} is in an earlier task, too"
-                findings.fault("duplicate", path, message, task.index)
-        ids = ImageIds((image for image in found if image), self.folder)
-        headers = findings.headers(list(task_of))
-        annotated = [_task_annotations(ids.of(image), task_of[image], path, image, headers[image]) for image in headers]
+        find = finding(finder, findings)
+        annotated, mentioned = read_entries(tasks, lambda task: find(_as_stored(task, finder)), self.folder, findings)
         if len(self.splits) == 1:
-            spoken_of = set(found)
-            for folder in dict.fromkeys(image.parent for image in headers):
-                for image in root.images(folder):
-                    if image not in spoken_of:
-                        findings.note("missing-annotation", image, "no task speaks of it: image left out")
+            note_unmentioned(root, annotated, mentioned, "task", findings)
         return Opened(names, findings.records(annotated, names))
 
 
@@ -99,47 +91,19 @@ def is_annotation(path: Path) -> bool:
     return start[:1] == "[" and '"data"' in start and '"annotations"' in start
 
 
-@dataclass(frozen=True)
-class _Box:
-    """One rectangle: its place in the task's result, its class, and xyxy in fractions of the image's sides."""
-
-    index: int
-    name: str
-    corners: tuple[float, float, float, float]
-
-
-@dataclass(frozen=True)
-class _Task:
-    """What one task says.
-
-    Args:
-        index: its place in the file.
-        address: of its image, as given; parts: the names along its path.
-        size: height and width as given; None where no object gives them.
-        boxes: None where the task is not annotated.
-    """
-
-    index: int
-    address: str
-    parts: tuple[str, ...]
-    size: tuple[float, float] | None
-    boxes: tuple[_Box, ...] | None
-
-
-def _read(path: Path, findings: Findings) -> list[_Task]:
+def _read(path: Path, findings: Findings) -> list[Entry]:
     """The tasks of an export."""
     content = read_json(path, list, "Label Studio's list of tasks", MAX_JSON)
     tasks = []
-    for index, entry in enumerate(content):
+    for index, task in enumerate(content):
         try:
-            address = _address(entry)
-            parts = _parts(address)
-            annotation = _annotation(entry)
+            name = "/".join(_parts(_address(task)))
+            annotation = _annotation(task)
         except ValueError as error:
             findings.fault("bad-task", path, f"task {index}: {error}", index)
             continue
-        boxes, size = (None, None) if annotation is None else _boxes(index, annotation, path, findings)
-        tasks.append(_Task(index, address, parts, size, boxes))
+        objects, size = (None, None) if annotation is None else _objects(index, annotation, path, findings)
+        tasks.append(Entry(name, path, index, f"task {index}", size, objects, fractions=True))
     return tasks
 
 
@@ -173,11 +137,11 @@ def _annotation(entry: dict[str, Any]) -> list[Any] | None:
     return result
 
 
-def _boxes(
+def _objects(
     index: int, result: list[Any], path: Path, findings: Findings
-) -> tuple[tuple[_Box, ...], tuple[float, float] | None]:
+) -> tuple[list[Object], tuple[float, float] | None]:
     """The rectangles of a task's result, and the image's height and width where they give them."""
-    boxes: list[_Box] = []
+    objects: list[Object] = []
     sizes: set[tuple[float, float]] = set()
     for place, entry in enumerate(result):
         where = f"task {index}, result {place}"
@@ -186,21 +150,21 @@ def _boxes(
             findings.note("other-annotation", path, f"{where}: '{kind[:40]}' is no rectangle: passed over", index)
             continue
         try:
-            box, size, turned = _box(place, entry)
+            name, corners, size, turned = _box(entry)
             if sizes - {size}:
                 raise ValueError(f"image of {size[1]:g} x {size[0]:g}, another object says otherwise")
         except ValueError as error:
             findings.fault("bad-object", path, f"{where}: {error}", index)
             continue
         if turned:
-            findings.note("box-turned", path, f"{where} ('{box.name}'): turned: the box around it is taken", index)
-        boxes.append(box)
+            findings.note("box-turned", path, f"{where} ('{name}'): turned: the box around it is taken", index)
+        objects.append(Object(name, corners, index, where))
         sizes.add(size)
-    return tuple(boxes), next(iter(sizes), None)
+    return objects, next(iter(sizes), None)
 
 
-def _box(place: int, entry: Any) -> tuple[_Box, tuple[float, float], bool]:
-    """One rectangle, the image's height and width as it gives them, and whether it is turned.
+def _box(entry: Any) -> tuple[str, Corners, tuple[float, float], bool]:
+    """One rectangle: its class, its corners in fractions, the image's height and width, and whether it is turned.
 
     Raises:
         ValueError: saying what is wrong with it.
@@ -226,8 +190,7 @@ def _box(place: int, entry: Any) -> tuple[_Box, tuple[float, float], bool]:
         first, second = corners.min(axis=0), corners.max(axis=0)  # NaN stays NaN
     else:
         first, second = corners[0], corners[2]
-    box = _Box(place, labels[0].strip(), (first[0], first[1], second[0], second[1]))
-    return box, (height, width), bool(angle)
+    return labels[0].strip(), (first[0], first[1], second[0], second[1]), (height, width), bool(angle)
 
 
 def _number(entry: dict[str, Any], key: str, default: float | None = None) -> float:
@@ -240,15 +203,15 @@ def _number(entry: dict[str, Any], key: str, default: float | None = None) -> fl
         raise ValueError(f"'{key}' is {shown(value)}, not a number") from None
 
 
-def _locate(task: _Task, finder: ImageFinder, path: Path, findings: Findings) -> Path | None:
-    """The image of a task, also without what Label Studio puts before its name."""
-    name = "/".join(task.parts)
-    plain = "/".join([*task.parts[:-1], _UPLOADED.sub("", task.parts[-1])])
+def _as_stored(task: Entry, finder: ImageFinder) -> Entry:
+    """A task, its image named without what Label Studio puts before names where there is none by the whole name."""
+    folder, slash, own = task.name.rpartition("/")
     try:
-        finder.find(name)
+        finder.find(task.name)
     except NotFoundError as error:
-        name = plain if error.kind == "missing-image" else name
-    return findings.locate(finder, name, path, f"task {task.index}", task.index)
+        if error.kind == "missing-image":
+            return replace(task, name=folder + slash + _UPLOADED.sub("", own))
+    return task
 
 
 def _parts(address: str) -> tuple[str, ...]:
@@ -264,26 +227,6 @@ def _parts(address: str) -> tuple[str, ...]:
     if not parts:
         raise ValueError(f"'image' is {shown(address)}, which names no file")
     return parts
-
-
-def _task_annotations(image_id: str, task: _Task, path: Path, image: Path, header: ImageHeader) -> Annotations:
-    boxes = task.boxes or ()
-    # Fractions of the sides of the image as it was annotated, which a browser shows upright, but not an old one.
-    height, width = header.stored if task.size == header.stored else (header.height, header.width)
-    fractions = np.array([box.corners for box in boxes], dtype=np.float64).reshape(-1, 4)
-    with np.errstate(invalid="ignore", over="ignore"):
-        pixels = fractions * np.array([width, height, width, height], dtype=np.float64)
-    return Annotations(
-        image_id,
-        image,
-        header,
-        path,
-        [box.name for box in boxes],
-        pixels,
-        [task.index] * len(boxes),
-        lambda i: f"task {task.index}, result {boxes[i].index}",
-        task.size,
-    )
 
 
 def write_labelstudio(

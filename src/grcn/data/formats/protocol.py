@@ -73,12 +73,15 @@ class Format:
         is_annotation: whether a file is annotations of this format, by its name and its beginning.
         looked_for: what `recognize` looks for, in words.
         writer: None: data sets are not written in it.
+        aside: whether it is looked for only where no other format is found, at any depth: a table of boxes often lies
+            beside a data set as a second form of it.
     """
 
     recognize: Callable[[Root, Path], Layout | None]
     is_annotation: Callable[[Path], bool]
     looked_for: str
     writer: Writer | None = None
+    aside: bool = False
 
 
 def write_list(path: Path, lines: Sequence[str]) -> None:

@@ -24,14 +24,13 @@ says `Unspecified` is none.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from xml.etree.ElementTree import Element, ElementTree, ParseError, SubElement, indent
+from xml.etree.ElementTree import Element, ElementTree, SubElement, indent
 
-import defusedxml.ElementTree
 import numpy as np
-from defusedxml import DefusedXmlException
 from numpy.typing import NDArray
 
 from grcn.data.boxes import from_voc
@@ -39,12 +38,13 @@ from grcn.data.files import IMAGE_FOLDERS, Names, Root, read_class_list, split_k
 from grcn.data.formats.protocol import Format, Opened, Writer, write_list
 from grcn.data.image import SUFFIXES, UNREAD_SUFFIXES, ImageHeader
 from grcn.data.records import AnnotatedImage, Annotations, Defect, Findings, numbered
-from grcn.data.text import flag, number, read_bytes, read_lines, sniff
+from grcn.data.text import flag, number, read_lines, read_xml, sniff
 from grcn.errors import AnnotationError, ImageError
 from grcn.files import atomic_file
 
 _XML = ("annotations", "annotation", "xmls", "xml", "labels")
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
+_ROOT = re.compile(r"<annotation[\s>/]")
 _RARE = 0.01  # of the objects; so few may begin at 0 by mistake
 
 
@@ -158,12 +158,18 @@ class VocLayout:
 
 def is_annotation(path: Path) -> bool:
     """Whether a file is annotations of this format, by its beginning."""
-    return path.suffix.lower() == ".xml" and "<annotation" in sniff(path, 4096)
+    return path.suffix.lower() == ".xml" and _ROOT.search(sniff(path, 4096)) is not None
+
+
+def _any_voc(files: Iterable[Path]) -> bool:
+    """Whether not all of the XML files are CVAT's; opens their beginnings until one is not."""
+    return any("<annotations" not in sniff(path, 4096) for path in files)
 
 
 def recognize(root: Root, folder: Path) -> VocLayout | None:
-    """The VOC layout of a folder, or None if it has none. Opens no annotation."""
-    xml = next((inner for name in _XML if (inner := root.folder(folder, name)) and root.tree(inner, ".xml")), None)
+    """The VOC layout of a folder, or None if it has none. Opens the beginnings of XML files."""
+    apart = (inner for name in _XML if (inner := root.folder(folder, name)))
+    xml = next((inner for inner in apart if _any_voc(root.tree(inner, ".xml"))), None)
     beside = root.folder(folder, "jpegimages", *IMAGE_FOLDERS)
     images = tuple(place for place in [beside, xml, folder] if place)
     lists = _split_lists(root, folder)
@@ -171,7 +177,7 @@ def recognize(root: Root, folder: Path) -> VocLayout | None:
         lists = _other_lists(root, folder)
     near = root.folder(folder, "jpegimages", *IMAGE_FOLDERS[:-1])  # below `data` may lie anything
     for place in [xml, near, folder] if lists else []:
-        if place and (root.files(folder, ".xml") if place == folder else root.tree(place, ".xml")):
+        if place and _any_voc(root.files(folder, ".xml") if place == folder else root.tree(place, ".xml")):
             return VocLayout(root, folder, {name: VocSplit(place, images, ids) for name, ids in lists.items()})
     splits = _split_folders(root, xml, images) if xml else {}
     if not splits:
@@ -179,9 +185,9 @@ def recognize(root: Root, folder: Path) -> VocLayout | None:
             if split_kind(inner.name):
                 within = root.folder(root.guarded(inner), *_XML) or inner
                 own = (root.folder(inner, "jpegimages", *IMAGE_FOLDERS), within, inner)
-                if root.tree(within, ".xml"):
+                if _any_voc(root.tree(within, ".xml")):
                     splits[inner.name] = VocSplit(within, tuple(path for path in own if path))
-        if root.files(folder, ".xml"):
+        if _any_voc(root.files(folder, ".xml")):
             splits.setdefault("train", VocSplit(folder, images))
     return VocLayout(root, folder, splits) if splits else None
 
@@ -340,20 +346,9 @@ def _annotations(image_id: str, image: Path, header: ImageHeader, xml: Path, fil
 def _read_xml(path: Path, findings: Findings) -> VocFile | None:
     """One XML file; None where it is broken as a whole and that is collected."""
     try:
-        root = defusedxml.ElementTree.fromstring(read_bytes(path))
+        root = read_xml(path, "annotation")
     except AnnotationError as error:
         findings.broken(path, error)
-        return None
-    except DefusedXmlException as error:
-        what = "declares entities, which are not expanded" if "Entit" in type(error).__name__ else "refers to a DTD"
-        findings.fault("broken-annotation", path, f"{what}; remove the declaration")
-        return None
-    # expat reports its own errors as ParseError and unknown encodings as ValueError or LookupError.
-    except (ParseError, ValueError, LookupError) as error:
-        findings.fault("broken-annotation", path, f"not well-formed XML: {error}")
-        return None
-    if root.tag != "annotation":
-        findings.fault("broken-annotation", path, f"root element <{root.tag}>, expected <annotation>")
         return None
     return _objects(root, path, findings)
 

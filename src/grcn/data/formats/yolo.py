@@ -2,11 +2,12 @@
 
 Layouts that are read:
 
-- `data.yaml` (or the one YAML file in the folder that has `names`), whose `train`, `val` and `test` name folders of
-  images, lists of images, or several of these.
+- `data.yaml` or `dataset.yaml` (or the one YAML file in the folder that has `names`), whose `train`, `val` and `test`
+  name folders of images, lists of images, or several of these.
 - Without it, or for splits that it does not give: `images/SPLIT` with `labels/SPLIT`, `SPLIT/images` with
   `SPLIT/labels`, `SPLIT.txt` lists; `images` with `labels` alone, or with images beside subfolders of which none is
-  named for a split, are one split, `train`. Names then stand in `classes.txt`, also in a folder above.
+  named for a split, are one split, `train`. Names then stand in `classes.txt`, also in a folder above. Classes that
+  nothing names are called by their numbers in all splits, `0` to the highest, which is said.
 - Darknet's, as CVAT and FiftyOne write it: `obj.data` names lists and the file of names; or the lists alone, where
   their images have labels.
 
@@ -46,7 +47,7 @@ from grcn.data.files import (
 )
 from grcn.data.formats.protocol import Format, Opened, Writer
 from grcn.data.image import UNREAD_SUFFIXES
-from grcn.data.records import AnnotatedImage, Annotations, Findings, ImageIds, ImageRecord, numbered
+from grcn.data.records import MOST_CLASSES, AnnotatedImage, Annotations, Findings, ImageIds, ImageRecord, numbered
 from grcn.data.text import number, read_lines, read_text, shown, sniff
 from grcn.errors import AnnotationError, DataError, ImageError
 from grcn.files import atomic_file
@@ -81,9 +82,7 @@ class YoloLayout:
     def open(self, split: str, class_names: Sequence[str] | None, findings: Findings) -> Opened:
         """Reads one split; records are in the order of its list, else by the path of their images."""
         root = self.root
-        own = self.names if self.names is not None else tuple(class_names or ())
-        if not own:
-            raise DataError(f"{self.folder}: nothing names the classes; add data.yaml or classes.txt, one name a line")
+        own = self.names or tuple(class_names or ()) or findings.classes_by_number(self._highest(), self.folder)
         if self.config:
             findings.files.add(self.config)
         for kind, message in self.passed_over:
@@ -109,6 +108,23 @@ class YoloLayout:
         records = self._records(label_of, ImageIds(images, self.folder), own, class_names, findings)
         _note_orphans(labels, images, findings)
         return Opened(tuple(class_names) if class_names is not None else own, records)
+
+    def _highest(self) -> int:
+        """The highest number of a class in any split; -1 where there is none."""
+        # What is wrong in the files of other splits is told when those are opened.
+        unsaid = Findings(self.root.path, "collect")
+        images = [
+            image for sources in self.splits.values() for source in sources for image in _images(self, source, unsaid)
+        ]
+        labels = _Labels(self.root)
+        found = {label for image in images if (label := labels.of(image)) and self.root.holds(label)}
+        numbers = [-1]
+        for label in found:
+            try:
+                numbers += [row.class_id for row in _rows(label, MOST_CLASSES, self.keypoints, unsaid)]
+            except AnnotationError:
+                continue
+        return max(numbers)
 
     def _records(
         self,
@@ -166,8 +182,9 @@ def recognize(root: Root, folder: Path) -> YoloLayout | None:
     config, names, lists = _darknet(root, folder)
     by_folders = _splits_by_folders(root, folder, lists)
     path, content = _find_yaml(root, folder)
-    if path is None:
+    if "names" not in content:
         names = names or _names_list(root, folder)
+    if path is None:
         return YoloLayout(root, folder, by_folders, names, config=config) if by_folders else None
     splits: dict[str, tuple[Path, ...]] = {}
     passed_over: list[tuple[str, str]] = []
@@ -195,7 +212,8 @@ def recognize(root: Root, folder: Path) -> YoloLayout | None:
     if not splits:
         raise AnnotationError(f"{path}: none of the folders and lists that it names is in {root.path}")
     keypoints = "kpt_shape" in content
-    return YoloLayout(root, folder, splits, _yaml_names(content, path), keypoints, tuple(passed_over), path)
+    names = _yaml_names(content, path) if "names" in content else names
+    return YoloLayout(root, folder, splits, names, keypoints, tuple(passed_over), path)
 
 
 def _find_yaml(root: Root, folder: Path) -> tuple[Path | None, dict[Any, Any]]:
@@ -215,7 +233,7 @@ def _find_yaml(root: Root, folder: Path) -> tuple[Path | None, dict[Any, Any]]:
                 if path in named:
                     raise
                 continue  # someone else's file
-            if "names" in content and any(key in content for key in _KEYS):
+            if ("names" in content or path in named) and any(key in content for key in _KEYS):
                 found.append((path, content))
         if len(found) > 1 and len({_meaning(content) for _, content in found}) > 1:
             names = " and ".join(path.name for path, _ in found)
