@@ -97,7 +97,6 @@ TRIALS = {
         )
     ),
     "train": Trial((f"{TRAIN} --out new", f"grcn predict new {PREDICT}")),
-    "timm": Trial((f"{TRAIN} --model.backbone timm:resnet10t --out new",)),
     "onnx": Trial((f"grcn predict model.onnx {PREDICT}",)),
     "openvino": Trial((f"grcn predict openvino {PREDICT}",)),
     "export": Trial(

@@ -120,7 +120,7 @@ Try it in a browser, on your own photos or the webcam:
   grcn demo {out / "run"}
 Next, with a folder of your own (VOC, COCO or YOLO):
   grcn check photos
-  grcn train --data photos --preset {PRESET} --fit data --out runs/photos
+  grcn train --data photos --minutes 30 --out runs/photos
   grcn evaluate runs/photos --data photos
   grcn predict runs/photos holiday/*.jpg --out found""",
         highlight=False,

@@ -70,8 +70,7 @@ def first_line(error: Exception) -> str:
 
 
 EXTRAS = {
-    "train": ("torch", "torchvision", "lightning_fabric", "safetensors"),
-    "timm": ("timm",),
+    "train": ("torch", "torchvision", "timm", "lightning_fabric", "safetensors"),
     "onnx": ("onnxruntime",),
     "openvino": ("openvino",),
     "export": ("onnx", "onnxscript", "nncf"),

@@ -290,7 +290,7 @@ def test_models_are_listed_without_timm(capsys: pytest.CaptureFixture[str], monk
     assert "lite0" not in found.out
     assert found.err.count("\n") == 1
     assert all(name in found.err for name in PRESETS if "lite0" in name)
-    assert found.err.endswith("timm is not installed; pip install 'grcn[timm]'\n")
+    assert found.err.endswith("timm is not installed; pip install 'grcn[train]'\n")
     assert main(["models", "grcn_lite0"]) == 2
     assert main(["models", "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)) == len(PRESETS) - 5

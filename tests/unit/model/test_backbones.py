@@ -468,6 +468,6 @@ def test_a_network_that_cuts_cells_at_the_border_is_refused() -> None:
 
 def test_without_timm_its_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(ConfigError, match=r"timm:resnet18': timm is not installed; pip install 'grcn\[timm\]'"):
+    with pytest.raises(ConfigError, match=r"timm:resnet18': timm is not installed; pip install 'grcn\[train\]'"):
         make_backbone("timm:resnet18")
     assert make_backbone("resnet18").name == "resnet18"

@@ -44,7 +44,7 @@ class Timm(Backbone):
         try:
             import timm
         except ImportError:
-            raise ConfigError(f"backbone {PREFIX + name!r}: timm is not installed; pip install 'grcn[timm]'") from None
+            raise ConfigError(f"backbone {PREFIX + name!r}: timm is not installed; pip install 'grcn[train]'") from None
         if name not in timm.list_models():
             raise ConfigError(f"backbone {PREFIX + name!r}: not a name in timm.list_models()")
         self.name = PREFIX + name
