@@ -141,7 +141,7 @@ def test_the_wheel_alone_is_enough(wheel: Path, tmp_path: Path, beach: Path) -> 
 
     home = Path(run("-c", "import grcn; print(grcn.__file__)", program="python").strip())
     assert home.is_relative_to(environment)
-    assert "commands:" in run("--help")
+    assert "measure:" in run("--help")
     assert "grcn_vgg16" in run("models")
     assert run("--version") == f"grcn {grcn.__version__}\n"
     run("-c", "from grcn.study import read_study; assert read_study('context').name == 'context'", program="python")

@@ -19,19 +19,32 @@ class Command:
     run: Callable[[Sequence[str]], int]
 
 
-COMMANDS = {
-    "train": Command("train a detector on a folder of labelled images", train.train),
-    "evaluate": Command("AP50, AP70, AP and more of a detector or of a results file", evaluate.evaluate),
-    "gap": Command("what classification and localization each cost a detector", evaluate.gap),
-    "predict": Command("find objects in images and videos; draw them, write them down", predict.predict),
-    "export": Command("write a detector as one file for ONNX Runtime, OpenVINO or torch.export", export.export),
-    "check": Command("look through a data set before training on it", data.check),
-    "models": Command("list the detectors, or show which map each task of one sees", models.models),
-    "data generate": Command("write the embedded data set", data.generate),
-    "data download": Command("fetch voc2007, voc2012 or coco2017", data.download),
-    "study run": Command("train and score the detectors of a comparison, over data sets and seeds", study.run),
-    "study table": Command("the tables and plots of a study", study.table),
-    "serve": Command("answer over HTTP: photos in, objects out", serve.serve),
-    "push": Command("upload a detector to the Hugging Face Hub", push.push),
-    "demo": Command("the whole job on the embedded data set, in minutes; of a run: a page to try it", demo.demo),
+GROUPS = {
+    "look at data": {
+        "check": Command("what a data set holds, and what is wrong with it", data.check),
+        "data generate": Command("write a small rendered data set, to try things on", data.generate),
+        "data download": Command("fetch VOC 2007, VOC 2012 or COCO 2017", data.download),
+    },
+    "train": {
+        "train": Command("train a detector on a folder of labelled photos", train.train),
+        "models": Command("list the detectors, or show one stage by stage", models.models),
+    },
+    "measure": {
+        "evaluate": Command("score a detector, or anyone's results, against labels", evaluate.evaluate),
+        "gap": Command("tell what wrong classes and loose boxes each cost", evaluate.gap),
+        "study run": Command("train and score the detectors of a comparison", study.run),
+        "study table": Command("write the tables and plots of a comparison", study.table),
+    },
+    "use": {
+        "predict": Command("find objects in photos and videos", predict.predict),
+        "demo": Command("try the whole job, or a trained detector, in a browser", demo.demo),
+        "serve": Command("answer over HTTP: photos in, objects out", serve.serve),
+    },
+    "share": {
+        "export": Command("write a detector for ONNX Runtime, OpenVINO or torch", export.export),
+        "push": Command("upload a detector to the Hugging Face Hub", push.push),
+    },
 }
+"""The commands by what a person wants."""
+
+COMMANDS = {name: command for group in GROUPS.values() for name, command in group.items()}

@@ -11,7 +11,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from grcn.cli.commands import COMMANDS
+from grcn.cli.commands import COMMANDS, GROUPS
 from grcn.cli.streams import lasting_streams
 from grcn.errors import CheckpointError, ConfigError, GrcnError, Interrupted, met_open_files_limit, missing_part
 
@@ -97,15 +97,18 @@ def _dispatch(argv: list[str]) -> int:
 
 
 def _overview(prefix: str = "") -> str:
-    rows = "\n".join(f"  {name:15}{command.summary}" for name, command in COMMANDS.items() if name.startswith(prefix))
+    parts = []
+    for title, group in GROUPS.items():
+        rows = [f"  {name:15}{command.summary}" for name, command in group.items() if name.startswith(prefix)]
+        parts += ["\n".join([f"{title}:", *rows])] if rows else []
+    listed = "\n\n".join(parts)
     return f"""usage: grcn {prefix}COMMAND [options]
 
-G-RCN and Faster R-CNN object detectors: train on your own labelled photos, measure, and find.
+Trains object detectors on your own labelled photos, measures them, and finds objects.
 
-commands:
-{rows}
+{listed}
 
-`grcn {prefix}COMMAND --help` explains one, with an example. Every command takes --debug, for tracebacks.
+`grcn {prefix}COMMAND --help` explains one, with an example. --debug shows tracebacks.
 
 example:
 {_EXAMPLES[prefix]}"""
@@ -113,7 +116,7 @@ example:
 
 _EXAMPLES = {
     "": """\
-  grcn train --data photos --preset grcn_r18 --out runs/photos
+  grcn train --data photos --minutes 30 --out runs/photos
   grcn evaluate runs/photos --data photos
   grcn predict runs/photos holiday/*.jpg --out found""",
     "data ": "  grcn data generate beach",

@@ -40,7 +40,15 @@ jsonargparse.set_loader("yaml", _load_shallow, exceptions=(yaml.YAMLError,))
 
 
 class _HelpFormatter(jsonargparse.DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """jsonargparse's help, with the line breaks of description and example kept."""
+    """jsonargparse's help with line breaks kept and types left out; a default is shown where it says something."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text = re.sub(r"(?<!\.)\.$", "", action.help or "")
+        if action.required and action.option_strings:
+            return f"{text} (required)"
+        default = action.default
+        empty = default is None or default is False or default in ("", [], argparse.SUPPRESS)
+        return text if empty or not action.option_strings else f"{text} (default: %(default)s)"
 
 
 class Parser(jsonargparse.ArgumentParser):
@@ -63,7 +71,10 @@ class Parser(jsonargparse.ArgumentParser):
             exit_on_error=False,
             allow_abbrev=False,
         )
-        self.add_argument("--config", action="config", help="YAML file of these options; the command line overrides it")
+        self.add_argument("--config", action="config", help="YAML file of options; the command line overrides it")
+        help_of = {action.dest: action for action in self._actions}
+        help_of["help"].help = "show this and exit"
+        help_of["print_config"].help = "print all options as a file for --config, and exit"
 
     def read(self, arguments: Sequence[str], *, defaults: bool = True) -> Options:
         """The options of a command line.
