@@ -8,6 +8,7 @@ DATA ?= ../shared/data/bccd
 BENCH ?= docs/results/bench
 DEVICE ?= cuda
 MINUTES ?= 9
+PROSE := README.md CHANGELOG.md CONTRIBUTING.md docs/*.md docs/*/*.md
 GPU ?= gpu-out/$(DEVICE)
 
 .PHONY: help demo test test-slow test-lowest test-newest bench gpu gpu-kit docs dist check lint types format install lock clean
@@ -78,10 +79,12 @@ dist: $(INSTALLED)  ## wheel and source archive, into dist/
 
 check: lint types test  ## everything that CI runs
 
-lint: $(INSTALLED)  ## format and lint, without changing anything
+lint: $(INSTALLED)  ## format, lint, spelling and width of prose, without changing anything
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
+	$(BIN)/codespell $(PROSE) src tests benchmarks
+	$(BIN)/pymarkdown scan $(PROSE)
 
 types: $(INSTALLED)  ## static types, strict
 	$(BIN)/mypy

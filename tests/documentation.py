@@ -67,6 +67,12 @@ class Parsed(BaseException):
         self.options = options
 
 
+def repeated_words(text: str) -> list[str]:
+    """Words that stand twice in a row in a page's prose, line ends included; code and tables are no prose."""
+    prose = re.sub(r"^( *)```.*?^ *```$|^(?:    |\|).*?$|`[^`]*`", "|", text, flags=re.MULTILINE | re.DOTALL)
+    return [" ".join(pair[0].split()) for pair in re.finditer(r"\b([a-z]+)\s+\1\b", prose)]
+
+
 def blocks(text: str) -> list[Block]:
     """The fenced and the indented blocks of a page, in order."""
     found: list[Block] = []

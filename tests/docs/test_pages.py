@@ -72,6 +72,16 @@ def test_a_pages_python_runs(page: Path) -> None:
     docs.run_python(page.read_text(encoding="utf-8"), str(page))
 
 
+@pages
+def test_no_word_stands_twice(page: Path) -> None:
+    assert docs.repeated_words(page.read_text(encoding="utf-8")) == []
+
+
+def test_a_word_that_stands_twice_is_found() -> None:
+    text = "It is the\nthe `set`.\n\n```\nset set\n```\n\n| 3 | 3 |\n\nHe had that. That\n- is is a list\n"
+    assert docs.repeated_words(text) == ["the the", "is is"]
+
+
 def test_the_first_tutorial_can_be_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its commands, in their order, smaller: few pictures, two steps from random weights."""
     monkeypatch.chdir(tmp_path)
