@@ -101,8 +101,7 @@ def test_photos_are_as_eager(weights: Path, onnx_file: Path, openvino_folder: Pa
 
 
 def test_another_head_is_as_eager(tmp_path: Path) -> None:
-    """The one that runs per RoI, and boxes looked at twice. A pyramid's graph is compared in tests/golden, every preset in
-    the slow lane."""
+    """The one that runs per RoI, and boxes looked at twice. A pyramid's graph is compared in tests/golden."""
     config = small("faster_rcnn_r18_c4")
     config = replace(config, roi=replace(config.roi, refine=1))
     check_preset("faster_rcnn_r18_c4", ["onnx"], tmp_path, ((333, 517), (90, 60)), config)
