@@ -9,17 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 
+from grcn.config import Score, ScoreChoice
 from grcn.errors import CheckpointError, ConfigError
 from grcn.types import Array, Detections
-
-Choice = Literal["best", "precise"]
-CHOICES: tuple[Choice, ...] = get_args(Choice)
-Score = float | Choice
-"""The lowest score that is kept: one for all classes, or `best` or `precise`: that of each class."""
 
 KEY = "thresholds"
 _LEAST = 1e-7
@@ -53,7 +49,7 @@ class Thresholds:
     data: str
     split: str
 
-    def of(self, choice: Choice) -> Array:
+    def of(self, choice: ScoreChoice) -> Array:
         """[C] float32, the lowest score that is kept of each class.
 
         `best` of a class that the split says nothing of is `overall`; `precise` is infinite where there is no such
@@ -73,7 +69,7 @@ class Thresholds:
         assert overall is not None
         return replace(self, best=scale(self.best), precise=scale(self.precise), overall=overall)
 
-    def in_words(self, choice: Choice) -> str:
+    def in_words(self, choice: ScoreChoice) -> str:
         """The scores of a choice, and where they are from, in one line."""
         shown = ("never" if math.isinf(score) else f"{score:.2f}" for score in self.of(choice))
         scores = [f"{name} {text}" for name, text in zip(self.class_names, shown, strict=True)]
@@ -138,8 +134,8 @@ def _score(value: Any) -> float | None:
 def check_score(score: Score) -> None:
     """Raises ConfigError where `score` is neither in 0..1 nor a choice."""
     if isinstance(score, str):
-        if score not in CHOICES:
-            raise ConfigError(f"score '{score}': use a number in 0..1, or one of {', '.join(CHOICES)}")
+        if score not in get_args(ScoreChoice):
+            raise ConfigError(f"score '{score}': use a number in 0..1, or one of {', '.join(get_args(ScoreChoice))}")
     elif not 0 <= score <= 1:
         raise ConfigError(f"score {score}: needs 0..1")
 
@@ -181,10 +177,17 @@ def calibrate(found: Detections, temperature: float) -> Detections:
     return Detections(found.boxes, scores, found.class_ids, found.class_names)
 
 
-def no_thresholds(source: object) -> ConfigError:
-    """What to do about weights that have none."""
-    run = source or "RUN"
+def no_thresholds(source: object, *, exported: bool = False) -> ConfigError:
+    """What to do about a file that has none.
+
+    Args:
+        source: the file; None: what it is from is not known.
+        exported: whether it is one of `grcn export`.
+    """
+    run, then = (
+        ("RUN", " with the run that it was made from, and export that again") if exported else (source or "RUN", "")
+    )
     return ConfigError(
-        f"{run}: has no thresholds in its header; `grcn evaluate {run} --data DIR --split val --save thresholds` "
-        "chooses them on labelled photos that it was not trained on"
+        f"{source or 'the detector'}: no thresholds or temperature in its header; choose them by "
+        f"`grcn evaluate {run} --data DIR --split val --save thresholds`{then}"
     )

@@ -45,13 +45,37 @@ def add_device_options(parser: Parser, batches: bool = True) -> None:
         parser.add_argument("--workers", type=int, default=2, help="threads that read images meanwhile")
 
 
+def add_score_options(parser: Parser, score: float) -> None:
+    from grcn.config import Score
+
+    parser.add_argument(
+        "--score",
+        type=Score,
+        default=score,
+        metavar="SCORE",
+        help="leave out detections below this; best: below the score of best F1 of each class, precise: below that of "
+        "a wanted precision, both as a validation split has chosen them",
+    )
+    add_calibration_option(parser)
+
+
+def add_calibration_option(parser: Parser) -> None:
+    parser.add_argument(
+        "--calibrated",
+        action="store_true",
+        help="scores that are probabilities of being right, by the temperature in the file, not the network's own",
+    )
+
+
 def load_detector(source: str, options: Any) -> Detector:
     from grcn.predict.detector import Detector
     from grcn.runtime import tune_cpu
 
     tune_cpu()
-    detector = Detector.load(source, device=options.device, optimize=options.optimize)
-    say(f"{source}: {detector.preset or 'detector'} on {detector.device}, optimize {options.optimize}")
+    calibrated = options.get("calibrated", False)
+    detector = Detector.load(source, device=options.device, optimize=options.optimize, calibrated=calibrated)
+    said = ", calibrated" if calibrated else ""
+    say(f"{source}: {detector.preset or 'detector'} on {detector.device}, optimize {options.optimize}{said}")
     return detector
 
 

@@ -77,10 +77,8 @@ def test_no_other_score_is_better(iou: float, seed: int) -> None:
     for class_id, chosen in [*enumerate(each), (None, together)]:
         tried = []
         for score, matches in zip(scores, map(kept, scores), strict=True):
-            (hits, count), objects = (
-                counts(matches, class_id),
-                matches.objects[slice(None) if class_id is None else class_id].sum(),
-            )
+            hits, count = counts(matches, class_id)
+            objects = matches.objects.sum() if class_id is None else matches.objects[class_id]
             if count and objects:
                 tried.append((2 * hits / (count + objects), score, hits / count, hits / objects))
         if not tried:
