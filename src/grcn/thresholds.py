@@ -184,9 +184,8 @@ def no_thresholds(source: object, *, exported: bool = False) -> ConfigError:
         source: the file; None: what it is from is not known.
         exported: whether it is one of `grcn export`.
     """
-    run, then = (
-        ("RUN", " with the run that it was made from, and export that again") if exported else (source or "RUN", "")
-    )
+    run = "RUN" if exported else source or "RUN"
+    then = " with the run that it was made from, and export that again" if exported else ""
     return ConfigError(
         f"{source or 'the detector'}: no thresholds or temperature in its header; choose them by "
         f"`grcn evaluate {run} --data DIR --split val --save thresholds`{then}"
