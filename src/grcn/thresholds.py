@@ -140,6 +140,12 @@ def check_score(score: Score) -> None:
         raise ConfigError(f"score {score}: needs 0..1")
 
 
+def check_precision(precision: float) -> None:
+    """Raises ConfigError outside 0 < precision <= 1."""
+    if not 0 < precision <= 1:
+        raise ConfigError(f"precision {precision}: needs more than 0 and at most 1: the share that is right")
+
+
 def scaled(scores: Any, temperature: float) -> Array:
     """Temperature scaling (Guo et al. 2017, "On Calibration of Modern Neural Networks"), on the logit of a score.
 

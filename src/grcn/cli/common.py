@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from grcn.cli.parser import Parser
     from grcn.data.dataset import Dataset
     from grcn.predict.detector import Detector
+    from grcn.thresholds import Thresholds
     from grcn.types import Detections
 
 
@@ -81,8 +82,8 @@ def load_detector(source: str, options: Any) -> Detector:
 
 def read_detections(
     source: str, options: Any, *, is_run: bool, class_names: Sequence[str] | None = None
-) -> tuple[Dataset, list[Detections]]:
-    """The data set that the options name, and what a run or a results file found in it.
+) -> tuple[Dataset, list[Detections], Thresholds | None]:
+    """The data set that the options name, what a run or a results file found in it, and the thresholds of the run.
 
     Args:
         source: run folder or weights, or a COCO results file.
@@ -106,13 +107,14 @@ def read_detections(
         detector = load_detector(source, options)
         dataset = open_with(detector.class_names)
         with progress_bar(f"{source}: detecting in {options.data}, {split}") as progress:
-            return dataset, predict_dataset(
+            detections = predict_dataset(
                 detector, dataset, batch_size=options.batch_size, workers=options.workers, progress=progress
             )
+        return dataset, detections, detector.thresholds
     path = Path(source)
     if not path.with_name(KEY).exists():
         dataset = open_with(None)
-        return dataset, load_results(path, dataset)
+        return dataset, load_results(path, dataset), None
     key = read_key(path.with_name(KEY))
     dataset = open_with(key.class_names)
     if dataset.class_names != key.class_names:
@@ -122,7 +124,7 @@ def read_detections(
         say(f"{path}: predict was stopped after {len(key.images)} images; in the others nothing counts as found")
     if missing:
         say(f"{path}: {missing} of {len(key.images)} images are not in '{split}' and are left out")
-    return dataset, detections
+    return dataset, detections, None
 
 
 @contextmanager

@@ -9,15 +9,15 @@ F1 = 2 * precision * recall / (precision + recall), with recall over the objects
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from grcn.errors import ConfigError
+from grcn.config import ScoreChoice
 from grcn.evaluation.calibration import best_temperature
 from grcn.evaluation.voc import Curve, VocMatches
-from grcn.thresholds import Thresholds
+from grcn.thresholds import Thresholds, check_precision
 from grcn.types import Array
 
 RULE_IN_WORDS = (
@@ -77,8 +77,7 @@ def choose_each(matches: VocMatches, precision: float) -> tuple[list[Chosen], Ch
     Raises:
         ConfigError: on a precision outside (0, 1].
     """
-    if not 0 < precision <= 1:
-        raise ConfigError(f"precision {precision}: needs more than 0 and at most 1: the share that is right")
+    check_precision(precision)
     (iou,) = matches.iou
     nothing = Chosen(None, None)
     each = [
@@ -103,6 +102,23 @@ def points_at(matches: VocMatches, least: Array) -> tuple[list[Point], Point]:
     lowest = [float(score) if np.isfinite(score) else None for score in least]
     each = [_counted(*values) for values in zip(lowest, hits, count, matches.objects, strict=True)]
     return each, _counted(None, hits.sum(), count.sum(), matches.objects.sum())
+
+
+def lowest_scores(section: Mapping[str, Any], choice: ScoreChoice) -> Array | None:
+    """[C] float32 the scores of a choice that the detections themselves make; None where none of them is right.
+
+    As `Thresholds.of`: `best` of a class that nothing is known of is that of all, `precise` is infinite there.
+
+    Args:
+        section: what `measure_thresholds` returned.
+        choice: `best` or `precise`.
+    """
+    together = section["all"]["best"]
+    if together is None:
+        return None
+    fallback = together["score"] if choice == "best" else float("inf")
+    rows = section["per_class"].values()
+    return np.array([row[choice]["score"] if row[choice] else fallback for row in rows], dtype=np.float32)
 
 
 def _counted(score: float | None, hits: int, count: int, objects: int) -> Point:

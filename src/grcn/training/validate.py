@@ -36,8 +36,8 @@ _GPU_BATCH = 8
 
 
 class Validation:
-    """AP on the validation split every so often; keeps the best weights with the thresholds that it chooses for them, and
-    ends the run when they stay the best.
+    """AP on the validation split every so often; keeps the best weights, with the thresholds that it chooses for them,
+    and ends the run when they stay the best.
 
     Of equal APs the latest weights are the best. Without objects there is no AP: then the last weights are the best,
     and patience does not count.
