@@ -182,8 +182,8 @@ def confusion_figure(matrix: Array, class_names: Sequence[str], *, scores_in_wor
 
 
 def print_metrics(metrics: dict[str, Any], console: Console) -> None:
-    """Print the figures of `evaluate`: a table by class, means of the rest, what scores are worth where that was measured,
-    and the rules they were counted by.
+    """Print the figures of `evaluate`: a table by class, means of the rest, what scores are worth where that was
+    measured, and the rules they were counted by.
 
     The table has VOC's AP at the first two IoUs; the lines below it have all.
     """

@@ -46,7 +46,7 @@ def reliability_figure(calibration: dict[str, Any]) -> Figure:
         counts = [row["detections"] for row in bins]
         below.stairs(counts, edges, color=color, linewidth=1.4, baseline=None)
     above.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), ylabel="share that is right")
-    above.legend(loc="upper left", fontsize=8, frameon=False)
+    figure.legend(*above.get_legend_handles_labels(), loc="outside lower center", fontsize=8, frameon=False)
     below.set(xlabel="score", ylabel="detections", yscale="symlog", ylim=(0, None), xticks=np.linspace(0, 1, 6))
     for panel in (above, below):
         panel.grid(color="0.88", linewidth=0.6)
