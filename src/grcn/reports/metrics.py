@@ -164,7 +164,7 @@ def confusion_figure(matrix: Array, class_names: Sequence[str], *, scores_in_wor
     axes.set_xlabel("found as", fontsize=10)
     axes.set_ylabel("annotated as", fontsize=10)
     only = f"\n(the {n - 1} of {background} classes with most objects)" if n <= background else ""
-    figure.suptitle(f"Confusions at {scores_in_words}, IoU ≥ {iou:g}{only}", fontsize=11)
+    figure.suptitle(f"Confusions at IoU ≥ {iou:g}, {scores_in_words}{only}", fontsize=11)
     axes.set_xticks(np.arange(n + 1) - 0.5, minor=True)
     axes.set_yticks(np.arange(n + 1) - 0.5, minor=True)
     axes.grid(which="minor", color="0.85", linewidth=0.5)
