@@ -68,7 +68,9 @@ def write_worst(
     for old in folder.glob("*.jpg") if folder.is_dir() else ():
         if re.match(r"\d{2,}-", old.name):
             old.unlink()
-    for index in worst_first(errors)[:most]:
+    for index in worst_first(errors):
+        if len(drawn) == most:
+            break
         record, photo = dataset.records[index], errors[index]
         try:
             picture = draw_errors(record.pixels(), record.target, photo)
