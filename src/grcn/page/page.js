@@ -64,7 +64,7 @@ const usesBest = () => best.checked && !part(".best").hidden;
 // All that the controls change; no request to the server.
 function update() {
   const layer = part("input[name=layer]:checked").value;
-  part(".score output").value = usesBest() ? "best" : Number(slider.value).toFixed(2);
+  part(".score output").value = usesBest() ? "that of each class" : Number(slider.value).toFixed(2);
   hideTip();
   for (const view of views) {
     const counted = new Map();
