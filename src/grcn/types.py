@@ -176,9 +176,9 @@ class Detections:
             class_ids = np.array([list(class_names).index(name) for name in names], dtype=np.int64)
         return cls(detections.xyxy.copy(), detections.confidence.copy(), class_ids, tuple(class_names))
 
-    def above(self, score: float) -> Detections:
-        """The detections whose score is at least `score`."""
-        keep = self.scores >= score
+    def above(self, score: float | Array) -> Detections:
+        """The detections whose score is at least `score`: one for all, or [C] float32, that of each class."""
+        keep = self.scores >= (score[self.class_ids] if isinstance(score, np.ndarray) else score)
         return Detections(self.boxes[keep], self.scores[keep], self.class_ids[keep], self.class_names)
 
     def to_coco(self, image_id: int | str, category_ids: tuple[int, ...] | None = None) -> list[dict[str, Any]]:

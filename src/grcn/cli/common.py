@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from grcn.cli.parser import Parser
     from grcn.data.dataset import Dataset
     from grcn.predict.detector import Detector
+    from grcn.thresholds import Thresholds
     from grcn.types import Detections
 
 
@@ -45,20 +46,44 @@ def add_device_options(parser: Parser, batches: bool = True) -> None:
         parser.add_argument("--workers", type=int, default=2, help="threads that read images meanwhile")
 
 
+def add_score_options(parser: Parser, score: float) -> None:
+    from grcn.config import Score
+
+    parser.add_argument(
+        "--score",
+        type=Score,
+        default=score,
+        metavar="SCORE",
+        help="leave out detections below this; best: below the score of best F1 of each class, precise: below that of "
+        "a wanted precision, both as a validation split has chosen them",
+    )
+    add_calibration_option(parser)
+
+
+def add_calibration_option(parser: Parser) -> None:
+    parser.add_argument(
+        "--calibrated",
+        action="store_true",
+        help="scores that are probabilities of being right, by the temperature in the file, not the network's own",
+    )
+
+
 def load_detector(source: str, options: Any) -> Detector:
     from grcn.predict.detector import Detector
     from grcn.runtime import tune_cpu
 
     tune_cpu()
-    detector = Detector.load(source, device=options.device, optimize=options.optimize)
-    say(f"{source}: {detector.preset or 'detector'} on {detector.device}, optimize {options.optimize}")
+    calibrated = options.get("calibrated", False)
+    detector = Detector.load(source, device=options.device, optimize=options.optimize, calibrated=calibrated)
+    said = ", calibrated" if calibrated else ""
+    say(f"{source}: {detector.preset or 'detector'} on {detector.device}, optimize {options.optimize}{said}")
     return detector
 
 
 def read_detections(
     source: str, options: Any, *, is_run: bool, class_names: Sequence[str] | None = None
-) -> tuple[Dataset, list[Detections]]:
-    """The data set that the options name, and what a run or a results file found in it.
+) -> tuple[Dataset, list[Detections], Thresholds | None]:
+    """The data set that the options name, what a run or a results file found in it, and the thresholds of the run.
 
     Args:
         source: run folder or weights, or a COCO results file.
@@ -82,13 +107,14 @@ def read_detections(
         detector = load_detector(source, options)
         dataset = open_with(detector.class_names)
         with progress_bar(f"{source}: detecting in {options.data}, {split}") as progress:
-            return dataset, predict_dataset(
+            detections = predict_dataset(
                 detector, dataset, batch_size=options.batch_size, workers=options.workers, progress=progress
             )
+        return dataset, detections, detector.thresholds
     path = Path(source)
     if not path.with_name(KEY).exists():
         dataset = open_with(None)
-        return dataset, load_results(path, dataset)
+        return dataset, load_results(path, dataset), None
     key = read_key(path.with_name(KEY))
     dataset = open_with(key.class_names)
     if dataset.class_names != key.class_names:
@@ -98,7 +124,7 @@ def read_detections(
         say(f"{path}: predict was stopped after {len(key.images)} images; in the others nothing counts as found")
     if missing:
         say(f"{path}: {missing} of {len(key.images)} images are not in '{split}' and are left out")
-    return dataset, detections
+    return dataset, detections, None
 
 
 @contextmanager

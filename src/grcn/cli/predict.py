@@ -6,8 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-from grcn.cli.common import add_device_options, keeping, load_detector, progress_bar, say, say_letters
-from grcn.errors import ConfigError, ImageError
+from grcn.cli.common import (
+    add_device_options,
+    add_score_options,
+    keeping,
+    load_detector,
+    progress_bar,
+    say,
+    say_letters,
+)
+from grcn.errors import ImageError
 
 if TYPE_CHECKING:
     from grcn.predict.sources import Source
@@ -31,7 +39,7 @@ def predict(argv: Sequence[str]) -> int:
     )
     parser.add_argument("sources", nargs="+", type=str, metavar="SOURCE", help="image, folder, glob, video or -")
     parser.add_argument("--out", type=str, required=True, help="folder of results")
-    parser.add_argument("--score", type=float, default=0.3, help="leave out detections below this")
+    add_score_options(parser, 0.3)
     parser.add_argument(
         "--save",
         nargs="+",
@@ -41,15 +49,19 @@ def predict(argv: Sequence[str]) -> int:
     )
     add_device_options(parser)
     options = parser.read(argv)
-    if not 0 <= options.score <= 1:
-        raise ConfigError(f"score {options.score}: needs 0..1")
 
     from grcn.files import check_folder
+    from grcn.thresholds import check_score
+
+    check_score(options.score)
 
     out = Path(options.out)
     check_folder(out)
     sources = _find_sources(options.sources, out)
     detector = load_detector(options.run, options)
+    detector.least(options.score)  # an error where it has none
+    if detector.thresholds and (options.score == "best" or options.score == "precise"):
+        say(f"score {options.score}: {detector.thresholds.in_words(options.score)}")
     say_letters(detector.class_names)
     from grcn.predict.job import predict_sources
 

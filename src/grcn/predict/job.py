@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from grcn.config import Score
     from grcn.predict.detector import Detector
 
 MAX_JPEG = 65_500  # pixels a side that libjpeg writes; the format's own limit is 65,535
@@ -70,7 +71,7 @@ def predict_sources(
     sources: Sequence[Source],
     out: Path,
     *,
-    score: float | None = 0.3,
+    score: Score | None = 0.3,
     save: Sequence[str] = (),
     batch_size: int = 1,
     workers: int = 2,
@@ -86,17 +87,18 @@ def predict_sources(
         detector: the detector.
         sources: from `find_sources`.
         out: the folder of results, made where absent; results of an earlier run are replaced.
-        score: detections below it are left out; None: the model's own threshold.
+        score: as `Detector.predict`; detections below it are left out.
         save: any of `grcn.data.formats.WRITERS`.
         batch_size, workers: as `Detector.stream`.
         on_broken: called for each source that cannot be done; the others are done all the same.
         progress: called with sources done and sources in all.
 
     Raises:
-        ConfigError: where saved labels of an earlier run, perhaps corrected since, would be replaced, or where another
-            process is at work in the folder.
+        ConfigError: on a score that the detector does not have; where saved labels of an earlier run, perhaps corrected
+            since, would be replaced, or where another process is at work in the folder.
         CheckpointError: where what is written once, such as the list of images, cannot be written.
     """
+    detector.least(score)  # what cannot be asked of it is said before anything is replaced
     summary = Summary()
     saved: dict[str, list[AnnotatedImage]] = {kind: [] for kind in save}
     with locked_folder(out), ExitStack() as last:  # done also when it is stopped, and each also where another fails
@@ -124,7 +126,7 @@ def predict_sources(
 
 
 def _see(
-    detector: Detector, sources: Iterable[Source], score: float | None, batch_size: int, workers: int
+    detector: Detector, sources: Iterable[Source], score: Score | None, batch_size: int, workers: int
 ) -> Iterator[tuple[_Photo, _Seen | ImageError]]:
     return detector.stream(
         map(_Photo, sources),
@@ -216,7 +218,7 @@ def _drawn(source: Source, image: NDArray[np.uint8], found: Detections) -> bytes
 
 
 def _predict_videos(
-    detector: Detector, sources: Iterable[Source], out: Path, score: float | None, workers: int, summary: Summary
+    detector: Detector, sources: Iterable[Source], out: Path, score: Score | None, workers: int, summary: Summary
 ) -> Iterator[ImageError | None]:
     """Does videos one after the other, and yields what went wrong with each."""
     for source in sources:
@@ -229,7 +231,7 @@ def _predict_videos(
 
 
 def _predict_video(
-    detector: Detector, source: Source, out: Path, score: float | None, workers: int, summary: Summary
+    detector: Detector, source: Source, out: Path, score: Score | None, workers: int, summary: Summary
 ) -> None:
     """Draws one video, frame by frame, and writes the detections of each frame.
 
@@ -251,7 +253,7 @@ def _predict_video(
 def _drawn_frames(
     detector: Detector,
     images: Iterable[NDArray[np.uint8]],
-    score: float | None,
+    score: Score | None,
     workers: int,
     lines: FrameLines,
     names: Counter[str],

@@ -26,11 +26,13 @@ from grcn.errors import CheckpointError, ConfigError, ImageError
 from grcn.export.export import Format, export
 from grcn.predict.checkpoint import load_detector, save_detector
 from grcn.presets import PRESETS
+from grcn.thresholds import KEY, Thresholds, calibrate
 from lively import NAMES, assert_same, exports, lively, scene, small
 
 pytestmark = exports
 
 SIZES = ((333, 517), (517, 333), (96, 128), (40, 300), (17, 11), (380, 300))  # height, width
+THRESHOLDS = Thresholds(NAMES, (0.5, None, 0.125), (0.5, 0.75, None), 0.25, 0.9, 2.0, 0.5, "zoo", "val")
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +58,7 @@ def save(name: str, folder: Path, config: DetectorConfig | None = None, **roi: f
     config = config or small(name)
     model = lively(replace(config, roi=replace(config.roi, **roi)))
     path = folder / "last.safetensors"
-    save_detector(path, model, class_names=NAMES, preset=name, extra={"AP": 0.5})
+    save_detector(path, model, class_names=NAMES, preset=name, extra={"AP": 0.5, KEY: THRESHOLDS.to_json()})
     return path
 
 
@@ -195,6 +197,7 @@ def test_the_file_says_what_it_is(onnx_file: Path, openvino_folder: Path, weight
     assert told["config"]["roi"]["score_threshold"] == 0.05
     assert told["extra"]["normalisation"]["mean"] == pytest.approx([0.485, 0.456, 0.406])
     assert told["extra"]["AP"] == 0.5
+    assert told["extra"]["thresholds"]["best"] == {"a": 0.5, "b": None, "c": 0.125}
     assert told == json.loads(openvino.Core().read_model(openvino_folder / "model.xml").get_rt_info(["grcn"]).value)
     (images,) = model.graph.input
     dims = images.type.tensor_type.shape.dim
@@ -230,6 +233,32 @@ def test_int8_finds_nearly_the_same(weights: Path, beach: Path, tmp_path: Path) 
     assert (out / "model.bin").stat().st_size < 0.3 * weights.stat().st_size
     found, expected = (Detector.load(source).predict(scene(96, 128)) for source in (out, weights))
     assert abs(len(found) - len(expected)) < 0.3 * len(expected)
+
+
+@pytest.mark.parametrize("kind", ["onnx_file", "openvino_folder"])
+def test_thresholds_and_temperature_come_along(kind: str, weights: Path, request: pytest.FixtureRequest) -> None:
+    file, photo = request.getfixturevalue(kind), scene(96, 128)
+    detector = Detector.load(file)
+    assert detector.thresholds == Detector.load(weights).thresholds == THRESHOLDS
+    found = detector.predict(photo)
+    best = detector.predict(photo, score="best")
+    assert 0 < len(best) == len(found.above(THRESHOLDS.of("best"))) < len(found)
+    np.testing.assert_array_equal(
+        Detector.load(file, calibrated=True).predict(photo).scores, calibrate(found, 2.0).scores
+    )
+
+
+def test_a_file_without_thresholds_says_how_to_get_them(onnx_file: Path, tmp_path: Path) -> None:
+    model = onnx.load(onnx_file)
+    header = json.loads(model.metadata_props[0].value)
+    del header["extra"][KEY]
+    model.metadata_props[0].value = json.dumps(header)
+    onnx.save(model, tmp_path / "plain.onnx")
+    said = r"plain\.onnx: no thresholds .* with the run that it was made from, and export that again$"
+    with pytest.raises(ConfigError, match=said):
+        Detector.load(tmp_path / "plain.onnx").predict(scene(96, 128), score="precise")
+    with pytest.raises(ConfigError, match=said):
+        Detector.load(tmp_path / "plain.onnx", calibrated=True)
 
 
 def test_a_score_below_the_built_in_threshold_is_refused(onnx_file: Path) -> None:
