@@ -65,6 +65,22 @@ def output(words: str, capsys: pytest.CaptureFixture[str], code: int = 0) -> str
     return capsys.readouterr().out
 
 
+def test_without_a_split_for_it_a_run_is_measured_on_what_is_held_out_and_results_are_not(
+    work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = shutil.copytree("beach", tmp_path / "alone")
+    for name in ("val", "test"):
+        (data / f"ImageSets/Main/{name}.txt").unlink()
+    assert main(["evaluate", "run", "--data", str(data), "--json"]) == 0
+    found = capsys.readouterr()
+    assert json.loads(found.out)["split"] == "held-out"
+    assert "no split for 'test': measured on the photos that training holds out" in found.err
+    (tmp_path / "results.json").write_text("[]")
+    words = ["evaluate", "--predictions", str(tmp_path / "results.json"), "--data", str(data)]
+    assert main(words) == 3
+    assert "no split for 'test'; name one with --split: 'train' or 'held-out'" in capsys.readouterr().err
+
+
 def test_the_run_folder_says_how_it_was_made(work: Path) -> None:
     text = Path("run/config.yaml").read_text()
     assert "iterations: 3" in text

@@ -91,12 +91,19 @@ def read_detections(
         is_run: which of them `source` is.
         class_names: that the data set must be opened with; None: the source's own.
     """
-    from grcn.data.dataset import open_dataset, resolve_split
+    from grcn.data.dataset import list_splits, open_dataset, resolve_split
+    from grcn.data.holdout import HELD_OUT
     from grcn.data.results import load_results
     from grcn.predict.dataset import predict_dataset
     from grcn.predict.results import KEY, load_own_results, read_key
 
     split = resolve_split(options.data, options.split, "test", options.format)
+    if split == HELD_OUT and options.split == "auto":
+        if not is_run:
+            splits = ", ".join(f"'{name}'" for name in list_splits(options.data, options.format))
+            raise DataError(f"{options.data}: no split for 'test'; name one with --split: {splits} or '{HELD_OUT}'")
+        why = "measured on the photos that training holds out; a run with val_split none has seen them"
+        say(f"{options.data}: no split for 'test': {why}")
 
     def open_with(own: Sequence[str] | None) -> Dataset:
         dataset = open_dataset(options.data, split=split, format=options.format, class_names=class_names or own)
