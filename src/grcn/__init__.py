@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from grcn.config import DetectorConfig, TrainConfig
+    from grcn.config import DetectorConfig, Tiles, TrainConfig
     from grcn.data.dataset import open_dataset
     from grcn.errors import GrcnError
     from grcn.evaluation import evaluate
@@ -28,6 +28,7 @@ _HOMES = {
     "GrcnError": "grcn.errors",
     "PRESETS": "grcn.presets",
     "Target": "grcn.types",
+    "Tiles": "grcn.config",
     "TrainConfig": "grcn.config",
     "build_detector": "grcn.model.detector",
     "evaluate": "grcn.evaluation",
@@ -43,6 +44,7 @@ __all__ = [
     "DetectorConfig",
     "GrcnError",
     "Target",
+    "Tiles",
     "TrainConfig",
     "build_detector",
     "evaluate",

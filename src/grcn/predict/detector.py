@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, get_args, overload
 
 import numpy as np
 from PIL import Image
 
-from grcn.config import DetectorConfig, Optimization
+from grcn.config import DetectorConfig, Optimization, Tiles
 from grcn.data.image import read_image
 from grcn.errors import CheckpointError, ConfigError, ImageError
 from grcn.predict.hub import download_weights, push
 from grcn.predict.locate import locate
 from grcn.predict.runtimes import open_exported
 from grcn.predict.stream import Network, stream
+from grcn.predict.tiles import stream_tiles
 from grcn.types import Detections, duplicate
 
 if TYPE_CHECKING:
@@ -179,13 +181,25 @@ class Detector:
         return self.network.device
 
     @overload
-    def predict(self, images: Picture, *, score: float | None = ..., batch_size: int = ...) -> Detections: ...
+    def predict(
+        self, images: Picture, *, score: float | None = ..., batch_size: int = ..., tiles: Tiles | int | None = ...
+    ) -> Detections: ...
     @overload
     def predict(
-        self, images: list[Any] | tuple[Any, ...], *, score: float | None = ..., batch_size: int = ...
+        self,
+        images: list[Any] | tuple[Any, ...],
+        *,
+        score: float | None = ...,
+        batch_size: int = ...,
+        tiles: Tiles | int | None = ...,
     ) -> list[Detections]: ...
     def predict(
-        self, images: Picture | list[Any] | tuple[Any, ...], *, score: float | None = None, batch_size: int = 1
+        self,
+        images: Picture | list[Any] | tuple[Any, ...],
+        *,
+        score: float | None = None,
+        batch_size: int = 1,
+        tiles: Tiles | int | None = None,
     ) -> Detections | list[Detections]:
         """The objects in one picture, or in each of a list.
 
@@ -194,14 +208,17 @@ class Detector:
                 or float in 0..1), or a list of these, of any sizes. Files are decoded upright, as in training.
             score: only detections of at least this score, 0 for as many as the model keeps of an image
                 (`roi.detections_per_image`); None: its own threshold (`roi.score_threshold`).
-            batch_size: pictures of a list that pass through the network together.
+            batch_size: pictures of a list, or tiles of a picture, that pass through the network together.
+            tiles: look at each picture tile by tile, for those much larger than what the network sees: `Tiles()`, or
+                the side of a tile in pixels. There may be more detections than the model keeps of an image.
 
         Returns:
             Detections with boxes in the picture's own pixels, clipped to it, by falling score; a list for a list.
 
         Raises:
             ImageError: on a file that cannot be decoded, or a value that is no picture.
-            ConfigError: on a score below its own threshold, which an exported detector has built in.
+            ConfigError: on a score below its own threshold, which an exported detector has built in; on tiles of
+                another size than the one that it is exported for.
         """
         if batch_size < 1:
             raise ConfigError(f"batch_size {batch_size}: needs at least 1")
@@ -209,7 +226,7 @@ class Detector:
         pictures = list(images) if isinstance(images, (list, tuple)) else [images]
         named = [(picture, "image" if single else f"images[{i}]") for i, picture in enumerate(pictures)]
         results = self.stream(
-            named, score=score, batch_size=batch_size, workers=0, read=lambda source: to_pixels(*source)
+            named, score=score, batch_size=batch_size, workers=0, tiles=tiles, read=lambda source: to_pixels(*source)
         )
         found: list[Detections] = []
         for _, result in results:
@@ -226,6 +243,7 @@ class Detector:
         score: float | None = ...,
         batch_size: int = ...,
         workers: int = ...,
+        tiles: Tiles | int | None = ...,
         read: Callable[[S], Pixels] | None = ...,
     ) -> Iterator[tuple[S, Detections | ImageError]]: ...
     @overload
@@ -236,6 +254,7 @@ class Detector:
         score: float | None = ...,
         batch_size: int = ...,
         workers: int = ...,
+        tiles: Tiles | int | None = ...,
         read: Callable[[S], Pixels] | None = ...,
         finish: Callable[[S, Any, Detections], T],
     ) -> Iterator[tuple[S, T | ImageError]]: ...
@@ -246,6 +265,7 @@ class Detector:
         score: float | None = None,
         batch_size: int = 1,
         workers: int = 2,
+        tiles: Tiles | int | None = None,
         read: Callable[[Any], Pixels] | None = None,
         finish: Callable[[Any, Any, Detections], Any] | None = None,
     ) -> Iterator[tuple[Any, Any]]:
@@ -261,7 +281,8 @@ class Detector:
             sources: pictures as `predict` takes them, or whatever `read` takes; an iterator is read as it is needed.
             score: as `predict`.
             batch_size: pictures of one size, after resizing, that pass through the network together.
-            workers: threads that read and finish.
+            workers: threads that read and finish; with `tiles`, that cut them: then one picture is in memory at a time.
+            tiles: as `predict`.
             read: makes a picture, uint8 [H, W, 3] RGB, of a source; may raise ImageError. Default: as `predict`.
             finish: makes of source, pixels and detections what is handed out, such as a drawn picture, in a thread; may
                 raise ImageError. Default: the detections.
@@ -270,7 +291,7 @@ class Detector:
             Each source with its detections, or what `finish` makes of them; with an ImageError where there are none.
 
         Raises:
-            ConfigError: on a score below its own threshold, which an exported detector has built in.
+            ConfigError: as `predict`.
         """
         if batch_size < 1 or workers < 0:
             raise ConfigError(f"batch_size {batch_size} and workers {workers}: need at least 1 and 0")
@@ -282,7 +303,10 @@ class Detector:
             found = found if score is None else found.above(score)
             return found if finish is None else finish(source, pixels, found)
 
-        return stream(
+        if isinstance(tiles, int):
+            tiles = Tiles(tiles)
+        work = stream if tiles is None else partial(stream_tiles, tiles=tiles)
+        return work(
             self.network,
             sources,
             self.class_names,
