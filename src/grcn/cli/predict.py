@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from grcn.cli.common import add_device_options, keeping, load_detector, progress_bar, say, say_letters
 from grcn.errors import ConfigError, ImageError
 
 if TYPE_CHECKING:
+    from grcn.config import Tiles
     from grcn.predict.sources import Source
 
 
@@ -39,8 +40,24 @@ def predict(argv: Sequence[str]) -> int:
         default=[],
         help="also write labels to correct and train on",
     )
+    parser.add_argument(
+        "--tiles",
+        nargs="?",
+        const="auto",
+        metavar="SIZE",
+        help="look at each photo tile by tile, SIZE pixels a side; without SIZE: what the network sees",
+    )
+    parser.add_argument("--overlap", type=float, default=0.2, help="with --tiles: share of a tile that the next one shows")
+    parser.add_argument(
+        "--max_pixels", "--max-pixels", type=int, default=2**26, help="larger photos are refused, unread"
+    )
     add_device_options(parser)
     options = parser.read(argv)
+    tiles = _tiles(options)
+    from grcn.data.image import READABLE_PIXELS
+
+    if not 1 <= options.max_pixels <= READABLE_PIXELS:
+        raise ConfigError(f"max_pixels {options.max_pixels}: needs 1 to {READABLE_PIXELS:,}")
     if not 0 <= options.score <= 1:
         raise ConfigError(f"score {options.score}: needs 0..1")
 
@@ -63,6 +80,8 @@ def predict(argv: Sequence[str]) -> int:
             save=options.save,
             batch_size=options.batch_size,
             workers=options.workers,
+            tiles=tiles,
+            max_pixels=options.max_pixels,
             on_broken=lambda error: say(f"error: {error}"),
             progress=progress,
         )
@@ -72,6 +91,16 @@ def predict(argv: Sequence[str]) -> int:
     if summary.broken:
         raise ImageError(f"{len(summary.broken)} of {len(sources)} sources could not be done; the others are")
     return 0
+
+
+def _tiles(options: Any) -> Tiles | None:
+    if options.tiles is None:
+        return None
+    from grcn.config import Tiles
+
+    if options.tiles != "auto" and not options.tiles.isdecimal():
+        raise ConfigError(f"tiles '{options.tiles}': needs a number of pixels, or none; write it after RUN and SOURCE")
+    return Tiles(None if options.tiles == "auto" else int(options.tiles), options.overlap)
 
 
 def _find_sources(arguments: Sequence[str], out: Path) -> list[Source]:

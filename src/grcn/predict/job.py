@@ -31,8 +31,9 @@ from typing import TYPE_CHECKING
 import simplejpeg
 from PIL import Image
 
+from grcn.config import Tiles
 from grcn.data.formats import WRITERS
-from grcn.data.image import HEIC_SUFFIXES, SUFFIXES, read_image
+from grcn.data.image import HEIC_SUFFIXES, MAX_PIXELS, SUFFIXES, read_image
 from grcn.data.records import AnnotatedImage
 from grcn.errors import CheckpointError, ConfigError, ImageError, first_line
 from grcn.files import atomic_file
@@ -74,6 +75,8 @@ def predict_sources(
     save: Sequence[str] = (),
     batch_size: int = 1,
     workers: int = 2,
+    tiles: Tiles | None = None,
+    max_pixels: int = MAX_PIXELS,
     on_broken: Callable[[ImageError], None] = lambda error: None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Summary:
@@ -88,7 +91,8 @@ def predict_sources(
         out: the folder of results, made where absent; results of an earlier run are replaced.
         score: detections below it are left out; None: the model's own threshold.
         save: any of `grcn.data.formats.WRITERS`.
-        batch_size, workers: as `Detector.stream`.
+        batch_size, workers, tiles: as `Detector.stream`.
+        max_pixels: larger images are refused.
         on_broken: called for each source that cannot be done; the others are done all the same.
         progress: called with sources done and sources in all.
 
@@ -109,9 +113,17 @@ def predict_sources(
         progress(0, len(sources))
         for are_videos, group in groupby(sources, lambda source: source.is_video):
             if are_videos:
-                work = _predict_videos(detector, group, out, score, workers, summary)
+                work = _predict_videos(detector, group, out, score, workers, tiles, summary)
             else:
-                photos = _see(detector, group, score, batch_size, workers)
+                photos = detector.stream(
+                    (_Photo(source, max_pixels) for source in group),
+                    score=score,
+                    batch_size=batch_size,
+                    workers=workers,
+                    tiles=tiles,
+                    read=_Photo.read,
+                    finish=_Photo.see,
+                )
                 work = last.enter_context(closing(_write_photos(photos, out, results, saved, summary)))
             for error in work:
                 if error is not None:
@@ -121,19 +133,6 @@ def predict_sources(
                 progress(done, len(sources))
         results.finish()
     return summary
-
-
-def _see(
-    detector: Detector, sources: Iterable[Source], score: float | None, batch_size: int, workers: int
-) -> Iterator[tuple[_Photo, _Seen | ImageError]]:
-    return detector.stream(
-        map(_Photo, sources),
-        score=score,
-        batch_size=batch_size,
-        workers=workers,
-        read=_Photo.read,
-        finish=_Photo.see,
-    )
 
 
 def _refuse_to_replace(labels: Iterable[Path]) -> None:
@@ -147,6 +146,7 @@ class _Photo:
     """An image on its way: its file, read once, since what was decoded is what is copied, and what was seen in it."""
 
     source: Source
+    max_pixels: int
     content: bytes = b""
 
     def read(self) -> NDArray[np.uint8]:
@@ -155,7 +155,7 @@ class _Photo:
             self.content = sys.stdin.buffer.read() if path is None else path.read_bytes()
         except OSError as error:
             raise ImageError(f"{self.source}: cannot be read: {error.strerror}") from None
-        return read_image(self.content, name=str(self.source))
+        return read_image(self.content, name=str(self.source), max_pixels=self.max_pixels)
 
     def see(self, image: NDArray[np.uint8], found: Detections) -> _Seen:
         return _Seen(image, found, _drawn(self.source, image, found))
@@ -216,12 +216,18 @@ def _drawn(source: Source, image: NDArray[np.uint8], found: Detections) -> bytes
 
 
 def _predict_videos(
-    detector: Detector, sources: Iterable[Source], out: Path, score: float | None, workers: int, summary: Summary
+    detector: Detector,
+    sources: Iterable[Source],
+    out: Path,
+    score: float | None,
+    workers: int,
+    tiles: Tiles | None,
+    summary: Summary,
 ) -> Iterator[ImageError | None]:
     """Does videos one after the other, and yields what went wrong with each."""
     for source in sources:
         try:
-            _predict_video(detector, source, out, score, workers, summary)
+            _predict_video(detector, source, out, score, workers, tiles, summary)
         except ImageError as error:
             yield error
         else:
@@ -229,7 +235,13 @@ def _predict_videos(
 
 
 def _predict_video(
-    detector: Detector, source: Source, out: Path, score: float | None, workers: int, summary: Summary
+    detector: Detector,
+    source: Source,
+    out: Path,
+    score: float | None,
+    workers: int,
+    tiles: Tiles | None,
+    summary: Summary,
 ) -> None:
     """Draws one video, frame by frame, and writes the detections of each frame.
 
@@ -240,7 +252,7 @@ def _predict_video(
     with read_video(source.path) as video, files_of(source) as files:
         names: Counter[str] = Counter()
         with FrameLines(out / "frames" / f"{source.name}.json", files) as lines:
-            drawn = _drawn_frames(detector, video.frames, score, workers, lines, names)
+            drawn = _drawn_frames(detector, video.frames, score, workers, tiles, lines, names)
             with closing(drawn):
                 count = _write_video(drawn, out / "drawn" / f"{source.name}.mp4", video.fps, files)
             lines.finish({"video": str(source), "width": video.width, "height": video.height, "fps": video.fps})
@@ -253,6 +265,7 @@ def _drawn_frames(
     images: Iterable[NDArray[np.uint8]],
     score: float | None,
     workers: int,
+    tiles: Tiles | None,
     lines: FrameLines,
     names: Counter[str],
 ) -> Generator[NDArray[np.uint8]]:
@@ -261,6 +274,7 @@ def _drawn_frames(
         images,
         score=score,
         workers=workers,
+        tiles=tiles,
         read=lambda image: image,
         finish=lambda image, _, found: (draw_detections(image, found), found),
     )

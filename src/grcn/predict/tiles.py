@@ -39,6 +39,8 @@ _AS_SURE = 0.5
 """Share of a part's score below which a whole box does not explain it, unless the part is most of it."""
 _BORDER = 1 / 8
 """Share of the overlap: what ends so near to a border counts as cut by it, since no box is exact."""
+_OFF = 3
+"""Of the smaller photo's pixels, that a box in it may be off."""
 _ROWS = 256
 """Rows of the smaller photo that are made at a time."""
 
@@ -126,10 +128,11 @@ def detect_tiles(
         class_ids.append(found.class_ids)
     every, of_class = np.concatenate(rows), np.concatenate(class_ids)
     if len(views) > 1:
+        of_whole, nms = (every[:, 5:] == whole).all(axis=1), network.config.roi.nms
         seams = _Seams((height, width), (side[0] * tiles.overlap, side[1] * tiles.overlap), factor)
         merged = [
-            (class_id, _merge(every[of_class == class_id], seams, network.config.roi.nms))
-            for class_id in np.unique(of_class)
+            (c, _merge(every[(of_class == c) & ~of_whole], every[(of_class == c) & of_whole], seams, nms))
+            for c in np.unique(of_class)
         ]
         every = np.concatenate([np.empty((0, 9)), *(kept for _, kept in merged)])
         of_class = np.concatenate([np.empty(0, np.int64), *(np.full(len(kept), c) for c, kept in merged)])
@@ -190,13 +193,13 @@ def _padded(seen: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]
     return np.pad(seen, ((0, rows - height), (0, columns - width), (0, 0)))
 
 
-# Below, boxes stand in rows of nine numbers: x1, y1, x2, y2, score, and the view that found them, in the photo's
+# Below, boxes stand in rows of nine numbers: x1, y1, x2, y2, score, and the view that shows them, in the photo's
 # pixels. All rows of a call are of one class.
 
 
 @dataclass(frozen=True)
 class _Seams:
-    """Where tiles cut objects, and how exactly it is known.
+    """Where tiles cut objects, and how exact boxes are.
 
     Args:
         size: the photo's height and width.
@@ -209,13 +212,13 @@ class _Seams:
     factor: int
 
     @property
-    def slack(self) -> float:
-        """Pixels that a box may be off."""
-        return max(_BORDER * max(self.overlap), self.factor)
+    def border(self) -> tuple[float, float]:
+        """Pixels, down and across, that a box may end off the border that cuts its object."""
+        return _BORDER * self.overlap[0], _BORDER * self.overlap[1]
 
     def cut(self, rows: Floats) -> NDArray[np.bool_]:
         """Which boxes end at a border of their view that is none of the photo's."""
-        (height, width), (down, across) = self.size, (_BORDER * n for n in self.overlap)
+        (height, width), (down, across) = self.size, self.border
         x1, y1, x2, y2, _, left, top, right, bottom = rows.T
         return (  # type: ignore[no-any-return]
             ((left > 0) & (x1 <= left + across))
@@ -224,60 +227,59 @@ class _Seams:
             | ((bottom < height) & (y2 >= bottom - down))
         )
 
-    def fits_a_tile(self, rows: Floats) -> NDArray[np.bool_]:
-        """Which boxes lie whole, and not at a border, in some tile, wherever they are."""
-        down, across = (n * (1 - 2 * _BORDER) for n in self.overlap)
+    def fit(self, rows: Floats) -> NDArray[np.bool_]:
+        """Which boxes some tile shows whole, and not at its border, wherever they are."""
+        down, across = (n - 2 * border for n, border in zip(self.overlap, self.border, strict=True))
         return (rows[:, 2] - rows[:, 0] <= across) & (rows[:, 3] - rows[:, 1] <= down)  # type: ignore[no-any-return]
 
-    def of_whole(self, rows: Floats) -> NDArray[np.bool_]:
-        """Which boxes were found in the whole photo."""
-        return (rows[:, 5:] == (0, 0, self.size[1], self.size[0])).all(axis=1)  # type: ignore[no-any-return]
 
+def _merge(fine: Floats, coarse: Floats, seams: _Seams, nms: float) -> Floats:
+    """Each object once.
 
-def _merge(rows: Floats, seams: _Seams, nms: float) -> Floats:
-    """Each object once."""
-    cut, coarse = seams.cut(rows), seams.of_whole(rows)
-    fine, parts = rows[~cut & ~coarse], rows[cut]
-    coarse = rows[coarse & ~seams.fits_a_tile(rows)]  # a tile shows the others larger
-    whole = _suppressed(np.concatenate([fine, _unseen(coarse, fine, seams.slack)]), nms)
-    parts = parts[~_explain(parts, whole, seams.slack)]
-    joined, parts = _join(parts, seams.size)
-    whole = _suppressed(np.concatenate([whole, joined]), nms)
-    parts = parts[~_explain(parts, whole, seams.slack)]
-    return _suppressed(np.concatenate([whole, parts]), nms)
-
-
-def _unseen(coarse: Floats, fine: Floats, slack: float) -> Floats:
-    """The boxes of the whole photo that are none of a tile's, which is the exacter one, and becomes as sure."""
-    same = (np.abs(coarse[:, None, :4] - fine[:, :4]) <= slack).all(axis=2)  # [coarse, fine]
-    fine[:, 4] = np.maximum(fine[:, 4], np.where(same, coarse[:, 4:5], 0).max(axis=0, initial=0))
-    return coarse[~same.any(axis=1)]
-
-
-def _explain(parts: Floats, whole: Floats, slack: float) -> NDArray[np.bool_]:
-    """Which parts belong to a whole box: [P].
-
-    One does where it is what its view shows of the whole box, or lies in that. A whole box much less sure than the
-    part is believed only where the part shows most of it; then the part's score becomes that of the whole, in place.
+    Args:
+        fine: found in tiles.
+        coarse: found in the whole photo.
+        nms: IoU above which boxes show one object.
     """
-    explained = np.zeros(len(parts), dtype=bool)
+    slack = max(seams.border)
+    cut = seams.cut(fine)
+    whole = _suppressed(fine[~cut], nms)
+    parts = _unexplained(fine[cut], whole, slack)
+    joined = _joined(parts)
+    cut = seams.cut(joined)
+    whole = _suppressed(np.concatenate([whole, joined[~cut]]), nms)
+    parts = _unexplained(joined[cut], whole, slack)
+    coarse, slack = coarse[~seams.fit(coarse)], _OFF * seams.factor  # tiles show the others larger
+    coarse = _unseen(coarse, whole, slack)
+    parts = _unexplained(parts, coarse, slack)
+    return _suppressed(np.concatenate([whole, coarse, parts]), nms)
+
+
+def _unexplained(parts: Floats, whole: Floats, slack: float) -> Floats:
+    """The parts that belong to no whole box.
+
+    One does belong where it is what its view shows of the whole box, or lies in that, give or take `slack` pixels. A
+    whole box much less sure than the part is believed only where the part shows most of it; then it becomes as sure,
+    in place.
+    """
+    left = np.ones(len(parts), dtype=bool)
     grown = whole[:, :4] + (-slack, -slack, slack, slack)
     for view in np.unique(parts[:, 5:], axis=0):
         at = np.flatnonzero((parts[:, 5:] == view).all(axis=1))
         own = parts[at]
-        shown = _clipped(whole[:, :4], view)
+        shown = _clipped(whole, view)
         same = _iou(own, shown) >= _SAME  # [own, whole]
         most = same & (_areas(shown) >= _SAME * _areas(whole))
         inside = _shared(own, grown) >= _SAME * _areas(own)[:, None]
         sure = whole[:, 4] >= _AS_SURE * own[:, 4:5]
-        explained[at] = (most | ((same | inside) & sure)).any(axis=1)
+        left[at] = ~(most | ((same | inside) & sure)).any(axis=1)
         whole[:, 4] = np.maximum(whole[:, 4], np.where(most, own[:, 4:5], 0).max(axis=0, initial=0))
-    return explained
+    return parts[left]
 
 
-def _join(parts: Floats, size: tuple[int, int]) -> tuple[Floats, Floats]:
-    """Parts put together where two views show the same in what both see, each as sure as its surest part; and the
-    parts that are left."""
+def _joined(parts: Floats) -> Floats:
+    """The parts, those as one in which two views show the same where both see: as sure as the surest of them, and seen
+    by all that their views span."""
     group = np.arange(len(parts))
     views, of_view = np.unique(parts[:, 5:], axis=0, return_inverse=True)
     for a, b in zip(*np.nonzero(np.triu(_shared(views, views) > 0, 1)), strict=True):
@@ -286,12 +288,18 @@ def _join(parts: Floats, size: tuple[int, int]) -> tuple[Floats, Floats]:
         same = _iou(_clipped(parts[ours], both), _clipped(parts[theirs], both)) >= _SAME
         for i, j in zip(*np.nonzero(same), strict=True):
             group[group == group[theirs[j]]] = group[ours[i]]
-    numbers, counts = np.unique(group, return_counts=True)
-    joined = np.empty((0, 9))
-    for number in numbers[counts > 1]:
-        low, high = parts[group == number].min(axis=0), parts[group == number].max(axis=0)
-        joined = np.vstack([joined, [*low[:2], *high[2:5], 0, 0, size[1], size[0]]])
-    return joined, parts[np.isin(group, numbers[counts == 1])]
+    members = [parts[group == number] for number in np.unique(group)]
+    low, high = ([end(rows, axis=0) for rows in members] for end in (np.min, np.max))
+    low, high = np.array(low).reshape(-1, 9), np.array(high).reshape(-1, 9)
+    return np.hstack([low[:, :2], high[:, 2:5], low[:, 5:7], high[:, 7:]])
+
+
+def _unseen(coarse: Floats, fine: Floats, slack: float) -> Floats:
+    """The coarse boxes that are none of the fine ones, give or take `slack` pixels; a fine one becomes as sure, in
+    place."""
+    same = (np.abs(coarse[:, None, :4] - fine[:, :4]) <= slack).all(axis=2)  # [coarse, fine]
+    fine[:, 4] = np.maximum(fine[:, 4], np.where(same, coarse[:, 4:5], 0).max(axis=0, initial=0))
+    return coarse[~same.any(axis=1)]
 
 
 def _suppressed(rows: Floats, nms: float) -> Floats:
