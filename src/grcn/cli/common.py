@@ -32,7 +32,7 @@ def add_format_option(parser: Parser, name: str = "--format") -> None:
 
 
 def add_device_options(parser: Parser, batches: bool = True) -> None:
-    parser.add_argument("--device", type=str, default="auto", help="cpu, cuda, cuda:1, ...")
+    parser.add_argument("--device", type=str, default="auto", help="cpu, cuda, cuda:1, ...; auto: of an exported file the CPU")
     parser.add_argument(
         "--optimize",
         choices=("fold", "bf16", "none"),

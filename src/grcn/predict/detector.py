@@ -84,7 +84,7 @@ class Detector:
                 (.pth), or a preset's name. `faster_rcnn_r50_fpn` and its `_v2` come with torchvision's COCO weights;
                 with class names, and elsewhere, the backbone has its ImageNet weights and the rest is untrained.
             device: as torch names it; `auto`: the first CUDA device where there is one, else the CPU. What was
-                exported runs on the CPU.
+                exported runs on the CPU, an `.onnx` file with `cuda` on a GPU (needs onnxruntime-gpu).
             class_names: of a preset's detector, or of torchvision's file; what grcn trained has its own.
             optimize: how the network is made faster (`grcn.predict.optimize.optimized`): `fold`, which leaves the
                 detections the same; `bf16`, which changes them a little; `none`: as it was trained. What was exported
@@ -107,9 +107,7 @@ class Detector:
             return detector
         if class_names is not None:
             raise ConfigError(f"{source}: has its own class names; leave class_names out")
-        if str(device) not in ("auto", "cpu"):
-            raise ConfigError(f"device '{device}': {source} is exported and runs on the cpu; load the run itself")
-        exported = open_exported(located, optimize)
+        exported = open_exported(located, optimize, str(device))
         return cls(exported, exported.header.class_names, exported.header.preset)
 
     @classmethod

@@ -266,14 +266,14 @@ def _unexplained(parts: Floats, whole: Floats, slack: float) -> Floats:
     grown = whole[:, :4] + (-slack, -slack, slack, slack)
     for view in np.unique(parts[:, 5:], axis=0):
         at = np.flatnonzero((parts[:, 5:] == view).all(axis=1))
-        own = parts[at]
-        shown = _clipped(whole, view)
-        same = _iou(own, shown) >= _SAME  # [own, whole]
-        most = same & (_areas(shown) >= _SAME * _areas(whole))
-        inside = _shared(own, grown) >= _SAME * _areas(own)[:, None]
-        sure = whole[:, 4] >= _AS_SURE * own[:, 4:5]
+        near = np.flatnonzero(_shared(view[None], grown)[0])
+        own, shown, scores = parts[at], _clipped(whole[near], view), whole[near, 4]
+        same = _iou(own, shown) >= _SAME  # [own, near]
+        most = same & (_areas(shown) >= _SAME * _areas(whole[near]))
+        inside = _shared(own, grown[near]) >= _SAME * _areas(own)[:, None]
+        sure = scores >= _AS_SURE * own[:, 4:5]
         left[at] = ~(most | ((same | inside) & sure)).any(axis=1)
-        whole[:, 4] = np.maximum(whole[:, 4], np.where(most, own[:, 4:5], 0).max(axis=0, initial=0))
+        whole[near, 4] = np.maximum(scores, np.where(most, own[:, 4:5], 0).max(axis=0, initial=0))
     return parts[left]
 
 
@@ -303,13 +303,19 @@ def _unseen(coarse: Floats, fine: Floats, slack: float) -> Floats:
 
 
 def _suppressed(rows: Floats, nms: float) -> Floats:
-    """`rows` by falling score, without those that lie on a surer one with an IoU above `nms`."""
-    rows = rows[np.argsort(-rows[:, 4], kind="stable")]
-    kept = []
-    while len(rows):
-        kept.append(rows[0])
-        rows = rows[1:][_iou(rows[:1], rows[1:])[0] <= nms]
-    return np.array(kept).reshape(-1, 9)
+    """`rows`, from left to right, without those that lie on a surer one with an IoU above `nms`."""
+    rows = rows[np.argsort(rows[:, 0], kind="stable")]
+    left, widths = rows[:, 0], rows[:, 2] - rows[:, 0]
+    kept = np.ones(len(rows), dtype=bool)
+    # One whose IoU with another is above `nms` is less than 1 / `nms` times as wide: it begins so near, or right of it.
+    reach = widths / max(nms, 0.01)
+    first, last = np.searchsorted(left, left - reach), np.searchsorted(left, rows[:, 2])
+    for i in np.argsort(-rows[:, 4], kind="stable"):
+        if kept[i]:
+            near = slice(first[i], last[i])
+            kept[near] &= _iou(rows[i : i + 1], rows[near])[0] <= nms
+            kept[i] = True
+    return rows[kept]
 
 
 def _clipped(boxes: Floats, view: Floats) -> Floats:
