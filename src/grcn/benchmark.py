@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -146,7 +145,11 @@ def table(measured: Sequence[Measured]) -> str:
     wide = 7 * (len(batches) + 1 + has_gpu) + 14
     name = 80 - wide
     lines = [
-        " " * name + f"{'ms a photo':>14}" + f"{'photos/s at':>{7 * len(batches)}}" + f"{'memory':>7}" + "    GPU" * has_gpu,
+        " " * name
+        + f"{'ms a photo':>14}"
+        + f"{'photos/s at':>{7 * len(batches)}}"
+        + f"{'memory':>7}"
+        + "    GPU" * has_gpu,
         " " * name
         + f"{'p50':>7}{'p95':>7}"
         + "".join(f"{batch:>7}" for batch in batches)

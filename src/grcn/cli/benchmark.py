@@ -33,9 +33,13 @@ def benchmark(argv: Sequence[str]) -> int:
         "--photos", nargs="+", type=str, metavar="PATH", help="photos or folders of them; default: rendered, 800x600"
     )
     parser.add_argument("--count", type=int, default=8, help="photos that are used, evenly chosen")
-    parser.add_argument("--batch_size", nargs="+", type=int, default=[1, 4, 8], help="photos at a time, up to 4 numbers")
+    parser.add_argument(
+        "--batch_size", nargs="+", type=int, default=[1, 4, 8], help="photos at a time, up to 4 numbers"
+    )
     parser.add_argument("--rounds", type=int, default=5, help="turns of each way at each batch")
-    parser.add_argument("--device", type=str, default="auto", help="cpu, cuda, cuda:1, ...; auto: of exported files the CPU")
+    parser.add_argument(
+        "--device", type=str, default="auto", help="cpu, cuda, cuda:1, ...; auto: of exported files the CPU"
+    )
     parser.add_argument("--out", type=str, metavar="FILE", help="also write it as JSON, with versions and the machine")
     options = parser.read(argv)
     for name in ("count", "rounds"):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from grcn.cli.common import add_device_options, keeping, load_detector, progress_bar, say, say_letters
+from grcn.cli.common import add_device_options, ended, keeping, load_detector, progress_bar, say, say_letters
 from grcn.errors import ConfigError, ImageError
 
 if TYPE_CHECKING:
@@ -21,16 +22,21 @@ def predict(argv: Sequence[str]) -> int:
     parser = Parser(
         "predict",
         "RUN SOURCE... --out DIR [options]",
-        "Finds objects in images, folders of images, glob patterns, videos, or an image from standard input (-). DIR "
+        "Finds objects in images, folders of images, glob patterns, videos, an image from standard input (-), or, alone, "
+        "a live source: rtsp://..., http://..., camera:0; Ctrl-C ends that. DIR "
         "gets the drawn pictures (drawn/), results.json (COCO) with images.json (what its ids mean), and frames/ with "
         "the detections in each frame of a video. What is found stands at once in results.jsonl, and stays there "
         "whatever happens.",
-        "grcn predict runs/photos holiday clip.mp4 'more/**/*.jpg' --out found --score 0.5 --save voc",
+        "grcn predict runs/photos holiday clip.mp4 'more/**/*.jpg' --out found --score 0.5 --save voc\n"
+        "grcn predict runs/photos aerial.jpg --out found --tiles 640 --max_pixels 120000000\n"
+        "grcn predict runs/photos camera:0 --out found --track",
     )
     parser.add_argument(
         "run", type=str, metavar="RUN", help="run folder, .safetensors or exported file, hf://user/name, preset"
     )
-    parser.add_argument("sources", nargs="+", type=str, metavar="SOURCE", help="image, folder, glob, video or -")
+    parser.add_argument(
+        "sources", nargs="+", type=str, metavar="SOURCE", help="image, folder, glob, video, - or stream"
+    )
     parser.add_argument("--out", type=str, required=True, help="folder of results")
     parser.add_argument("--score", type=float, default=0.3, help="leave out detections below this")
     parser.add_argument(
@@ -47,7 +53,10 @@ def predict(argv: Sequence[str]) -> int:
         metavar="SIZE",
         help="look at each photo tile by tile, SIZE pixels a side; without SIZE: what the network sees",
     )
-    parser.add_argument("--overlap", type=float, default=0.2, help="with --tiles: share of a tile that the next one shows")
+    parser.add_argument(
+        "--overlap", type=float, default=0.2, help="with --tiles: share of a tile that the next one shows"
+    )
+    parser.add_argument("--track", action="store_true", help="number the objects in videos from frame to frame")
     parser.add_argument(
         "--max_pixels", "--max-pixels", type=int, default=2**26, help="larger photos are refused, unread"
     )
@@ -71,7 +80,8 @@ def predict(argv: Sequence[str]) -> int:
     from grcn.predict.job import predict_sources
 
     stopped = f"stopped; what was found is in {out / 'results.jsonl'}, and in frames/ for videos"
-    with keeping(stopped), progress_bar(f"detecting in {len(sources)} sources") as progress:
+    ending = ended() if sources[0].is_live else nullcontext()
+    with keeping(stopped), ending as stop, progress_bar(f"detecting in {len(sources)} sources") as progress:
         summary = predict_sources(
             detector,
             sources,
@@ -82,6 +92,8 @@ def predict(argv: Sequence[str]) -> int:
             workers=options.workers,
             tiles=tiles,
             max_pixels=options.max_pixels,
+            track=options.track,
+            stop=stop,
             on_broken=lambda error: say(f"error: {error}"),
             progress=progress,
         )

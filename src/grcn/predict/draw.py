@@ -25,7 +25,7 @@ _ON_LABELS, _ON_ITS_OBJECT, _ON_OTHERS = 12.0, 10.0, 1.0
 
 
 def draw_detections(image: NDArray[np.uint8], detections: Detections) -> NDArray[np.uint8]:
-    """A copy of the picture with each detection's box, class name and score.
+    """A copy of the picture with each detection's box, class name and score, and number where it was tracked.
 
     A label lies beside its box where there is room, on no other label, and in the picture. Classes whose names no font
     at hand can write are called by their number (`grcn.fonts`).
@@ -92,13 +92,14 @@ def _labels(detections: Detections, font_size: int, most: int) -> list[_Label]:
     names = fonts.drawable(detections.class_names)
     at_hand, padding = fonts.fonts_for(names), max(2, font_size // 5)
     labels = []
-    for class_id, score in zip(detections.class_ids, detections.scores, strict=True):
-        name = names[class_id]
+    tracks = [-1] * len(detections) if detections.track_ids is None else detections.track_ids.tolist()
+    for class_id, score, track in zip(detections.class_ids, detections.scores, tracks, strict=True):
+        name, number = names[class_id], f"#{track} " if track >= 0 else ""
         font = fonts.load(at_hand.path(name), font_size)
-        text = f"{name} {score:.2f}"
+        text = f"{number}{name} {score:.2f}"
         while name and font.getlength(text) + 2 * padding > most:
             name = name[: -max(1, len(name) // 10)]
-            text = f"{name}… {score:.2f}"
+            text = f"{number}{name}… {score:.2f}"
         width, height = round(font.getlength(text)) + 2 * padding, sum(font.getmetrics()) + padding
         labels.append(_Label(text, font, width, height, padding))
     return labels

@@ -7,12 +7,14 @@ OUT/results.json               the same as the one list that COCO's tools read; 
 OUT/images.json                what the ids mean: `images` done (id, file_name, path, width, height), `categories`, and
                                `complete`: false until results.json is there
 OUT/frames/NAME.jsonl          per video: a line a frame with its detections; image_id is its number
-OUT/frames/NAME.json           the same when the video is done: width, height, fps and `frames`
+OUT/frames/NAME.json           the same when the video is done: width, height, fps and `frames`; of a live source
+                               `dropped`, too, how many of its frames were not looked at
 OUT/voc, OUT/coco, OUT/yolo    with --save: data sets of the images (not of videos) and what was found in them
 OUT/labelstudio                with --save: tasks.json (pre-annotations), interface.txt and the images, for Label Studio
 OUT/fiftyone                   with --save: samples.json and the images, for FiftyOne
 ```
-Image ids count from 1 in the order of the sources, category ids from 1 in the order of the classes, frames from 0. In
+Image ids count from 1 in the order of the sources, category ids from 1 in the order of the classes, frames from 0, those
+of a live source that were dropped as well. With tracking, what is found in videos has a `track_id` (null: none yet). In
 names that are not UTF-8 the odd bytes are escaped (`\\udce9`), as `json.loads` and `os.fsencode` understand them.
 """
 
@@ -20,9 +22,10 @@ from __future__ import annotations
 
 import io
 import sys
+import threading
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import chain, groupby
 from pathlib import Path
@@ -41,7 +44,8 @@ from grcn.locks import locked_folder
 from grcn.predict.draw import draw_detections
 from grcn.predict.results import FrameLines, PredictedFiles, Results, files_of
 from grcn.predict.sources import Source
-from grcn.predict.video import read_video, write_video
+from grcn.predict.track import Tracker
+from grcn.predict.video import Video, read_live, read_video, write_video
 from grcn.types import Detections
 
 if TYPE_CHECKING:
@@ -77,6 +81,8 @@ def predict_sources(
     workers: int = 2,
     tiles: Tiles | None = None,
     max_pixels: int = MAX_PIXELS,
+    track: bool = False,
+    stop: threading.Event | None = None,
     on_broken: Callable[[ImageError], None] = lambda error: None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Summary:
@@ -93,14 +99,18 @@ def predict_sources(
         save: any of `grcn.data.formats.WRITERS`.
         batch_size, workers, tiles: as `Detector.stream`.
         max_pixels: larger images are refused.
+        track: give the same object of a video the same number in each frame (`grcn.predict.track`).
+        stop: ends a live source, whose files are then whole.
         on_broken: called for each source that cannot be done; the others are done all the same.
         progress: called with sources done and sources in all.
 
     Raises:
-        ConfigError: where saved labels of an earlier run, perhaps corrected since, would be replaced, or where another
+        ConfigError: where the extra `track` is not installed; where saved labels of an earlier run, perhaps corrected since, would be replaced, or where another
             process is at work in the folder.
         CheckpointError: where what is written once, such as the list of images, cannot be written.
     """
+    if track:
+        Tracker(1, 0)  # refused at once where it is not installed
     summary = Summary()
     saved: dict[str, list[AnnotatedImage]] = {kind: [] for kind in save}
     with locked_folder(out), ExitStack() as last:  # done also when it is stopped, and each also where another fails
@@ -113,7 +123,7 @@ def predict_sources(
         progress(0, len(sources))
         for are_videos, group in groupby(sources, lambda source: source.is_video):
             if are_videos:
-                work = _predict_videos(detector, group, out, score, workers, tiles, summary)
+                work = _predict_videos(detector, group, out, score, workers, tiles, track, stop, summary)
             else:
                 photos = detector.stream(
                     (_Photo(source, max_pixels) for source in group),
@@ -222,12 +232,14 @@ def _predict_videos(
     score: float | None,
     workers: int,
     tiles: Tiles | None,
+    track: bool,
+    stop: threading.Event | None,
     summary: Summary,
 ) -> Iterator[ImageError | None]:
     """Does videos one after the other, and yields what went wrong with each."""
     for source in sources:
         try:
-            _predict_video(detector, source, out, score, workers, tiles, summary)
+            _predict_video(detector, source, out, score, workers, tiles, track, stop, summary)
         except ImageError as error:
             yield error
         else:
@@ -241,6 +253,8 @@ def _predict_video(
     score: float | None,
     workers: int,
     tiles: Tiles | None,
+    track: bool,
+    stop: threading.Event | None,
     summary: Summary,
 ) -> None:
     """Draws one video, frame by frame, and writes the detections of each frame.
@@ -248,64 +262,87 @@ def _predict_video(
     Raises:
         ImageError: where it cannot be opened, holds no frame, or cannot be written.
     """
-    assert source.path is not None
-    with read_video(source.path) as video, files_of(source) as files:
-        names: Counter[str] = Counter()
+    names: Counter[str] = Counter()
+    with _opened(source, stop) as video, files_of(source) as files:
+        tracker = Tracker(video.fps, detector.config.roi.score_threshold if score is None else score) if track else None
         with FrameLines(out / "frames" / f"{source.name}.json", files) as lines:
-            drawn = _drawn_frames(detector, video.frames, score, workers, tiles, lines, names)
+            # One that is live is not read ahead: what is looked at is its newest frame.
+            ahead = 0 if source.is_live else workers
+            drawn = _drawn_frames(detector, video, score, ahead, tiles, tracker, lines, names)
             with closing(drawn):
-                count = _write_video(drawn, out / "drawn" / f"{source.name}.mp4", video.fps, files)
-            lines.finish({"video": str(source), "width": video.width, "height": video.height, "fps": video.fps})
-    summary.frames += count
-    summary.found.update(names)
+                count, last = _write_video(drawn, out / "drawn" / f"{source.name}.mp4", video.fps, files)
+            about = {"video": str(source), "width": video.width, "height": video.height, "fps": video.fps}
+            lines.finish({**about, "dropped": last + 1 - count} if source.is_live else about)
+        summary.frames += count
+        summary.found.update(names)
+
+
+def _opened(source: Source, stop: threading.Event | None) -> AbstractContextManager[Video]:
+    if source.is_live:
+        return read_live(source.address, str(source), stop or threading.Event())
+    assert source.path is not None
+    return read_video(source.path)
 
 
 def _drawn_frames(
     detector: Detector,
-    images: Iterable[NDArray[np.uint8]],
+    video: Video,
     score: float | None,
     workers: int,
     tiles: Tiles | None,
+    tracker: Tracker | None,
     lines: FrameLines,
     names: Counter[str],
-) -> Generator[NDArray[np.uint8]]:
-    """The drawn frames, [H, W, 3] uint8 RGB; `lines` and `names` are told what was found in each."""
+) -> Generator[tuple[int, NDArray[np.uint8]]]:
+    """The number of each frame, and the frame drawn, [H, W, 3] uint8 RGB; `lines` and `names` are told what was found.
+
+    Threads draw, but where objects are tracked: that goes by the order of the frames.
+    """
+
+    def finish(_: object, image: NDArray[np.uint8], found: Detections) -> tuple[NDArray[np.uint8], Detections]:
+        return (draw_detections(image, found) if tracker is None else image), found
+
     frames = detector.stream(
-        images,
+        zip(video.frames, video.numbers, strict=False),
         score=score,
         workers=workers,
         tiles=tiles,
-        read=lambda image: image,
-        finish=lambda image, _, found: (draw_detections(image, found), found),
+        read=lambda frame: frame[0],
+        finish=finish,
     )
     with closing(frames):  # type: ignore[type-var]  # a generator
-        for number, (_, seen) in enumerate(frames):
+        for (_, number), seen in frames:
             if isinstance(seen, ImageError):
                 raise seen
             drawn, found = seen
+            if tracker is not None:
+                found = tracker.update(number, found)
+                drawn = draw_detections(drawn, found)
             lines.add(number, found)
             names.update(found.names)
-            yield drawn
+            yield number, drawn
 
 
-def _write_video(frames: Iterator[NDArray[np.uint8]], path: Path, fps: float, files: PredictedFiles) -> int:
-    """Writes a video whole or not at all, and returns its number of frames.
+def _write_video(
+    frames: Iterator[tuple[int, NDArray[np.uint8]]], path: Path, fps: float, files: PredictedFiles
+) -> tuple[int, int]:
+    """Writes a video whole or not at all, and returns how many frames it has and the number of the last.
 
     Raises:
         CheckpointError: where it cannot be written.
     """
     first = next(frames)
-    count = 0
+    count = last = 0
     with atomic_file(files.claim(path), durable=False) as file, ExitStack() as opened:
         with _naming(path):
-            write = opened.enter_context(write_video(file, fps, *first.shape[:2]))
-        for frame in chain([first], frames):
+            write = opened.enter_context(write_video(file, fps, *first[1].shape[:2]))
+        for last, frame in chain([first], frames):
             with _naming(path):
-                write(frame)
+                write(frame, last)
             count += 1
         with _naming(path):
             opened.close()
-    return count
+    return count, last
 
 
 @contextmanager

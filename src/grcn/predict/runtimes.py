@@ -205,7 +205,9 @@ def _gpu(source: Located, device: str) -> int | None:
     if kind != "cuda" or not (number.isdecimal() or device == "cuda"):
         raise ConfigError(f"device '{device}': {source} is exported: use cpu, cuda or cuda:1")
     if source.kind != "onnx":
-        raise ConfigError(f"device '{device}': {source} runs on the cpu alone; for a GPU export to onnx, or load the run")
+        raise ConfigError(
+            f"device '{device}': {source} runs on the cpu alone; for a GPU export to onnx, or load the run"
+        )
     return int(number or 0)
 
 

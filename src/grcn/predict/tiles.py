@@ -124,7 +124,7 @@ def detect_tiles(
             raise found
         boxes = found.boxes.astype(np.float64) * (factor if view == whole else 1) + np.tile(view[:2], 2)
         boxes = np.clip(boxes, np.tile(view[:2], 2), np.tile(view[2:], 2))  # what was padded holds nothing
-        rows.append(np.hstack([boxes, found.scores[:, None], np.tile(np.float64(view), (len(found), 1))]))
+        rows.append(np.hstack([boxes, found.scores[:, None], np.tile(np.array(view, np.float64), (len(found), 1))]))
         class_ids.append(found.class_ids)
     every, of_class = np.concatenate(rows), np.concatenate(class_ids)
     if len(views) > 1:
@@ -220,7 +220,7 @@ class _Seams:
         """Which boxes end at a border of their view that is none of the photo's."""
         (height, width), (down, across) = self.size, self.border
         x1, y1, x2, y2, _, left, top, right, bottom = rows.T
-        return (  # type: ignore[no-any-return]
+        return np.asarray(
             ((left > 0) & (x1 <= left + across))
             | ((top > 0) & (y1 <= top + down))
             | ((right < width) & (x2 >= right - across))
@@ -230,7 +230,7 @@ class _Seams:
     def fit(self, rows: Floats) -> NDArray[np.bool_]:
         """Which boxes some tile shows whole, and not at its border, wherever they are."""
         down, across = (n - 2 * border for n, border in zip(self.overlap, self.border, strict=True))
-        return (rows[:, 2] - rows[:, 0] <= across) & (rows[:, 3] - rows[:, 1] <= down)  # type: ignore[no-any-return]
+        return (rows[:, 2] - rows[:, 0] <= across) & (rows[:, 3] - rows[:, 1] <= down)
 
 
 def _merge(fine: Floats, coarse: Floats, seams: _Seams, nms: float) -> Floats:
@@ -289,15 +289,14 @@ def _joined(parts: Floats) -> Floats:
         for i, j in zip(*np.nonzero(same), strict=True):
             group[group == group[theirs[j]]] = group[ours[i]]
     members = [parts[group == number] for number in np.unique(group)]
-    low, high = ([end(rows, axis=0) for rows in members] for end in (np.min, np.max))
-    low, high = np.array(low).reshape(-1, 9), np.array(high).reshape(-1, 9)
+    low, high = (np.array([end(rows, axis=0) for rows in members]).reshape(-1, 9) for end in (np.min, np.max))
     return np.hstack([low[:, :2], high[:, 2:5], low[:, 5:7], high[:, 7:]])
 
 
 def _unseen(coarse: Floats, fine: Floats, slack: float) -> Floats:
     """The coarse boxes that are none of the fine ones, give or take `slack` pixels; a fine one becomes as sure, in
     place."""
-    same = (np.abs(coarse[:, None, :4] - fine[:, :4]) <= slack).all(axis=2)  # [coarse, fine]
+    same: NDArray[np.bool_] = np.abs(coarse[:, None, :4] - fine[:, :4]).max(axis=2) <= slack  # [coarse, fine]
     fine[:, 4] = np.maximum(fine[:, 4], np.where(same, coarse[:, 4:5], 0).max(axis=0, initial=0))
     return coarse[~same.any(axis=1)]
 

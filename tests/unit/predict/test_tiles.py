@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
-import pytest
-import torch
-from hypothesis import example, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grcn import Detections, Detector, Tiles
 from grcn.config import InputConfig
-from grcn.errors import ConfigError, ImageError
-from grcn.predict.tiles import _views
 from networks import Looking
 
 NAMES = ("thing", "other")
