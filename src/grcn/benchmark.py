@@ -96,7 +96,8 @@ def benchmark(
         progress: called with turns done, turns in all, and whose turn it is.
 
     Raises:
-        GrcnError: as `Detector.load` and `Detector.predict`; CheckpointError where a candidate's process ended by itself.
+        GrcnError: as `Detector.load` and `Detector.predict`.
+        CheckpointError: where a candidate's process ended by itself.
     """
     batches = sorted({1, *batch_sizes})
     ways = [way for source in sources for way in _ways(source)]

@@ -119,7 +119,8 @@ class Detections:
         scores: [N] float32 in 0..1.
         class_ids: [N] int64, 0..C-1.
         class_names: the C names.
-        track_ids: [N] int64, of the objects in a video, where they were tracked; -1: not, or not yet. None: no tracking.
+        track_ids: [N] int64, the numbers of objects that are followed in a video; -1: not, or not yet. None: nothing is
+            followed.
 
     Raises:
         DataError: on lengths that differ, boxes or scores that are not finite, ids beyond the names.

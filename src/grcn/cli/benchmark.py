@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -67,8 +68,12 @@ def benchmark(argv: Sequence[str]) -> int:
     print(table(measured))
     threads = ", ".join(dict.fromkeys(f"{own.label.split(',')[0]} {own.threads} threads" for own in measured))
     shown = ", ".join(sizes[:3]) + (", ..." if len(sizes) > 3 else "")
-    print(f"{len(photos)} photos of {shown}, decoded; {options.rounds} rounds in turn, medians; {threads}")
-    print(f"{about['processor']}, {about['cores']} cores")
+    print()
+    for told in (
+        f"{len(photos)} photos of {shown}, decoded; {options.rounds} rounds in turn, medians; {threads}",
+        f"{about['processor']}, {about['cores']} cores",
+    ):
+        print(textwrap.fill(told, 80))
     if options.out:
         rows = [{**asdict(own), "p50": own.percentile(50), "p95": own.percentile(95)} for own in measured]
         write_json(Path(options.out), {**about, "candidates": rows}, indent=1)

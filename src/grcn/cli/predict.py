@@ -22,9 +22,9 @@ def predict(argv: Sequence[str]) -> int:
     parser = Parser(
         "predict",
         "RUN SOURCE... --out DIR [options]",
-        "Finds objects in images, folders of images, glob patterns, videos, an image from standard input (-), or, alone, "
-        "a live source: rtsp://..., http://..., camera:0; Ctrl-C ends that. DIR "
-        "gets the drawn pictures (drawn/), results.json (COCO) with images.json (what its ids mean), and frames/ with "
+        "Finds objects in images, folders of images, glob patterns, videos, an image from standard input (-), or, "
+        "alone, a live source: rtsp://..., http://..., camera:0; Ctrl-C ends that. DIR gets the drawn pictures "
+        "(drawn/), results.json (COCO) with images.json (what its ids mean), and frames/ with "
         "the detections in each frame of a video. What is found stands at once in results.jsonl, and stays there "
         "whatever happens.",
         "grcn predict runs/photos holiday clip.mp4 'more/**/*.jpg' --out found --score 0.5 --save voc\n"

@@ -13,8 +13,8 @@ OUT/voc, OUT/coco, OUT/yolo    with --save: data sets of the images (not of vide
 OUT/labelstudio                with --save: tasks.json (pre-annotations), interface.txt and the images, for Label Studio
 OUT/fiftyone                   with --save: samples.json and the images, for FiftyOne
 ```
-Image ids count from 1 in the order of the sources, category ids from 1 in the order of the classes, frames from 0, those
-of a live source that were dropped as well. With tracking, what is found in videos has a `track_id` (null: none yet). In
+Image ids count from 1 in the order of the sources, category ids from 1 in the order of the classes, frames from 0, with
+those that a live source dropped. With tracking, what is found in videos has a `track_id` (null: none yet). In
 names that are not UTF-8 the odd bytes are escaped (`\\udce9`), as `json.loads` and `os.fsencode` understand them.
 """
 
@@ -105,8 +105,9 @@ def predict_sources(
         progress: called with sources done and sources in all.
 
     Raises:
-        ConfigError: where the extra `track` is not installed; where saved labels of an earlier run, perhaps corrected since, would be replaced, or where another
+        ConfigError: where saved labels of an earlier run, perhaps corrected since, would be replaced, or where another
             process is at work in the folder.
+        ModuleNotFoundError: where an extra that is needed is not installed.
         CheckpointError: where what is written once, such as the list of images, cannot be written.
     """
     if track:

@@ -9,6 +9,8 @@ import numpy as np
 
 from grcn.types import Detections
 
+_NEAR = 0.2  # IoU with where an object is expected, from which it is taken for it; as in ByteTrack's paper
+
 
 class Tracker:
     """Gives the same object of a video the same number in each frame. Each video has a tracker of its own.
@@ -24,7 +26,10 @@ class Tracker:
             from trackers import ByteTrackTracker
         self._fps = fps
         self._tracker = ByteTrackTracker(
-            frame_rate=fps, track_activation_threshold=score, high_conf_det_threshold=score
+            frame_rate=fps,
+            track_activation_threshold=score,
+            high_conf_det_threshold=score,
+            minimum_iou_threshold=_NEAR,
         )
 
     def update(self, number: int, found: Detections) -> Detections:
