@@ -36,7 +36,7 @@ View = tuple[int, int, int, int]  # x1, y1, x2, y2 in the photo's pixels
 _SAME = 0.5
 """IoU from which boxes of two views show one object, and the share of a part that lies in its whole."""
 _AS_SURE = 0.5
-"""Share of a part's score below which a whole box does not explain it, unless the part is most of it."""
+"""Share of a box's score from which another one is sure enough to stand for it, or to be put together with it."""
 _BORDER = 1 / 8
 """Share of the overlap: what ends so near to a border counts as cut by it, since no box is exact."""
 _OFF = 3
@@ -258,34 +258,33 @@ def _merge(fine: Floats, coarse: Floats, seams: _Seams, nms: float) -> Floats:
 def _unexplained(parts: Floats, whole: Floats, slack: float) -> Floats:
     """The parts that belong to no whole box.
 
-    One does belong where it is what its view shows of the whole box, or lies in that, give or take `slack` pixels. A
-    whole box much less sure than the part is believed only where the part shows most of it; then it becomes as sure,
-    in place.
+    One does belong where a box that is sure enough lies around it, give or take `slack` pixels, or is, as far as the
+    part's view shows it, the same.
     """
     left = np.ones(len(parts), dtype=bool)
     grown = whole[:, :4] + (-slack, -slack, slack, slack)
     for view in np.unique(parts[:, 5:], axis=0):
         at = np.flatnonzero((parts[:, 5:] == view).all(axis=1))
         near = np.flatnonzero(_shared(view[None], grown)[0])
-        own, shown, scores = parts[at], _clipped(whole[near], view), whole[near, 4]
-        same = _iou(own, shown) >= _SAME  # [own, near]
-        most = same & (_areas(shown) >= _SAME * _areas(whole[near]))
+        own = parts[at]
+        same = _iou(own, _clipped(whole[near], view)) >= _SAME  # [own, near]
         inside = _shared(own, grown[near]) >= _SAME * _areas(own)[:, None]
-        sure = scores >= _AS_SURE * own[:, 4:5]
-        left[at] = ~(most | ((same | inside) & sure)).any(axis=1)
-        whole[near, 4] = np.maximum(scores, np.where(most, own[:, 4:5], 0).max(axis=0, initial=0))
+        sure = whole[near, 4] >= _AS_SURE * own[:, 4:5]
+        left[at] = ~((same | inside) & sure).any(axis=1)
     return parts[left]
 
 
 def _joined(parts: Floats) -> Floats:
-    """The parts, those as one in which two views show the same where both see: as sure as the surest of them, and seen
-    by all that their views span."""
+    """The parts, those as one in which two views show the same where both see, and about as surely: as sure as the
+    surest of them, and seen by all that their views span."""
     group = np.arange(len(parts))
     views, of_view = np.unique(parts[:, 5:], axis=0, return_inverse=True)
     for a, b in zip(*np.nonzero(np.triu(_shared(views, views) > 0, 1)), strict=True):
         ours, theirs = np.flatnonzero(of_view == a), np.flatnonzero(of_view == b)
         both = np.concatenate([np.maximum(views[a], views[b])[:2], np.minimum(views[a], views[b])[2:]])
         same = _iou(_clipped(parts[ours], both), _clipped(parts[theirs], both)) >= _SAME
+        scores = parts[ours, 4][:, None], parts[theirs, 4]
+        same &= np.minimum(*scores) >= _AS_SURE * np.maximum(*scores)
         for i, j in zip(*np.nonzero(same), strict=True):
             group[group == group[theirs[j]]] = group[ours[i]]
     members = [parts[group == number] for number in np.unique(group)]
@@ -294,11 +293,10 @@ def _joined(parts: Floats) -> Floats:
 
 
 def _unseen(coarse: Floats, fine: Floats, slack: float) -> Floats:
-    """The coarse boxes that are none of the fine ones, give or take `slack` pixels; a fine one becomes as sure, in
-    place."""
-    same: NDArray[np.bool_] = np.abs(coarse[:, None, :4] - fine[:, :4]).max(axis=2) <= slack  # [coarse, fine]
-    fine[:, 4] = np.maximum(fine[:, 4], np.where(same, coarse[:, 4:5], 0).max(axis=0, initial=0))
-    return coarse[~same.any(axis=1)]
+    """The coarse boxes that are none of the fine ones, which are exacter, give or take `slack` pixels."""
+    same = np.abs(coarse[:, None, :4] - fine[:, :4]).max(axis=2) <= slack  # [coarse, fine]
+    seen = (same & (fine[:, 4] >= _AS_SURE * coarse[:, 4:5])).any(axis=1)
+    return coarse[~seen]
 
 
 def _suppressed(rows: Floats, nms: float) -> Floats:
