@@ -296,7 +296,7 @@ def _unseen(coarse: Floats, fine: Floats, slack: float) -> Floats:
     """The coarse boxes that are none of the fine ones, which are exacter, give or take `slack` pixels."""
     same = np.abs(coarse[:, None, :4] - fine[:, :4]).max(axis=2) <= slack  # [coarse, fine]
     seen = (same & (fine[:, 4] >= _AS_SURE * coarse[:, 4:5])).any(axis=1)
-    return coarse[~seen]
+    return coarse[~seen]  # type: ignore[no-any-return]
 
 
 def _suppressed(rows: Floats, nms: float) -> Floats:

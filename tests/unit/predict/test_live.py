@@ -3,6 +3,8 @@
 import json
 import signal
 import socket
+import socketserver
+import struct
 import threading
 import time
 from collections.abc import Iterator
@@ -10,6 +12,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import simplejpeg
@@ -226,3 +229,53 @@ def test_objects_keep_their_numbers(tmp_path: Path) -> None:
         assert [track["track_id"] for track in frames[0]] == [None, None]
     predict_sources(detector, sources, tmp_path / "out", score=0.3)
     assert "track_id" not in (tmp_path / "out/frames/a.json").read_text()
+
+
+class _RtspCamera(socketserver.StreamRequestHandler):
+    """As little of RTSP as a reader needs: an MPEG transport stream in RTP, in the connection itself."""
+
+    def handle(self) -> None:
+        while request := self.rfile.readline():
+            method = request.split()[0].decode()
+            head = {}
+            while line := self.rfile.readline().strip():
+                key, _, value = line.decode().partition(":")
+                head[key.lower()] = value.strip()
+            answer, body = f"RTSP/1.0 200 OK\r\nCSeq: {head['cseq']}\r\n", b""
+            if method == "DESCRIBE":
+                body = (
+                    b"v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\ns=x\r\nt=0 0\r\nm=video 0 RTP/AVP 33\r\na=control:track1\r\n"
+                )
+                answer += f"Content-Type: application/sdp\r\nContent-Length: {len(body)}\r\n"
+            elif method == "SETUP":
+                answer += "Session: 1\r\nTransport: RTP/AVP/TCP;unicast;interleaved=0-1\r\n"
+            elif method == "PLAY":
+                answer += "Session: 1\r\n"
+            self.wfile.write(answer.encode() + b"\r\n" + body)
+            if method == "PLAY":
+                self.stream()
+                return
+
+    def stream(self) -> None:
+        packets = [self.server.content[at : at + 7 * 188] for at in range(0, len(self.server.content), 7 * 188)]
+        for i, packet in enumerate(packets):
+            rtp = struct.pack(">BBHII", 0x80, 33, i, 900 * i, 1) + packet
+            self.wfile.write(struct.pack(">cBH", b"$", 0, len(rtp)) + rtp)
+            time.sleep(0.002)
+
+
+def test_rtsp_is_read(tmp_path: Path) -> None:
+    with av.open(str(tmp_path / "a.ts"), "w", format="mpegts") as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 160, 48, "yuv420p"
+        for i in range(60):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame_of(i), format="rgb24")))
+        container.mux(stream.encode())
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), _RtspCamera) as server:
+        server.content = (tmp_path / "a.ts").read_bytes() * 3
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        sources, _ = find_sources([f"rtsp://127.0.0.1:{server.server_address[1]}/live"], tmp_path / "out")
+        summary = predict_sources(looking(slowly, ("light",), ""), sources, tmp_path / "out")
+        server.shutdown()
+    assert summary.frames >= 1
+    assert summary.found == {"light": summary.frames}
