@@ -24,7 +24,7 @@ MIN_SIDE = 512
 _ON_LABELS, _ON_ITS_OBJECT, _ON_OTHERS = 12.0, 10.0, 1.0
 
 
-def draw_detections(image: NDArray[np.uint8], detections: Detections) -> NDArray[np.uint8]:
+def draw_detections(image: NDArray[np.uint8], detections: Detections, view: int | None = None) -> NDArray[np.uint8]:
     """A copy of the picture with each detection's box, class name and score, and number where it was tracked.
 
     A label lies beside its box where there is room, on no other label, and in the picture. Classes whose names no font
@@ -33,6 +33,7 @@ def draw_detections(image: NDArray[np.uint8], detections: Detections) -> NDArray
     Args:
         image: [H, W, 3] uint8 RGB.
         detections: in the picture's pixels; the surest is drawn last, on top.
+        view: the longer side of as much as is looked at at once, which lines and letters are made for; None: all of it.
 
     Returns:
         [H', W', 3] uint8 RGB; larger than `image` where its longer side is below `MIN_SIDE`.
@@ -43,9 +44,10 @@ def draw_detections(image: NDArray[np.uint8], detections: Detections) -> NDArray
     picture = image.copy() if scale == 1 else np.array(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
     if not len(detections):
         return picture
-    thickness = max(2, round(max(size) / 500))
+    view = min(view or max(size), max(size))
+    thickness = max(2, round(view / 500))
     boxes = _outlines(detections.boxes * scale, size, thickness)
-    labels = _labels(detections, max(12, round(max(size) / 55)), size[0])
+    labels = _labels(detections, max(12, round(view / 55)), size[0])
     places = _places(boxes, np.array([(label.width, label.height) for label in labels]), size)
     colors = [ImageColor.getrgb(PALETTE[class_id % len(PALETTE)]) for class_id in detections.class_ids]
     surest_last = range(len(labels) - 1, -1, -1)

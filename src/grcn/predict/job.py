@@ -27,6 +27,7 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import chain, groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -112,6 +113,9 @@ def predict_sources(
     """
     if track:
         Tracker(1, 0)  # refused at once where it is not installed
+    draw = draw_detections
+    if tiles is not None:  # nobody looks at all of such a photo at once
+        draw = partial(draw_detections, view=2 * (tiles.size or detector.config.input.short_side))
     summary = Summary()
     saved: dict[str, list[AnnotatedImage]] = {kind: [] for kind in save}
     with locked_folder(out), ExitStack() as last:  # done also when it is stopped, and each also where another fails
@@ -127,7 +131,7 @@ def predict_sources(
                 work = _predict_videos(detector, group, out, score, workers, tiles, track, stop, summary)
             else:
                 photos = detector.stream(
-                    (_Photo(source, max_pixels) for source in group),
+                    (_Photo(source, max_pixels, draw) for source in group),
                     score=score,
                     batch_size=batch_size,
                     workers=workers,
@@ -158,6 +162,7 @@ class _Photo:
 
     source: Source
     max_pixels: int
+    draw: Callable[[NDArray[np.uint8], Detections], NDArray[np.uint8]]
     content: bytes = b""
 
     def read(self) -> NDArray[np.uint8]:
@@ -169,7 +174,7 @@ class _Photo:
         return read_image(self.content, name=str(self.source), max_pixels=self.max_pixels)
 
     def see(self, image: NDArray[np.uint8], found: Detections) -> _Seen:
-        return _Seen(image, found, _drawn(self.source, image, found))
+        return _Seen(image, found, _drawn(self.source, self.draw(image, found)))
 
 
 @dataclass(frozen=True)
@@ -213,13 +218,12 @@ def _write_photos(
             yield None
 
 
-def _drawn(source: Source, image: NDArray[np.uint8], found: Detections) -> bytes:
-    """The JPEG of an image with its detections.
+def _drawn(source: Source, picture: NDArray[np.uint8]) -> bytes:
+    """The JPEG of an image with its detections drawn.
 
     Raises:
         ImageError: where it is larger than a JPEG can be.
     """
-    picture = draw_detections(image, found)
     height, width = picture.shape[:2]
     if max(height, width) > MAX_JPEG:
         raise ImageError(f"{source}: {width} x {height} pixels drawn; a JPEG has at most {MAX_JPEG} a side")
