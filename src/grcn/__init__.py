@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from grcn.config import DetectorConfig, Tiles, TrainConfig
+    from grcn.config import DetectorConfig, TrainConfig
     from grcn.data.dataset import open_dataset
     from grcn.errors import GrcnError
     from grcn.evaluation import evaluate
@@ -28,7 +28,6 @@ _HOMES = {
     "GrcnError": "grcn.errors",
     "PRESETS": "grcn.presets",
     "Target": "grcn.types",
-    "Tiles": "grcn.config",
     "TrainConfig": "grcn.config",
     "build_detector": "grcn.model.detector",
     "evaluate": "grcn.evaluation",
@@ -44,7 +43,6 @@ __all__ = [
     "DetectorConfig",
     "GrcnError",
     "Target",
-    "Tiles",
     "TrainConfig",
     "build_detector",
     "evaluate",

@@ -12,8 +12,8 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from grcn import Detections, Detector, Tiles
-from grcn.config import InputConfig
+from grcn import Detections, Detector
+from grcn.config import InputConfig, Tiles
 from grcn.errors import ConfigError, ImageError
 from grcn.predict.header import Header
 from grcn.predict.runtimes import Exported
