@@ -208,8 +208,8 @@ class Detector:
                 (`roi.detections_per_image`); None: its own threshold (`roi.score_threshold`).
             batch_size: pictures of a list, or tiles of a picture, that pass through the network together.
             tiles: look at each picture tile by tile, for those much larger than what the network sees:
-                `grcn.config.Tiles`, or the side of a tile in pixels. There may be more detections than the model keeps of
-                an image.
+                `grcn.config.Tiles`, or the side of a tile in pixels. There may be more detections than the model keeps
+                of an image.
 
         Returns:
             Detections with boxes in the picture's own pixels, clipped to it, by falling score; a list for a list.
