@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,7 +34,9 @@ def add_format_option(parser: Parser, name: str = "--format") -> None:
 
 
 def add_device_options(parser: Parser, batches: bool = True) -> None:
-    parser.add_argument("--device", type=str, default="auto", help="cpu, cuda, cuda:1, ...")
+    parser.add_argument(
+        "--device", type=str, default="auto", help="cpu, cuda, cuda:1, ...; auto: of an exported file the CPU"
+    )
     parser.add_argument(
         "--optimize",
         choices=("fold", "bf16", "none"),
@@ -155,6 +158,29 @@ def keeping(what: str) -> Iterator[None]:
         raise Interrupted(f"{number.name}: {what}", number) from None
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def ended() -> Iterator[threading.Event]:
+    """Ends what has no end of its own by the first Ctrl-C or SIGTERM: they set the event. A second one interrupts."""
+    event = threading.Event()
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.getsignal(number) for number in numbers]
+
+    def end(*_: object) -> None:
+        event.set()
+        restore()
+
+    def restore() -> None:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+
+    for number in numbers:
+        signal.signal(number, end)
+    try:
+        yield event
+    finally:
+        restore()
 
 
 def _tell_defects(dataset: Dataset) -> None:

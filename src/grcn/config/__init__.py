@@ -31,6 +31,7 @@ from grcn.config.fields import (
     non_defaults,
     to_dict,
 )
+from grcn.config.prediction import Tiles
 from grcn.config.serving import Score, ScoreChoice, ServeLimits
 from grcn.config.training import AugmentConfig, OptimConfig, ReadFormat, ScheduleConfig, TrainConfig, WrittenFormat
 
@@ -56,6 +57,7 @@ __all__ = [
     "ServeLimits",
     "Stride",
     "Text",
+    "Tiles",
     "TrainConfig",
     "WrittenFormat",
     "branch_strides",

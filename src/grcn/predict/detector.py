@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, get_args, overload
 
 import numpy as np
 from PIL import Image
 
-from grcn.config import DetectorConfig, Optimization, Score
+from grcn.config import DetectorConfig, Optimization, Score, Tiles
 from grcn.data.image import read_image
 from grcn.errors import CheckpointError, ConfigError, ImageError
 from grcn.predict.hub import download_weights, push
 from grcn.predict.locate import locate
 from grcn.predict.runtimes import Exported, open_exported
 from grcn.predict.stream import Network, stream
+from grcn.predict.tiles import stream_tiles
 from grcn.thresholds import Thresholds, calibrate, check_score, no_thresholds, unscaled
 from grcn.types import Array, Detections, duplicate
 
@@ -103,7 +105,7 @@ class Detector:
                 (.pth), or a preset's name. `faster_rcnn_r50_fpn` and its `_v2` come with torchvision's COCO weights;
                 with class names, and elsewhere, the backbone has its ImageNet weights and the rest is untrained.
             device: as torch names it; `auto`: the first CUDA device where there is one, else the CPU. What was
-                exported runs on the CPU.
+                exported runs on the CPU, an `.onnx` file with `cuda` on a GPU (needs onnxruntime-gpu).
             class_names: of a preset's detector, or of torchvision's file; what grcn trained has its own.
             optimize: how the network is made faster (`grcn.predict.optimize.optimized`): `fold`, which leaves the
                 detections the same; `bf16`, which changes them a little; `none`: as it was trained. What was exported
@@ -131,9 +133,7 @@ class Detector:
             return detector
         if class_names is not None:
             raise ConfigError(f"{source}: has its own class names; leave class_names out")
-        if str(device) not in ("auto", "cpu"):
-            raise ConfigError(f"device '{device}': {source} is exported and runs on the cpu; load the run itself")
-        exported = open_exported(located, optimize)
+        exported = open_exported(located, optimize, str(device))
         header = exported.header
         thresholds = _thresholds(header.extra, header.class_names, source, needed=calibrated)
         return cls(exported, header.class_names, header.preset, thresholds=thresholds, calibrated=calibrated)
@@ -208,13 +208,25 @@ class Detector:
         return self.network.device
 
     @overload
-    def predict(self, images: Picture, *, score: Score | None = ..., batch_size: int = ...) -> Detections: ...
+    def predict(
+        self, images: Picture, *, score: Score | None = ..., batch_size: int = ..., tiles: Tiles | int | None = ...
+    ) -> Detections: ...
     @overload
     def predict(
-        self, images: list[Any] | tuple[Any, ...], *, score: Score | None = ..., batch_size: int = ...
+        self,
+        images: list[Any] | tuple[Any, ...],
+        *,
+        score: Score | None = ...,
+        batch_size: int = ...,
+        tiles: Tiles | int | None = ...,
     ) -> list[Detections]: ...
     def predict(
-        self, images: Picture | list[Any] | tuple[Any, ...], *, score: Score | None = None, batch_size: int = 1
+        self,
+        images: Picture | list[Any] | tuple[Any, ...],
+        *,
+        score: Score | None = None,
+        batch_size: int = 1,
+        tiles: Tiles | int | None = None,
     ) -> Detections | list[Detections]:
         """The objects in one picture, or in each of a list.
 
@@ -224,7 +236,10 @@ class Detector:
             score: only detections of at least this score, 0 for as many as the model keeps of an image
                 (`roi.detections_per_image`); `best`, `precise`: those of its thresholds, which each class has its own;
                 None: its own threshold (`roi.score_threshold`).
-            batch_size: pictures of a list that pass through the network together.
+            batch_size: pictures of a list, or tiles of a picture, that pass through the network together.
+            tiles: look at each picture tile by tile, for those much larger than what the network sees:
+                `grcn.config.Tiles`, or the side of a tile in pixels. There may be more detections than the model keeps
+                of an image.
 
         Returns:
             Detections with boxes in the picture's own pixels, clipped to it, by falling score; a list for a list.
@@ -232,7 +247,8 @@ class Detector:
         Raises:
             ImageError: on a file that cannot be decoded, or a value that is no picture.
             ConfigError: on a score below its own threshold, which an exported detector has built in; on `best` and
-                `precise` where its file has no thresholds.
+                `precise` where its file has no thresholds; on tiles of another size than the one that it is exported
+                for.
         """
         if batch_size < 1:
             raise ConfigError(f"batch_size {batch_size}: needs at least 1")
@@ -240,7 +256,7 @@ class Detector:
         pictures = list(images) if isinstance(images, (list, tuple)) else [images]
         named = [(picture, "image" if single else f"images[{i}]") for i, picture in enumerate(pictures)]
         results = self.stream(
-            named, score=score, batch_size=batch_size, workers=0, read=lambda source: to_pixels(*source)
+            named, score=score, batch_size=batch_size, workers=0, tiles=tiles, read=lambda source: to_pixels(*source)
         )
         found: list[Detections] = []
         for _, result in results:
@@ -257,6 +273,7 @@ class Detector:
         score: Score | None = ...,
         batch_size: int = ...,
         workers: int = ...,
+        tiles: Tiles | int | None = ...,
         read: Callable[[S], Pixels] | None = ...,
     ) -> Iterator[tuple[S, Detections | ImageError]]: ...
     @overload
@@ -267,6 +284,7 @@ class Detector:
         score: Score | None = ...,
         batch_size: int = ...,
         workers: int = ...,
+        tiles: Tiles | int | None = ...,
         read: Callable[[S], Pixels] | None = ...,
         finish: Callable[[S, Any, Detections], T],
     ) -> Iterator[tuple[S, T | ImageError]]: ...
@@ -277,6 +295,7 @@ class Detector:
         score: Score | None = None,
         batch_size: int = 1,
         workers: int = 2,
+        tiles: Tiles | int | None = None,
         read: Callable[[Any], Pixels] | None = None,
         finish: Callable[[Any, Any, Detections], Any] | None = None,
     ) -> Iterator[tuple[Any, Any]]:
@@ -292,7 +311,8 @@ class Detector:
             sources: pictures as `predict` takes them, or whatever `read` takes; an iterator is read as it is needed.
             score: as `predict`.
             batch_size: pictures of one size, after resizing, that pass through the network together.
-            workers: threads that read and finish.
+            workers: threads that read and finish; with `tiles`, that cut them: then one picture is in memory at a time.
+            tiles: as `predict`.
             read: makes a picture, uint8 [H, W, 3] RGB, of a source; may raise ImageError. Default: as `predict`.
             finish: makes of source, pixels and detections what is handed out, such as a drawn picture, in a thread; may
                 raise ImageError. Default: the detections.
@@ -312,7 +332,10 @@ class Detector:
             found = found if least is None else found.above(least)
             return found if finish is None else finish(source, pixels, found)
 
-        return stream(
+        if isinstance(tiles, int):
+            tiles = Tiles(tiles)
+        work = stream if tiles is None else partial(stream_tiles, tiles=tiles)
+        return work(
             self.network,
             sources,
             self.class_names,

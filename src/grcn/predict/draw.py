@@ -24,8 +24,8 @@ MIN_SIDE = 512
 _ON_LABELS, _ON_ITS_OBJECT, _ON_OTHERS = 12.0, 10.0, 1.0
 
 
-def draw_detections(image: NDArray[np.uint8], detections: Detections) -> NDArray[np.uint8]:
-    """A copy of the picture with each detection's box, class name and score.
+def draw_detections(image: NDArray[np.uint8], detections: Detections, view: int | None = None) -> NDArray[np.uint8]:
+    """A copy of the picture with each detection's box, class name and score, and number where it was tracked.
 
     A label lies beside its box where there is room, on no other label, and in the picture. Classes whose names no font
     at hand can write are called by their number (`grcn.fonts`).
@@ -33,15 +33,17 @@ def draw_detections(image: NDArray[np.uint8], detections: Detections) -> NDArray
     Args:
         image: [H, W, 3] uint8 RGB.
         detections: in the picture's pixels; the surest is drawn last, on top.
+        view: the longer side of as much as is looked at at once, which lines and letters are made for; None: all of it.
 
     Returns:
         [H', W', 3] uint8 RGB; larger than `image` where its longer side is below `MIN_SIDE`.
     """
+    tracks = [-1] * len(detections) if detections.track_ids is None else detections.track_ids.tolist()
     marks = [
-        Mark(class_id, f"{score:.2f}", PALETTE[class_id % len(PALETTE)])
-        for class_id, score in zip(detections.class_ids.tolist(), detections.scores, strict=True)
+        Mark(class_id, f"{score:.2f}", PALETTE[class_id % len(PALETTE)], f"#{track}" if track >= 0 else "")
+        for class_id, score, track in zip(detections.class_ids.tolist(), detections.scores, tracks, strict=True)
     ]
-    return draw_marks(image, detections.boxes, marks, detections.class_names)
+    return draw_marks(image, detections.boxes, marks, detections.class_names, view=view)
 
 
 class Mark(NamedTuple):
@@ -66,6 +68,7 @@ def draw_marks(
     marks: Sequence[Mark],
     class_names: tuple[str, ...],
     thin: Sequence[tuple[Array, str]] = (),
+    view: int | None = None,
 ) -> NDArray[np.uint8]:
     """A copy of the picture with boxes and their labels; as `draw_detections`.
 
@@ -75,19 +78,21 @@ def draw_marks(
         marks: of the boxes.
         class_names: the C names.
         thin: boxes [M, 4] that are drawn below the others, thinner and without a label, and their colour.
+        view: as `draw_detections`.
     """
     height, width = image.shape[:2]
     scale = max(1.0, MIN_SIDE / max(height, width))
     size = (max(round(width * scale), 1), max(round(height * scale), 1))
     picture = image.copy() if scale == 1 else np.array(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
-    thickness = max(2, round(max(size) / 500))
+    view = min(view or max(size), max(size))
+    thickness = max(2, round(view / 500))
     for others, color in thin:
         for box in _outlines(others * scale, size, thickness // 2).tolist():
             _draw_box(picture, box, thickness // 2, ImageColor.getrgb(color))
     if not marks:
         return picture
     outlines = _outlines(boxes * scale, size, thickness)
-    labels = _labels(marks, class_names, max(12, round(max(size) / 55)), size[0])
+    labels = _labels(marks, class_names, max(12, round(view / 55)), size[0])
     places = _places(outlines, np.array([(label.width, label.height) for label in labels]), size)
     colors = [ImageColor.getrgb(mark.color) for mark in marks]
     first_last = range(len(labels) - 1, -1, -1)

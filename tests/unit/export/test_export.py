@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from filelock import FileLock
@@ -425,6 +426,48 @@ def test_a_graph_that_depends_on_the_size_wants_a_size(
     assert export(loaded, tmp_path / "x.pt2", "torch", size=(96, 128)).is_file()
 
 
+def test_a_gpu_that_is_asked_for_computes_or_is_refused(
+    onnx_file: Path, openvino_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is none here: ONNX Runtime's list of what it can do is made up, and its session tells what it is asked."""
+    real, asked = onnxruntime.InferenceSession, []
+
+    class Session:
+        def __init__(self, path: str, options: object, providers: list) -> None:
+            asked.append(providers)
+            self.session = real(path, options, providers=["CPUExecutionProvider"])
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self.session, name)
+
+        def get_providers(self) -> list[str]:
+            return working
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None, raising=False)
+    for device in ("cuda", "cuda:1"):
+        with pytest.raises(ConfigError, match=r"no CUDA \(.*CPUExecutionProvider\): pip uninstall onnxruntime"):
+            Detector.load(onnx_file, device=device)
+    assert not asked
+    both = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: both)
+    working = ["CPUExecutionProvider"]  # as where CUDA is not installed
+    with pytest.raises(ConfigError, match="device 'cuda:0': ONNX Runtime cannot use it"):
+        Detector.load(onnx_file, device="cuda")
+    working = both
+    detector = Detector.load(onnx_file, device="cuda:1")
+    assert detector.device == "cuda:1 (ONNX Runtime)"
+    assert asked[-1] == [("CUDAExecutionProvider", {"device_id": 1}), "CPUExecutionProvider"]
+    for device in ("auto", "cpu"):
+        assert Detector.load(onnx_file, device=device).device == "cpu (ONNX Runtime)"
+        assert asked[-1] == ["CPUExecutionProvider"]
+    for device in ("mps", "cuda:", "cuda:x", "gpu"):
+        with pytest.raises(ConfigError, match=f"device '{device}': .* use cpu, cuda or cuda:1"):
+            Detector.load(onnx_file, device=device)
+    with pytest.raises(ConfigError, match="runs on the cpu alone; for a GPU export to onnx"):
+        Detector.load(openvino_folder, device="cuda")
+
+
 def test_what_cannot_be_exported_or_loaded(weights: Path, onnx_file: Path, tmp_path: Path) -> None:
     loaded = load_detector(weights)
     with pytest.raises(ConfigError, match="int8 with format 'onnx'"):
@@ -434,8 +477,6 @@ def test_what_cannot_be_exported_or_loaded(weights: Path, onnx_file: Path, tmp_p
     assert main(["export", str(tmp_path / "absent"), "--format", "onnx"]) == 6
     with pytest.raises(ConfigError, match="ONNX Runtime has none"):
         Detector.load(onnx_file, optimize="bf16")
-    with pytest.raises(ConfigError, match="runs on the cpu"):
-        Detector.load(onnx_file, device="cuda")
     with pytest.raises(ConfigError, match="its own class names"):
         Detector.load(onnx_file, class_names=NAMES)
     with pytest.raises(ConfigError, match="no torch module"):
