@@ -61,6 +61,14 @@ with open("a.mp4", "wb") as file, write_video(file, 10, 96, 128) as write:
 with read_video(Path("a.mp4")) as video:
     print(len(list(video.frames)), "frames")
 """
+TRACK = """
+from grcn.predict.track import Tracker
+from grcn.types import Detections
+tracker = Tracker(25, 0.3)
+for number in range(3):
+    found = tracker.update(number, Detections([[10 + number, 10, 40 + number, 40]], [0.9], [0], ("a",)))
+assert found.track_ids[0] >= 0, found
+"""
 SUPERVISION = """
 from grcn.types import Detections
 found = Detections([[1, 2, 3, 4]], [0.5], [0], ("a",))
@@ -106,6 +114,7 @@ TRIALS = {
         )
     ),
     "video": Trial((VIDEO, f"grcn predict model.onnx clip.mp4 {PREDICT}"), beside="onnx"),
+    "track": Trial((TRACK, f"grcn predict model.onnx clip.mp4 {PREDICT} --track"), beside="onnx"),
     "supervision": Trial((SUPERVISION,)),
     "heic": Trial((f"grcn predict model.onnx photo.heic {PREDICT}",), beside="onnx"),
     "parquet": Trial(("grcn check folder",)),

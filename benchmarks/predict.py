@@ -37,6 +37,7 @@ from grcn.model.detector import build_detector
 from grcn.predict.checkpoint import save_detector
 from grcn.predict.job import predict_sources
 from grcn.predict.sources import find_sources
+from grcn.runtime import peak_memory
 
 LARGE = (4000, 3000)
 TARGET = 1.6  # photos a second, of before, for the large
@@ -80,15 +81,6 @@ def run(tree: Path, weights: Path, photos: Path, out: Path) -> tuple[float, floa
         raise SystemExit(f"{' '.join(command)}: exit {process.returncode}")
     shutil.rmtree(out)
     return seconds, most
-
-
-def peak_memory(process: int) -> float:
-    """The most memory in MB that a process has held up to now; 0 where Linux does not say, as when it has ended."""
-    try:
-        lines = Path(f"/proc/{process}/status").read_text().splitlines()
-    except OSError:
-        return 0.0
-    return sum(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
 
 
 def waiting_share(weights: Path, photos: Path, out: Path) -> float:

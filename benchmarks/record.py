@@ -14,6 +14,8 @@ from typing import Any
 import torch
 import torchvision
 
+from grcn.runtime import processor
+
 
 def write(path: Path, rows: Sequence[dict[str, Any]], **more: Any) -> None:
     """Writes `rows` as JSON with all that a reader needs to judge or repeat them."""
@@ -41,16 +43,6 @@ def header() -> dict[str, Any]:
 def _short(argument: str) -> str:
     """An absolute path by its last name: where a machine keeps its files is of no use to others."""
     return Path(argument).name if Path(argument).is_absolute() else argument
-
-
-def processor() -> str:
-    """The processor's name, family and model as Linux gives them, else what Python knows."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    first = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in reversed(lines))}
-    if "model name" not in first:
-        return platform.processor()
-    return f"{first['model name']}, family {first.get('cpu family')}, model {first.get('model')}"
 
 
 def table(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> str:

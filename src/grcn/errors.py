@@ -75,6 +75,7 @@ EXTRAS = {
     "openvino": ("openvino",),
     "export": ("onnx", "onnxscript", "nncf"),
     "video": ("av",),
+    "track": ("trackers", "cv2"),
     "heic": ("pillow_heif",),
     "parquet": ("pyarrow",),
     "study": ("ray", "scipy"),

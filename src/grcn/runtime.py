@@ -5,7 +5,9 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+import platform
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8  # malloc.h
@@ -31,6 +33,35 @@ def tune_cpu() -> bool:
     settings = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, -1), (_M_TOP_PAD, 64 << 20), (_M_ARENA_MAX, 1))
     done = [mallopt(name, value) for name, value in settings]
     return all(done)
+
+
+def peak_memory(process: int | str = "self") -> float:
+    """The most memory in MB that a process has held up to now: 0 for another one that has ended, or where the system
+    does not tell of it."""
+    try:
+        lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    except OSError:
+        return _own_peak() if process == "self" else 0.0
+    return sum(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
+
+
+def _own_peak() -> float:
+    """As `getrusage` tells, where Linux does not: it counts a process's parent, too."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0.0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # bytes, on macOS
+
+
+def processor() -> str:
+    """The processor's name, family and model as Linux gives them, else what Python knows."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    first = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in reversed(lines))}
+    if "model name" not in first:
+        return platform.processor()
+    return f"{first['model name']}, family {first.get('cpu family')}, model {first.get('model')}"
 
 
 def multiplies_bf16() -> bool:

@@ -32,7 +32,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from grcn import __version__
-from grcn.config import ServeLimits
+from grcn.config import Score, ScoreChoice, ServeLimits
 from grcn.data.image import read_image
 from grcn.errors import ConfigError, ImageError, first_line
 from grcn.types import Detections
@@ -60,6 +60,9 @@ class Health(BaseModel):
 
     detector: str = Field(description="its preset")
     classes: list[str] = Field(description="names by class id")
+    thresholds: dict[str, Any] | None = Field(
+        description="what a labelled split says of the scores: `best` and `precise` by class, `temperature`, ..."
+    )
     ready: bool = Field(description="whether photos are answered")
     requests: int = Field(description="photos in the service: arriving, waiting and predicted")
 
@@ -80,7 +83,7 @@ class _Answer:
 @dataclass(frozen=True)
 class _Waiting:
     content: bytes
-    score: float | None
+    score: Score | None
     answer: asyncio.Future[_Answer]
     request: Request
 
@@ -112,7 +115,7 @@ class Batcher:
         finally:
             self.requests -= 1
 
-    async def submit(self, content: bytes, score: float | None, request: Request) -> _Answer:
+    async def submit(self, content: bytes, score: Score | None, request: Request) -> _Answer:
         """What is found in an encoded photo; left unanswered where the request's client has gone.
 
         Args:
@@ -169,11 +172,10 @@ class Batcher:
     def _answers(self, batch: list[_Waiting]) -> list[_Answer | Exception]:
         """What is found in each photo, or what is wrong with it or its score."""
         answers: dict[int, _Answer | Exception] = {}
-        own = self.detector.config.roi.score_threshold
         # Photos by their place, and by the score where that is below the detector's own threshold.
-        scores: dict[float | None, dict[int, bytes]] = {}
+        scores: dict[Score | None, dict[int, bytes]] = {}
         for place, waiting in enumerate(batch):
-            score = None if waiting.score is None or waiting.score >= own else waiting.score
+            score = None if self.detector.lowered(waiting.score) is None else waiting.score
             scores.setdefault(score, {})[place] = waiting.content
         for score, photos in scores.items():
             work = self.detector.stream(
@@ -249,9 +251,13 @@ class Gate:
                 await response(scope, receive, send)
 
 
-_Score = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
-_SCORE: TypeAdapter[float] = TypeAdapter(_Score)
-_SCORE_HELP = "leave out objects below this score; default: the detector's own threshold"
+_Number = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+_Score = _Number | ScoreChoice
+_SCORE: TypeAdapter[Score] = TypeAdapter(_Score)
+_SCORE_HELP = (
+    "leave out objects below this score; best, precise: below that of each class in /healthz's `thresholds`; default: "
+    "the detector's own threshold"
+)
 
 _REQUEST_BODY = {
     "required": True,
@@ -262,7 +268,7 @@ _REQUEST_BODY = {
                 "required": ["image"],
                 "properties": {
                     "image": {"type": "string", "format": "binary", "description": "the photo's file"},
-                    "score": {"type": "number", "minimum": 0, "maximum": 1, "description": _SCORE_HELP},
+                    "score": {**_SCORE.json_schema(), "description": _SCORE_HELP},
                 },
                 "additionalProperties": False,
             }
@@ -278,7 +284,8 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
         408: "the body did not arrive in time",
         413: "the body is too long",
         415: "neither a form nor an image",
-        422: "no photo, or one that cannot be decoded or has too many pixels; a score outside 0..1 or too low",
+        422: "no photo, or one that cannot be decoded or has too many pixels; a score outside 0..1 or too low, or "
+        "thresholds that the detector does not have",
         500: "a defect of the service",
         503: "too many requests; Retry-After says when to try again",
         504: "no answer in time",
@@ -328,6 +335,7 @@ def _endpoints(batcher: Batcher) -> APIRouter:
         return Health(
             detector=detector.preset or "detector",
             classes=list(detector.class_names),
+            thresholds=detector.thresholds.to_json() if detector.thresholds else None,
             ready=batcher.ready,
             requests=batcher.requests,
         )
@@ -349,8 +357,9 @@ def _endpoints(batcher: Batcher) -> APIRouter:
         with batcher.admitted():
             content, score_of_form = await _upload(request)
             lowest = score if score_of_form is None else score_of_form
+            least = detector.least(lowest)
             answer = await batcher.submit(content, lowest, request)
-        found = answer.found if lowest is None else answer.found.above(lowest)
+        found = answer.found if least is None else answer.found.above(least)
         return Prediction(
             width=answer.width,
             height=answer.height,
@@ -363,7 +372,7 @@ def _endpoints(batcher: Batcher) -> APIRouter:
     return router
 
 
-async def _upload(request: Request) -> tuple[bytes, float | None]:
+async def _upload(request: Request) -> tuple[bytes, Score | None]:
     """The bytes of the photo, and the form's score where it has one.
 
     Raises:

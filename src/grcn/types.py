@@ -119,6 +119,8 @@ class Detections:
         scores: [N] float32 in 0..1.
         class_ids: [N] int64, 0..C-1.
         class_names: the C names.
+        track_ids: [N] int64, the numbers of objects that are followed in a video; -1: not, or not yet. None: nothing is
+            followed.
 
     Raises:
         DataError: on lengths that differ, boxes or scores that are not finite, ids beyond the names.
@@ -128,6 +130,7 @@ class Detections:
     scores: Array
     class_ids: Array
     class_names: tuple[str, ...]
+    track_ids: Array | None = None
 
     def __post_init__(self) -> None:
         n = len(self.boxes)
@@ -144,6 +147,8 @@ class Detections:
         object.__setattr__(self, "boxes", boxes[order])
         object.__setattr__(self, "scores", scores[order])
         object.__setattr__(self, "class_ids", class_ids[order])
+        if self.track_ids is not None:
+            object.__setattr__(self, "track_ids", _array("track_ids", self.track_ids, np.int64, (n,))[order])
         object.__setattr__(self, "class_names", tuple(self.class_names))
 
     def __len__(self) -> int:
@@ -174,30 +179,36 @@ class Detections:
             if unknown is not None:
                 raise DataError(f"class_name: '{unknown}' is none of the class names ({', '.join(class_names)})")
             class_ids = np.array([list(class_names).index(name) for name in names], dtype=np.int64)
-        return cls(detections.xyxy.copy(), detections.confidence.copy(), class_ids, tuple(class_names))
+        tracks = None if detections.tracker_id is None else detections.tracker_id.copy()
+        return cls(detections.xyxy.copy(), detections.confidence.copy(), class_ids, tuple(class_names), tracks)
 
-    def above(self, score: float) -> Detections:
-        """The detections whose score is at least `score`."""
-        keep = self.scores >= score
-        return Detections(self.boxes[keep], self.scores[keep], self.class_ids[keep], self.class_names)
+    def above(self, score: float | Array) -> Detections:
+        """The detections whose score is at least `score`: one for all, or [C] float32, that of each class."""
+        keep = self.scores >= (score[self.class_ids] if isinstance(score, np.ndarray) else score)
+        tracks = None if self.track_ids is None else self.track_ids[keep]
+        return Detections(self.boxes[keep], self.scores[keep], self.class_ids[keep], self.class_names, tracks)
 
     def to_coco(self, image_id: int | str, category_ids: tuple[int, ...] | None = None) -> list[dict[str, Any]]:
-        """COCO results: one dict a detection, `bbox` as x, y, width, height.
+        """COCO results: one dict a detection, `bbox` as x, y, width, height; with `track_id` where they were tracked.
 
         Args:
             image_id: the image's id in the COCO file.
             category_ids: the COCO category id of each class, [C]. Default: class id + 1, as COCO counts from 1.
         """
         ids = category_ids or tuple(range(1, len(self.class_names) + 1))
+        tracks: list[dict[str, int | None]] = [{}] * len(self)
+        if self.track_ids is not None:
+            tracks = [{"track_id": track if track >= 0 else None} for track in self.track_ids.tolist()]
         return [
             {
                 "image_id": image_id,
                 "category_id": ids[class_id],
                 "bbox": [float(x1), float(y1), float(x2 - x1), float(y2 - y1)],
                 "score": float(score),
+                **track,
             }
-            for (x1, y1, x2, y2), score, class_id in zip(
-                self.boxes.astype(np.float64), self.scores, self.class_ids, strict=True
+            for (x1, y1, x2, y2), score, class_id, track in zip(
+                self.boxes.astype(np.float64), self.scores, self.class_ids, tracks, strict=True
             )
         ]
 
@@ -207,6 +218,7 @@ class Detections:
             xyxy=self.boxes.copy(),
             confidence=self.scores.copy(),
             class_id=self.class_ids.copy(),
+            tracker_id=None if self.track_ids is None else self.track_ids.copy(),
             data={"class_name": np.array(self.names, dtype=str)},
         )
         return found

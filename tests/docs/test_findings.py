@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
+import json
 import re
 import shutil
 from pathlib import Path
 
 import pytest
 from matplotlib.figure import Figure
+from rich.console import Console
 
+from grcn.reports.scores import print_scores
 from grcn.study import read_study, write_tables
 from grcn.study.plan import shipped
 from grcn.study.run import read_result
@@ -73,3 +77,23 @@ def test_the_verdicts_on_the_page_are_those_of_the_tables() -> None:
     quoted = [found.group() for found in verdict.finditer((RESULTS / "findings.md").read_text(encoding="utf-8"))]
     assert len(quoted) >= 10
     assert set(quoted) <= known
+
+
+def test_what_is_said_of_scores_is_in_the_records() -> None:
+    """The block of the terminal is what a record prints, and the table has the figures of both."""
+    page = (RESULTS.parent / "how-to" / "scores.md").read_text(encoding="utf-8")
+    table = (RESULTS / "README.md").read_text(encoding="utf-8")
+    for name in ("vehicles", "bccd"):
+        metrics = json.loads((RESULTS / "scores" / f"{name}.json").read_text(encoding="utf-8"))
+        calibration, given = metrics["calibration"], metrics["thresholds"]["of_file"]["all"]
+        of_file = calibration["of_file"]
+        best, precise = (f"{given[key]['precision']:.3f}, {given[key]['recall']:.3f}" for key in ("best", "precise"))
+        scaled = f"{of_file['error_scaled']:.3f} ({of_file['temperature']:.2f})"
+        row = [f"{metrics['AP50']:.3f}", f"{calibration['error']:.3f}", scaled, best, precise]
+        assert f"| {name}, {metrics['images']} photos | {' | '.join(row)} |" in table
+        for value in (calibration["error"], of_file["error_scaled"]):
+            assert f"{value:.3f}" in page
+        if name == "vehicles":
+            out = io.StringIO()
+            print_scores(metrics, Console(file=out, width=80, color_system=None))
+            assert "\n".join(line.rstrip() for line in out.getvalue().splitlines()) in page

@@ -15,6 +15,7 @@ import hours
 from grcn.cli.main import main
 from grcn.data.dataset import list_splits, open_dataset
 from grcn.scenes.generate import generate
+from grcn.thresholds import KEY, Thresholds
 
 IDS = [str(page.relative_to(docs.ROOT)) for page in docs.PAGES]
 pages = pytest.mark.parametrize("page", docs.PAGES, ids=IDS)
@@ -41,8 +42,11 @@ def reader(tmp_path_factory: pytest.TempPathFactory, beach: Path, tiny: ModuleTy
     for name in ("photos", "c4", "grcn"):
         (folder / "runs" / name).mkdir(parents=True)
         (folder / "runs" / name / "config.yaml").write_text(CONFIG)
+        half = (0.5,) * len(names)
+        chosen = Thresholds(names, half, half, 0.5, 0.9, 1.0, 0.5, "photos", "val")
+        extra = {KEY: chosen.to_json()}
         save_detector(
-            folder / "runs" / name / "best.safetensors", model, class_names=names, preset="grcn_r18", extra={}
+            folder / "runs" / name / "best.safetensors", model, class_names=names, preset="grcn_r18", extra=extra
         )
     (folder / "run.yaml").write_text(CONFIG)
     return folder

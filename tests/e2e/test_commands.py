@@ -10,11 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
 import heic
-from grcn import __version__
+from grcn import Detector, __version__, evaluation
 from grcn import demo as demo_module
 from grcn.cli.commands import COMMANDS
 from grcn.cli.main import main
@@ -22,6 +23,7 @@ from grcn.config import InputConfig, TrainConfig
 from grcn.data.dataset import open_dataset
 from grcn.data.image import AVIF, HEIC, read_image
 from grcn.presets import PRESETS
+from grcn.thresholds import scaled
 
 TRAIN = """
 preset: grcn_r18
@@ -61,6 +63,22 @@ def output(words: str, capsys: pytest.CaptureFixture[str], code: int = 0) -> str
     capsys.readouterr()
     assert main(words.split()) == code
     return capsys.readouterr().out
+
+
+def test_without_a_split_for_it_a_run_is_measured_on_what_is_held_out_and_results_are_not(
+    work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = shutil.copytree("beach", tmp_path / "alone")
+    for name in ("val", "test"):
+        (data / f"ImageSets/Main/{name}.txt").unlink()
+    assert main(["evaluate", "run", "--data", str(data), "--json"]) == 0
+    found = capsys.readouterr()
+    assert json.loads(found.out)["split"] == "held-out"
+    assert "no split for 'test': measured on the photos that training holds out" in found.err
+    (tmp_path / "results.json").write_text("[]")
+    words = ["evaluate", "--predictions", str(tmp_path / "results.json"), "--data", str(data)]
+    assert main(words) == 3
+    assert "no split for 'test'; name one with --split: 'train' or 'held-out'" in capsys.readouterr().err
 
 
 def test_the_run_folder_says_how_it_was_made(work: Path) -> None:
@@ -123,6 +141,128 @@ def test_evaluate_and_predict_agree(capsys: pytest.CaptureFixture[str]) -> None:
     assert from_report["AP"] == pytest.approx(metrics["AP"], abs=1e-6)
     table = output("evaluate run --data beach", capsys)
     assert "kayak" in table
+
+
+def test_scores_and_errors_of_an_evaluation(capsys: pytest.CaptureFixture[str]) -> None:
+    """Of anyone's results: those of the objects themselves, surer than as many that are nothing."""
+    dataset = open_dataset("beach", split="train")
+    results = []
+    for record in dataset.records:
+        for box, label in zip(record.target.boxes.tolist(), record.target.labels.tolist(), strict=True):
+            bbox = [*box[:2], box[2] - box[0], box[3] - box[1]]
+            about = {"image_id": record.image_id, "category_id": label + 1}
+            results += [{**about, "bbox": bbox, "score": 0.75}, {**about, "bbox": [500, 0, 9, 9], "score": 0.25}]
+    Path("objects.json").write_text(json.dumps(results))
+    words = "evaluate --predictions objects.json --data beach --split train --out scores"
+    metrics = json.loads(output(f"{words} --json", capsys))
+    assert read("scores/metrics.json") == metrics
+    objects = metrics["objects"]
+    right = {"score": 0.75, "precision": 1, "recall": 1, "F1": 1}
+    assert metrics["thresholds"]["all"] == {"objects": objects, "best": right, "precise": right}
+    errors = {"right": objects, "loose": 0, "false": 0, "missed": 0}
+    at = {"scores": "each class's score of best F1 on this split", "iou": 0.5}
+    assert metrics["errors"] == at | errors
+    assert metrics["confusion"]["missed"] == metrics["confusion"]["false"] == {}
+    assert metrics["calibration"]["error"] == pytest.approx(0.25)
+    assert metrics["calibration"]["error_scaled"] < 0.01
+    assert metrics["worst"] == []
+    assert {"reliability.png", "confusion_matrix.png"} < {path.name for path in Path("scores").iterdir()}
+
+    lower = json.loads(output(f"{words} --json --score 0.2 --precision 0.5 --worst 2", capsys))
+    assert lower["errors"] == {"scores": "score ≥ 0.2", "iou": 0.5} | errors | {"false": objects}
+    assert lower["thresholds"]["all"]["precise"]["score"] == 0.25
+    assert len(lower["worst"]) == len(list(Path("scores/worst").iterdir())) == 2
+    printed = output(words, capsys)
+    assert max(map(len, printed.splitlines())) <= 80
+    assert f"{objects} right, 0 loose, 0 false, 0 missed" in " ".join(printed.split())
+
+
+def test_thresholds_are_saved_and_used(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """At so low an IoU even a detector that has hardly learned has some right."""
+    Path("sure/run").mkdir(parents=True)
+    shutil.copy("run/last.safetensors", "sure/run")  # for which nothing was chosen
+    assert main(["predict", "sure/run", "beach/JPEGImages", "--out", "sure/found", "--score", "best"]) == 2
+    assert "sure/run/last.safetensors: no thresholds or temperature in its header" in capsys.readouterr().err
+    assert not Path("sure/found").exists()
+    words = "evaluate sure/run --data beach --split train --iou 0.1 --save thresholds"
+    metrics = json.loads(output(f"{words} --precision 0.01 --json", capsys))
+    detector = Detector.load("sure/run")
+    thresholds = detector.thresholds
+    assert thresholds is not None
+    assert (thresholds.data, thresholds.split, thresholds.iou, thresholds.precision) == ("beach", "train", 0.1, 0.01)
+    assert thresholds.temperature == metrics["calibration"]["temperature"]
+    for name, best in zip(thresholds.class_names, thresholds.best, strict=True):
+        row = metrics["thresholds"]["per_class"][name]["best"]
+        assert best == (row and row["score"])
+    again = json.loads(output(f"{words} --json", capsys))
+    of_file = again["thresholds"]["of_file"]
+    for name, row in metrics["thresholds"]["per_class"].items():
+        if row["best"]:
+            assert of_file["per_class"][name]["best"] == pytest.approx(row["best"]), "on the split that chose them"
+    assert again["errors"]["scores"] == "each class's score of best F1 on beach, train"
+    assert again["calibration"]["of_file"]["error_scaled"] == pytest.approx(metrics["calibration"]["error_scaled"])
+
+    capsys.readouterr()
+    for choice in ("best", "precise"):
+        assert main(f"predict sure/run beach/JPEGImages --out sure/{choice} --score {choice}".split()) == 0
+        thresholds = Detector.load("sure/run").thresholds
+        assert f"grcn: score {choice}: {thresholds.in_words(choice)}" in capsys.readouterr().err
+        every = detector.predict(sorted(Path("beach/JPEGImages").iterdir()))
+        assert len(read(f"sure/{choice}/results.json")) == sum(len(f.above(thresholds.of(choice))) for f in every)
+    assert main(["predict", "sure/run", "beach/JPEGImages", "--out", "sure/odds", "--score", "0", "--calibrated"]) == 0
+    scores = [result["score"] for result in read("sure/odds/results.json")]
+    own = np.concatenate([found.scores for found in every])
+    np.testing.assert_allclose(scores, scaled(own, thresholds.temperature), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("run --save thresholds", "--save thresholds needs --split: choose them on the validation split"),
+        ("--predictions x.json --split val --save thresholds", "--save thresholds needs RUN"),
+        ("faster_rcnn_r50_fpn --split val --save thresholds", "is no weights file of grcn's (preset)"),
+        ("run --save fiftyone", "--save fiftyone needs --out"),
+        ("run --precision 0", "precision 0.0: needs more than 0 and at most 1"),
+        ("run --precision bf16", "precision: expected float, found bf16"),
+        ("run --score 1.5", "score 1.5: needs 0..1"),
+        ("run --score bset", "score: expected float or one of 'best', 'precise', found bset"),
+        ("--predictions x.json --score .nan", "score nan: needs a number"),
+        ("run --worst -1", "worst -1: needs 0 or more"),
+    ],
+)
+def test_an_evaluation_that_makes_no_sense_is_refused(
+    words: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", "--data", "beach", *words.split()]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+
+
+def test_weights_that_change_meanwhile_get_no_thresholds(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree("run", "changing")
+    weights = Path("changing/best.safetensors")
+    measure = evaluation.evaluate
+
+    def trained_meanwhile(*words: Any, **options: Any) -> dict[str, Any]:
+        shutil.copy("run/last.safetensors", weights)
+        return measure(*words, **options)
+
+    monkeypatch.setattr(evaluation, "evaluate", trained_meanwhile)
+    words = "evaluate changing --data beach --split train --iou 0.1 --save thresholds"
+    assert main(words.split()) == 6
+    assert f"{weights}: has changed since it was evaluated" in capsys.readouterr().err
+    assert weights.read_bytes() == Path("run/last.safetensors").read_bytes()
+    assert not Path("changing/.lock").exists()
+
+
+def test_where_nothing_is_right_there_are_no_thresholds(capsys: pytest.CaptureFixture[str]) -> None:
+    before = Path("run/best.safetensors").read_bytes()
+    assert main(["evaluate", "run", "--data", "beach", "--split", "val", "--iou", "1", "--save", "thresholds"]) == 3
+    assert "is right: no thresholds" in capsys.readouterr().err
+    assert Path("run/best.safetensors").read_bytes() == before
 
 
 def test_gap_of_a_run_and_of_its_results(work: Path, capsys: pytest.CaptureFixture[str]) -> None:

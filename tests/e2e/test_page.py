@@ -29,6 +29,7 @@ from grcn.model.detector import build_detector
 from grcn.page import app as page
 from grcn.predict.checkpoint import save_detector
 from grcn.presets import preset
+from grcn.thresholds import KEY, Thresholds
 
 httpx = pytest.importorskip("httpx")
 playwright = pytest.importorskip("playwright.sync_api")
@@ -40,10 +41,11 @@ NAMES = ("cat", "dog", "<b>eel</b>")
 RUNS = ("grcn_r18", "faster_rcnn_r18_c4")
 PHONE = {"viewport": {"width": 360, "height": 740}, "has_touch": True, "is_mobile": True}
 DESKTOP = {"viewport": {"width": 1280, "height": 900}}
+THRESHOLDS = Thresholds(NAMES, (0.3, 0.7, None), (None, None, None), 0.5, 0.9, 1.0, 0.5, "zoo", "val")
 SECONDS = 60_000  # in ms, that the browser waits for anything
 
 
-def save_small_detector(path: Path, name: str) -> None:
+def save_small_detector(path: Path, name: str, *, thresholds: bool = True) -> None:
     """Random weights that find something, in little time."""
     torch.manual_seed(0)
     config = preset(name)
@@ -57,7 +59,7 @@ def save_small_detector(path: Path, name: str) -> None:
     images = [torch.nn.functional.interpolate(torch.rand(1, 3, 13, 17), (96, 128), mode="bicubic")[0].clamp(0, 1)] * 2
     target = {"boxes": torch.tensor([[8.0, 8, 40, 40], [20, 30, 60, 80]]), "labels": torch.tensor([0, 1])}
     enliven(model, images, [target, target])
-    save_detector(path, model, class_names=NAMES, preset=name, extra={})
+    save_detector(path, model, class_names=NAMES, preset=name, extra={KEY: THRESHOLDS.to_json()} if thresholds else {})
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +68,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("page")
     for name in RUNS:
         save_small_detector(folder / f"{name}.safetensors", name)
+    save_small_detector(folder / "plain.safetensors", "grcn_r18", thresholds=False)
     rng = np.random.default_rng(0)
     for name, (width, height) in {"wide": (320, 240), "tall": (150, 220)}.items():
         noise = Image.fromarray(rng.integers(0, 256, (12, 16, 3), dtype=np.uint8))
@@ -188,16 +191,25 @@ def test_two_detectors_side_by_side(work: Path, server: Server, browser: Any, de
         for name, figure in zip(RUNS, figures, strict=True):
             assert name in figure.locator("figcaption").inner_text()
 
-        # The score slider: at once, and without asking the server.
+        # At first each class from its best score. The score slider: at once, and without asking the server.
         asked: list[str] = []
         tab.on("request", lambda request: asked.append(request.url))
+        for figure, detections in zip(figures, found, strict=True):
+            best = detections.above(THRESHOLDS.of("best"))
+            assert 0 < len(best) < len(detections)
+            assert_shows(figure, best)
+        assert tab.locator(".score output").inner_text() == "that of each class"
         counts = set()
         for score in (0.5, 0.05, 0.7, 0.95):  # 0.05: the detectors' own, and the least there is
             tab.fill(".score input", str(score))
             for figure, detections in zip(figures, found, strict=True):
                 assert_shows(figure, detections.above(score))
             counts.add(len(shown(figures[0])))
+            assert tab.locator(".score output").inner_text() == f"{score:.2f}"
+            assert not tab.is_checked(".best input")
         assert len(counts) > 2, "the scores spread"
+        tab.check(".best input")
+        assert_shows(figures[0], found[0].above(THRESHOLDS.of("best")))
         assert asked == []
 
         # Hovering, or a tap, tells class and score, whatever the name holds.
@@ -291,7 +303,7 @@ def test_two_users_at_once(work: Path, server: Server, browser: Any) -> None:
             drop(two, photos["tall"])
             for tab, photo in ((one, photos["wide"]), (two, photos["tall"])):
                 wait_for(tab, photo)
-                assert_shows(tab.locator("#view figure").first, detector.predict(photo, score=0.5))
+                assert_shows(tab.locator("#view figure").first, detector.predict(photo, score="best"))
             photos = {"wide": photos["tall"], "tall": photos["wide"]}
 
 
@@ -335,11 +347,15 @@ def assert_refuses_when_full(server: Server, photo: Path) -> None:
 
 
 def test_one_detector_until_ctrl_c(work: Path, browser: Any) -> None:
-    with serving(work, "grcn_r18.safetensors") as server:
+    """Its file has no thresholds, so the page shows what the slider says from the start."""
+    with serving(work, "plain.safetensors") as server:
         with visiting(browser, server.address, **PHONE) as tab:
             drop(tab, work / "wide.png")
             wait_for(tab, work / "wide.png")
             assert tab.locator("#view figure").count() == 1
+            assert tab.is_hidden(".best")
+            found = Detector.load(work / "plain.safetensors").predict(work / "wide.png", score=0.5)
+            assert_shows(tab.locator("#view figure"), found)
             assert list((work / "tmp").rglob("wide.png"))
             assert_refuses_when_full(server, work / "slow.png")
         server.process.send_signal(signal.SIGINT)

@@ -30,6 +30,7 @@ from grcn.predict.checkpoint import save_detector
 from grcn.predict.stream import Prepared
 from grcn.predict.torch_backend import TorchBackend
 from grcn.serve import _is_loopback, create_app
+from grcn.thresholds import KEY, Thresholds, calibrate
 
 NAMES = ("cat", "dog", "eel")
 SMALL = DetectorConfig(
@@ -40,6 +41,7 @@ SMALL = DetectorConfig(
     roi=RoIConfig(fc_channels=16, reduce_channels=8, score_threshold=0.0),
 )
 MAX_BYTES = 1_000_000
+THRESHOLDS = Thresholds(NAMES, (0.4, 0.25, None), (0.65, None, 0.25), 0.15, 0.9, 2.0, 0.5, "zoo", "val")
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +53,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     nothing = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
     enliven(model, [image, image.flip(2)], [nothing] * 2)
     folder = tmp_path_factory.mktemp("serve") / "run"
-    save_detector(folder / "last.safetensors", model, class_names=NAMES, preset="grcn_r18", extra={})
+    extra = {KEY: THRESHOLDS.to_json()}
+    save_detector(folder / "last.safetensors", model, class_names=NAMES, preset="grcn_r18", extra=extra)
     return folder
 
 
@@ -136,7 +139,8 @@ def assert_answers(answer: dict[str, Any], found: Detections, width: int, height
 def test_the_service_says_what_answers(service: Service) -> None:
     health = service.client.get("/healthz")
     assert health.status_code == 200
-    assert health.json() == {"detector": "grcn_r18", "classes": list(NAMES), "ready": True, "requests": 0}
+    about = {"detector": "grcn_r18", "classes": list(NAMES), "thresholds": THRESHOLDS.to_json()}
+    assert health.json() == {**about, "ready": True, "requests": 0}
 
 
 @pytest.mark.parametrize(("kind", "mode"), [("PNG", "RGB"), ("JPEG", "CMYK"), ("GIF", "P"), ("WEBP", "RGBA")])
@@ -190,6 +194,50 @@ def test_concurrent_requests_get_their_own_answers(service: Service, detector: D
     assert [answer.status_code for answer in answers] == [200] * 40 + [422] * 4
     for pixels, answer in zip(pictures, answers, strict=False):
         assert_answers(answer.json(), detector.predict(pixels), pixels.shape[1], pixels.shape[0])
+
+
+@pytest.mark.parametrize("choice", ["best", "precise"])
+def test_the_scores_of_the_file(service: Service, detector: Detector, schema: dict[str, Any], choice: str) -> None:
+    every = detector.predict(PNG)
+    kept = every.above(THRESHOLDS.of(choice))
+    assert 0 < len(kept) < len(every)
+    form = {"files": {"image": PNG}}
+    for words in ({"data": {"score": choice}}, {"params": {"score": choice}}):
+        answer = service.client.post("/predict", **form, **words)
+        assert_documented(schema, answer)
+        assert_answers(answer.json(), kept, 120, 90)
+
+
+def test_calibrated_scores(run: Path, detector: Detector) -> None:
+    """A service that is asked for them gives them with each answer, and takes the client's score for one of them."""
+    expected = calibrate(detector.predict(PNG), THRESHOLDS.temperature)
+
+    async def ask() -> None:
+        async with inside(Detector.load(run, calibrated=True)) as client:
+            await compare(client)
+
+    async def compare(client: httpx.AsyncClient) -> None:
+        form = {"files": {"image": PNG}}
+        assert_answers((await client.post("/predict", **form)).json(), expected, 120, 90)
+        answer = await client.post("/predict", **form, params={"score": 0.45})
+        assert_answers(answer.json(), expected.above(0.45), 120, 90)
+        best = expected.above(THRESHOLDS.calibrated().of("best"))
+        assert_answers((await client.post("/predict", **form, params={"score": "best"})).json(), best, 120, 90)
+        told = (await client.get("/healthz")).json()["thresholds"]
+        assert told["best"]["cat"] == pytest.approx(THRESHOLDS.calibrated().best[0])
+
+    asyncio.run(ask())
+
+
+def test_without_thresholds_their_scores_are_refused_in_one_line(detector: Detector) -> None:
+    async def ask() -> None:
+        async with inside(Detector(detector.network, NAMES)) as client:
+            answer = await client.post("/predict", files={"image": PNG}, params={"score": "best"})
+            assert answer.status_code == 422
+            assert answer.json()["detail"].startswith("the detector: no thresholds or temperature in its header; ")
+            assert (await client.get("/healthz")).json()["thresholds"] is None
+
+    asyncio.run(ask())
 
 
 PNG = encoded(picture(120, 90))
@@ -396,7 +444,10 @@ def test_the_openapi_document_is_valid_and_names_every_error(service: Service, s
         Draft202012Validator.check_schema(content["schema"])
     (score,) = schema["paths"]["/predict"]["post"]["parameters"]
     assert (score["name"], score["in"], score["required"]) == ("score", "query", False)
-    assert {"type": "number", "minimum": 0, "maximum": 1}.items() <= score["schema"].items()
+    assert score["schema"]["anyOf"] == [
+        {"type": "number", "minimum": 0, "maximum": 1},
+        {"type": "string", "enum": ["best", "precise"]},
+    ]
     references = {word.strip('"') for word in json.dumps(schema).split() if word.startswith('"#/')}
     assert {reference.rstrip('"},]').rsplit("/", 1)[1] for reference in references} <= set(
         schema["components"]["schemas"]

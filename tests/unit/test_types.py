@@ -73,6 +73,8 @@ def test_detections_above_a_score() -> None:
     assert found.above(0.5).names == ["dog", "hen"]
     assert len(found.above(float(found.scores[2]))) == 3
     assert len(found.above(1.0)) == 0
+    of_each_class = np.array([0.2, 0.95, 0.9], dtype=np.float32)
+    assert found.above(of_each_class).names == ["hen", "cat"]
 
 
 def test_coco_results() -> None:

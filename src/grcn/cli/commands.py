@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from grcn.cli import data, demo, evaluate, export, models, predict, push, serve, study, train
+from grcn.cli import benchmark, data, demo, evaluate, export, models, predict, push, serve, study, train
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ GROUPS = {
     "measure": {
         "evaluate": Command("score a detector, or anyone's results, against labels", evaluate.evaluate),
         "gap": Command("tell what wrong classes and loose boxes each cost", evaluate.gap),
+        "benchmark": Command("time a detector here, and weigh its memory", benchmark.benchmark),
         "study run": Command("train and score the detectors of a comparison", study.run),
         "study table": Command("write the tables and plots of a comparison", study.table),
     },

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from grcn.cli.parser import Parser
     from grcn.data.dataset import Dataset
     from grcn.predict.detector import Detector
+    from grcn.thresholds import Thresholds
     from grcn.types import Detections
 
 
@@ -32,7 +34,9 @@ def add_format_option(parser: Parser, name: str = "--format") -> None:
 
 
 def add_device_options(parser: Parser, batches: bool = True) -> None:
-    parser.add_argument("--device", type=str, default="auto", help="cpu, cuda, cuda:1, ...")
+    parser.add_argument(
+        "--device", type=str, default="auto", help="cpu, cuda, cuda:1, ...; auto: of an exported file the CPU"
+    )
     parser.add_argument(
         "--optimize",
         choices=("fold", "bf16", "none"),
@@ -45,20 +49,44 @@ def add_device_options(parser: Parser, batches: bool = True) -> None:
         parser.add_argument("--workers", type=int, default=2, help="threads that read images meanwhile")
 
 
+def add_score_options(parser: Parser, score: float) -> None:
+    from grcn.config import Score
+
+    parser.add_argument(
+        "--score",
+        type=Score,
+        default=score,
+        metavar="SCORE",
+        help="leave out detections below this; best: below the score of best F1 of each class, precise: below that of "
+        "a wanted precision, both as a validation split has chosen them",
+    )
+    add_calibration_option(parser)
+
+
+def add_calibration_option(parser: Parser) -> None:
+    parser.add_argument(
+        "--calibrated",
+        action="store_true",
+        help="scores that are probabilities of being right, by the temperature in the file, not the network's own",
+    )
+
+
 def load_detector(source: str, options: Any) -> Detector:
     from grcn.predict.detector import Detector
     from grcn.runtime import tune_cpu
 
     tune_cpu()
-    detector = Detector.load(source, device=options.device, optimize=options.optimize)
-    say(f"{source}: {detector.preset or 'detector'} on {detector.device}, optimize {options.optimize}")
+    calibrated = options.get("calibrated", False)
+    detector = Detector.load(source, device=options.device, optimize=options.optimize, calibrated=calibrated)
+    said = ", calibrated" if calibrated else ""
+    say(f"{source}: {detector.preset or 'detector'} on {detector.device}, optimize {options.optimize}{said}")
     return detector
 
 
 def read_detections(
     source: str, options: Any, *, is_run: bool, class_names: Sequence[str] | None = None
-) -> tuple[Dataset, list[Detections]]:
-    """The data set that the options name, and what a run or a results file found in it.
+) -> tuple[Dataset, list[Detections], Thresholds | None]:
+    """The data set that the options name, what a run or a results file found in it, and the thresholds of the run.
 
     Args:
         source: run folder or weights, or a COCO results file.
@@ -66,12 +94,19 @@ def read_detections(
         is_run: which of them `source` is.
         class_names: that the data set must be opened with; None: the source's own.
     """
-    from grcn.data.dataset import open_dataset, resolve_split
+    from grcn.data.dataset import list_splits, open_dataset, resolve_split
+    from grcn.data.holdout import HELD_OUT
     from grcn.data.results import load_results
     from grcn.predict.dataset import predict_dataset
     from grcn.predict.results import KEY, load_own_results, read_key
 
     split = resolve_split(options.data, options.split, "test", options.format)
+    if split == HELD_OUT and options.split == "auto":
+        if not is_run:
+            splits = ", ".join(f"'{name}'" for name in list_splits(options.data, options.format))
+            raise DataError(f"{options.data}: no split for 'test'; name one with --split: {splits} or '{HELD_OUT}'")
+        why = "measured on the photos that training holds out; a run with val_split none has seen them"
+        say(f"{options.data}: no split for 'test': {why}")
 
     def open_with(own: Sequence[str] | None) -> Dataset:
         dataset = open_dataset(options.data, split=split, format=options.format, class_names=class_names or own)
@@ -82,13 +117,14 @@ def read_detections(
         detector = load_detector(source, options)
         dataset = open_with(detector.class_names)
         with progress_bar(f"{source}: detecting in {options.data}, {split}") as progress:
-            return dataset, predict_dataset(
+            detections = predict_dataset(
                 detector, dataset, batch_size=options.batch_size, workers=options.workers, progress=progress
             )
+        return dataset, detections, detector.thresholds
     path = Path(source)
     if not path.with_name(KEY).exists():
         dataset = open_with(None)
-        return dataset, load_results(path, dataset)
+        return dataset, load_results(path, dataset), None
     key = read_key(path.with_name(KEY))
     dataset = open_with(key.class_names)
     if dataset.class_names != key.class_names:
@@ -98,7 +134,7 @@ def read_detections(
         say(f"{path}: predict was stopped after {len(key.images)} images; in the others nothing counts as found")
     if missing:
         say(f"{path}: {missing} of {len(key.images)} images are not in '{split}' and are left out")
-    return dataset, detections
+    return dataset, detections, None
 
 
 @contextmanager
@@ -122,6 +158,29 @@ def keeping(what: str) -> Iterator[None]:
         raise Interrupted(f"{number.name}: {what}", number) from None
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def ended() -> Iterator[threading.Event]:
+    """Ends what has no end of its own by the first Ctrl-C or SIGTERM: they set the event. A second one interrupts."""
+    event = threading.Event()
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.getsignal(number) for number in numbers]
+
+    def end(*_: object) -> None:
+        event.set()
+        restore()
+
+    def restore() -> None:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+
+    for number in numbers:
+        signal.signal(number, end)
+    try:
+        yield event
+    finally:
+        restore()
 
 
 def _tell_defects(dataset: Dataset) -> None:

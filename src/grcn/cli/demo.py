@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from grcn.cli.common import add_device_options, load_detector, progress_bar
+from grcn.cli.common import add_calibration_option, add_device_options, load_detector, progress_bar
 from grcn.errors import ConfigError
 
 
@@ -28,6 +28,7 @@ def demo(argv: Sequence[str]) -> int:
     parser.add_argument("--out", type=str, default="demo", help="without RUN: folder for data, runs and pictures")
     parser.add_argument("--iterations", type=int, default=500, help="without RUN: training steps")
     parser.add_argument("--port", type=int, help="of the page; default: the first free one from 7860")
+    add_calibration_option(parser)
     add_device_options(parser, batches=False)
     options = parser.read(argv)
     if options.iterations < 1:

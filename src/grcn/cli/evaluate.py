@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from grcn.cli.common import (
     add_data_options,
@@ -14,47 +16,85 @@ from grcn.cli.common import (
     say,
     say_letters,
 )
-from grcn.errors import ConfigError
+from grcn.errors import CheckpointError, ConfigError, DataError
+
+if TYPE_CHECKING:
+    from grcn.config import ScoreChoice
+    from grcn.data.dataset import Dataset
+    from grcn.evaluation.errors import PhotoErrors
+    from grcn.thresholds import Thresholds
+    from grcn.types import Array, Detections
 
 
 def evaluate(argv: Sequence[str]) -> int:
     from grcn.cli.parser import Parser
+    from grcn.config import Score
 
     parser = Parser(
         "evaluate",
         "(RUN | --predictions FILE) --data DIR [options]",
-        "Scores a detector, or anyone's COCO results file, by the COCO and VOC rules. AP counts on "
-        "all that is found: a detector's own threshold is 0.05, so give `grcn predict` --score 0.05, not its 0.3.",
+        "Scores a detector, or anyone's COCO results file, by the COCO and VOC rules, and says from which score on to "
+        "believe it and how probable its scores are. All that is found counts: a detector's own threshold is 0.05, so "
+        "give `grcn predict` --score 0.05, not its 0.3.",
         "grcn evaluate runs/photos --data photos --split test --iou 0.5 0.7 --out report\n"
+        "grcn evaluate runs/photos --data photos --split val --precision 0.95 --save thresholds\n"
         "grcn evaluate --predictions results.json --data photos",
     )
     parser.add_argument("run", nargs="?", type=str, metavar="RUN", help="run folder, .safetensors or exported file")
     parser.add_argument("--predictions", type=str, metavar="FILE", help="COCO results to score instead of a run")
     add_data_options(parser, split="test")
-    parser.add_argument("--iou", nargs="+", type=float, default=[0.5, 0.7], metavar="IOU", help="of the VOC figures")
-    parser.add_argument("--out", type=str, help="folder for metrics.json, results.json and pictures of the curves")
-    parser.add_argument("--save", choices=("fiftyone",), help="also write objects and detections for FiftyOne to --out")
+    parser.add_argument(
+        "--iou",
+        nargs="+",
+        type=float,
+        default=[0.5, 0.7],
+        metavar="IOU",
+        help="of the VOC figures; the first: of all about scores and errors",
+    )
+    parser.add_argument("--precision", type=float, default=0.9, help="that scores are chosen for, beside the best F1")
+    parser.add_argument(
+        "--score",
+        type=Score,
+        default="best",
+        metavar="SCORE",
+        help="at which errors are counted and drawn; best, precise: that of each class, of RUN's header where it has "
+        "some, else of this split",
+    )
+    parser.add_argument("--out", type=str, help="folder for metrics.json, results.json and pictures")
+    parser.add_argument("--worst", type=int, default=12, help="photos with the most errors, drawn to --out")
+    parser.add_argument(
+        "--save",
+        nargs="+",
+        choices=("fiftyone", "thresholds"),
+        default=[],
+        help="fiftyone: objects and detections, to --out; thresholds: what this split chooses, into the header of RUN, "
+        "for `grcn predict --score best`",
+    )
     parser.add_argument("--json", action="store_true", help="print metrics.json instead of a table")
     add_device_options(parser)
     options = parser.read(argv)
-    if options.save and options.out is None:
-        raise ConfigError(f"evaluate: --save {options.save} needs --out DIR")
-    if (options.run is None) == (options.predictions is None):
-        raise ConfigError("evaluate: needs either RUN or --predictions FILE")
+    _check_evaluate(options)
 
     from grcn.evaluation import evaluate
     from grcn.files import check_folder, write_json
     from grcn.predict.results import coco_results, save_fiftyone
     from grcn.reports.metrics import print_metrics, write_report
+    from grcn.reports.worst import write_worst
 
     if options.out is not None:
         check_folder(options.out)
-    dataset, detections = read_detections(options.run or options.predictions, options, is_run=options.run is not None)
+    weights = _Weights(options.run) if "thresholds" in options.save else None
+    is_run = options.run is not None
+    dataset, detections, given = read_detections(options.run or options.predictions, options, is_run=is_run)
     if options.out is not None:  # first of all, since nothing else took so long
         write_json(Path(options.out, "results.json"), coco_results(detections, dataset))
-    targets = [record.target for record in dataset.records]
-    metrics = evaluate(detections, targets, dataset.class_names, iou=options.iou)
+    targets, names, iou = [record.target for record in dataset.records], dataset.class_names, options.iou[0]
+    metrics = evaluate(detections, targets, names, iou=options.iou)
     metrics = {"data": dataset.root.name, "split": dataset.split, **metrics}
+    scored = _measure_scores(dataset, detections, given, options)
+    metrics |= scored.sections
+    if options.out is not None:
+        metrics["worst"] = write_worst(Path(options.out), dataset, scored.photos, options.worst, say)
     if options.json:
         print_json(metrics)
     else:
@@ -63,12 +103,125 @@ def evaluate(argv: Sequence[str]) -> int:
         print_metrics(metrics, Console())
     if options.out is not None:
         out = Path(options.out)
-        say_letters(dataset.class_names)
-        write_report(out, metrics, detections, targets, dataset.class_names)
-        if options.save:
+        say_letters(names)
+        write_report(
+            out, metrics, detections, targets, names, score=scored.least, iou=iou, scores_in_words=scored.in_words
+        )
+        if "fiftyone" in options.save:
             save_fiftyone(out / "fiftyone", detections, dataset)
-        say(f"{out}: metrics.json, results.json, curves and confusion matrix")
+        say(f"{out}: metrics.json, results.json, pictures of curves, confusions, reliability and the worst photos")
+    if weights is not None:
+        weights.save(scored.chosen, dataset)
     return 0
+
+
+def _check_evaluate(options: Any) -> None:
+    """Raises ConfigError on options that do not go together."""
+    from grcn.thresholds import check_precision, check_score
+
+    if "fiftyone" in options.save and options.out is None:
+        raise ConfigError("evaluate: --save fiftyone needs --out DIR")
+    if (options.run is None) == (options.predictions is None):
+        raise ConfigError("evaluate: needs either RUN or --predictions FILE")
+    if "thresholds" in options.save and options.run is None:
+        raise ConfigError(
+            "evaluate: --save thresholds needs RUN; those of a results file stand in metrics.json (--out)"
+        )
+    if "thresholds" in options.save and options.split == "auto":
+        raise ConfigError(
+            "evaluate: --save thresholds needs --split: choose them on the validation split (--split val), since "
+            "figures on the test split would flatter afterwards"
+        )
+    if options.worst < 0:
+        raise ConfigError(f"worst {options.worst}: needs 0 or more")
+    check_precision(options.precision)
+    if options.run is not None or isinstance(options.score, str):
+        check_score(options.score)
+    elif not math.isfinite(options.score):
+        raise ConfigError(f"score {options.score}: needs a number")
+
+
+class _Scored(NamedTuple):
+    """What scores are worth: sections of metrics.json; what is chosen; the scores at which errors are counted, and the
+    errors of each photo."""
+
+    sections: dict[str, Any]
+    chosen: Thresholds | None
+    least: float | Array
+    in_words: str
+    photos: list[PhotoErrors]
+
+
+def _measure_scores(
+    dataset: Dataset, detections: Sequence[Detections], given: Thresholds | None, options: Any
+) -> _Scored:
+    from grcn.evaluation.calibration import measure_calibration
+    from grcn.evaluation.confusion import confusion_json, confusion_matrix
+    from grcn.evaluation.errors import count_errors, find_photo_errors
+    from grcn.evaluation.thresholds import choose_thresholds, lowest_scores, measure_thresholds
+    from grcn.evaluation.voc import match_voc
+
+    targets, names, iou = [record.target for record in dataset.records], dataset.class_names, options.iou[0]
+    matches = match_voc(targets, detections, len(names), iou=[iou])
+    section = measure_thresholds(matches, names, precision=options.precision, given=given)
+    least, in_words = options.score, f"score ≥ {options.score}"
+    if isinstance(options.score, str):
+        choice: ScoreChoice = options.score  # type: ignore[assignment]  # checked
+        own = lowest_scores(section, choice)
+        least = given.of(choice) if given else 0.5 if own is None else own
+        what = "best F1" if choice == "best" else f"precision {(given or options).precision:g}"
+        where = f"{given.data}, {given.split}" if given else "this split"
+        in_words = f"each class's score of {what} on {where}"
+    matrix = confusion_matrix(targets, detections, len(names), score=least, iou=iou)
+    photos = [find_photo_errors(t, d.above(least), iou=iou) for t, d in zip(targets, detections, strict=True)]
+    at = {"scores": in_words, "iou": iou}
+    sections = {
+        "thresholds": section,
+        "calibration": measure_calibration(matches, names, given),
+        "errors": {**at, **count_errors(photos)},
+        "confusion": {**at, **confusion_json(matrix, names)},
+    }
+    chosen = choose_thresholds(matches, names, data=dataset.root.name, split=dataset.split, precision=options.precision)
+    return _Scored(sections, chosen, least, in_words, photos)
+
+
+class _Weights:
+    """The weights file of a run, into whose header thresholds are to be written.
+
+    Args:
+        run: as the command line names it.
+
+    Raises:
+        ConfigError: where it is no file of one's own.
+    """
+
+    def __init__(self, run: str) -> None:
+        from grcn.files import check_file
+        from grcn.predict.locate import locate
+
+        located = locate(run)
+        if located.kind != "weights" or located.fetched:
+            kind = "fetched into a cache" if located.fetched else f"no weights file of grcn's ({located.kind})"
+            raise ConfigError(f"evaluate: --save thresholds writes into a .safetensors file of a run; {run} is {kind}")
+        check_file(located.path)
+        self.run, self.path, self.state = run, located.path, located.path.stat()
+
+    def save(self, chosen: Thresholds | None, dataset: Dataset) -> None:
+        """Writes them, unless a training has replaced the weights meanwhile."""
+        from grcn.locks import MOMENT, locked
+        from grcn.predict.checkpoint import add_to_header
+        from grcn.thresholds import KEY
+
+        if chosen is None:
+            raise DataError(
+                f"{self.path}: nothing that it finds in {dataset.root} ({dataset.split}) is right: no thresholds"
+            )
+        with locked(self.path.parent / ".lock", str(self.path.parent), patience=MOMENT, remedy="let it end"):
+            now = self.path.stat()
+            if (now.st_mtime_ns, now.st_size) != (self.state.st_mtime_ns, self.state.st_size):
+                raise CheckpointError(f"{self.path}: has changed since it was evaluated; evaluate it again")
+            add_to_header(self.path, {KEY: chosen.to_json()})
+        say(f"{self.path}: its header has the thresholds and the temperature; `grcn predict --score best` uses them")
 
 
 def gap(argv: Sequence[str]) -> int:
@@ -109,7 +262,7 @@ def gap(argv: Sequence[str]) -> int:
     class_names: tuple[str, ...] | None = None  # the first source's; the others must have the same
     for source in options.sources:
         is_run = not source.lower().endswith((".json", ".jsonl"))
-        dataset, detections = read_detections(source, options, is_run=is_run, class_names=class_names)
+        dataset, detections, _ = read_detections(source, options, is_run=is_run, class_names=class_names)
         class_names = dataset.class_names
         targets = [record.target for record in dataset.records]
         gaps.append(measure_gap(targets, detections, class_names, iou=options.iou))

@@ -105,13 +105,11 @@ class Parser(jsonargparse.ArgumentParser):
             return f"unknown key '{found[1]}'{self._nearest(found[1])}"
         message = re.sub(r"^Parser key \"([^\"]*)\": ", r"\1: ", message)
         message = re.sub(r"Expected an? (?:<class '(\w+)'>|typing\.)", lambda m: f"expected {m[1] or ''}", message)
-        # A field that may be null: `expected float or null, found fast`
-        message = re.sub(
-            r"Does not validate against any of the Union.*? Errors:(?: - expected NoneType)? - expected (.*?)"
-            r"(?: - expected NoneType)? Given value type: .*? Given value: (.*)",
-            r"expected \1 or null, found \2",
-            message,
-        )
+        # Of several types: `expected float or null, found fast`
+        if found := re.search(r"(.*)Does not validate .* Errors:(.*) Given value type: .*? Given value: (.*)", message):
+            types = [re.sub(r"Literal\[(.*)\]", r"one of \1", kind) for kind in found[2].split(" - expected ")[1:]]
+            types = [kind for kind in types if kind != "NoneType"] + ["null"] * ("NoneType" in types)
+            message = f"{found[1]}expected {' or '.join(types)}, found {found[3]}"
         return re.sub(r"\. Got value: ", ", found ", message)
 
     def _nearest(self, unknown: str) -> str:

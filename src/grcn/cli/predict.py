@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
-from grcn.cli.common import add_device_options, keeping, load_detector, progress_bar, say, say_letters
+from grcn.cli.common import (
+    add_device_options,
+    add_score_options,
+    ended,
+    keeping,
+    load_detector,
+    progress_bar,
+    say,
+    say_letters,
+)
 from grcn.errors import ConfigError, ImageError
 
 if TYPE_CHECKING:
+    from grcn.config import Tiles
     from grcn.predict.sources import Source
 
 
@@ -20,18 +31,23 @@ def predict(argv: Sequence[str]) -> int:
     parser = Parser(
         "predict",
         "RUN SOURCE... --out DIR [options]",
-        "Finds objects in images, folders of images, glob patterns, videos, or an image from standard input (-). DIR "
-        "gets the drawn pictures (drawn/), results.json (COCO) with images.json (what its ids mean), and frames/ with "
+        "Finds objects in images, folders of images, glob patterns, videos, an image from standard input (-), or, "
+        "alone, a live source: rtsp://..., http://..., camera:0; Ctrl-C ends that. DIR gets the drawn pictures "
+        "(drawn/), results.json (COCO) with images.json (what its ids mean), and frames/ with "
         "the detections in each frame of a video. What is found stands at once in results.jsonl, and stays there "
         "whatever happens.",
-        "grcn predict runs/photos holiday clip.mp4 'more/**/*.jpg' --out found --score 0.5 --save voc",
+        "grcn predict runs/photos holiday clip.mp4 'more/**/*.jpg' --out found --score 0.5 --save voc\n"
+        "grcn predict runs/photos aerial.jpg --out found --tiles 640 --max_pixels 120000000\n"
+        "grcn predict runs/photos camera:0 --out found --track",
     )
     parser.add_argument(
         "run", type=str, metavar="RUN", help="run folder, .safetensors or exported file, hf://user/name, preset"
     )
-    parser.add_argument("sources", nargs="+", type=str, metavar="SOURCE", help="image, folder, glob, video or -")
+    parser.add_argument(
+        "sources", nargs="+", type=str, metavar="SOURCE", help="image, folder, glob, video, - or stream"
+    )
     parser.add_argument("--out", type=str, required=True, help="folder of results")
-    parser.add_argument("--score", type=float, default=0.3, help="leave out detections below this")
+    add_score_options(parser, 0.3)
     parser.add_argument(
         "--save",
         nargs="+",
@@ -39,22 +55,46 @@ def predict(argv: Sequence[str]) -> int:
         default=[],
         help="also write labels to correct and train on",
     )
+    parser.add_argument(
+        "--tiles",
+        nargs="?",
+        const="auto",
+        metavar="SIZE",
+        help="look at each photo tile by tile, SIZE pixels a side; without SIZE: what the network sees",
+    )
+    parser.add_argument(
+        "--overlap", type=float, default=0.2, help="with --tiles: share of a tile that the next one shows"
+    )
+    parser.add_argument("--track", action="store_true", help="number the objects in videos from frame to frame")
+    parser.add_argument(
+        "--max_pixels", "--max-pixels", type=int, default=2**26, help="larger photos are refused, unread"
+    )
     add_device_options(parser)
     options = parser.read(argv)
-    if not 0 <= options.score <= 1:
-        raise ConfigError(f"score {options.score}: needs 0..1")
+    tiles = _tiles(options)
+    from grcn.data.image import READABLE_PIXELS
+
+    if not 1 <= options.max_pixels <= READABLE_PIXELS:
+        raise ConfigError(f"max_pixels {options.max_pixels}: needs 1 to {READABLE_PIXELS:,}")
 
     from grcn.files import check_folder
+    from grcn.thresholds import check_score
+
+    check_score(options.score)
 
     out = Path(options.out)
     check_folder(out)
     sources = _find_sources(options.sources, out)
     detector = load_detector(options.run, options)
+    detector.least(options.score)  # an error where it has none
+    if detector.thresholds and (options.score == "best" or options.score == "precise"):
+        say(f"score {options.score}: {detector.thresholds.in_words(options.score)}")
     say_letters(detector.class_names)
     from grcn.predict.job import predict_sources
 
     stopped = f"stopped; what was found is in {out / 'results.jsonl'}, and in frames/ for videos"
-    with keeping(stopped), progress_bar(f"detecting in {len(sources)} sources") as progress:
+    ending = ended() if sources[0].is_live else nullcontext()
+    with keeping(stopped), ending as stop, progress_bar(f"detecting in {len(sources)} sources") as progress:
         summary = predict_sources(
             detector,
             sources,
@@ -63,6 +103,10 @@ def predict(argv: Sequence[str]) -> int:
             save=options.save,
             batch_size=options.batch_size,
             workers=options.workers,
+            tiles=tiles,
+            max_pixels=options.max_pixels,
+            track=options.track,
+            stop=stop,
             on_broken=lambda error: say(f"error: {error}"),
             progress=progress,
         )
@@ -72,6 +116,16 @@ def predict(argv: Sequence[str]) -> int:
     if summary.broken:
         raise ImageError(f"{len(summary.broken)} of {len(sources)} sources could not be done; the others are")
     return 0
+
+
+def _tiles(options: Any) -> Tiles | None:
+    if options.tiles is None:
+        return None
+    from grcn.config import Tiles
+
+    if options.tiles != "auto" and not options.tiles.isdecimal():
+        raise ConfigError(f"tiles '{options.tiles}': needs a number of pixels, or none; write it after RUN and SOURCE")
+    return Tiles(None if options.tiles == "auto" else int(options.tiles), options.overlap)
 
 
 def _find_sources(arguments: Sequence[str], out: Path) -> list[Source]:

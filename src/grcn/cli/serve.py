@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import fields
 
-from grcn.cli.common import add_device_options, load_detector, say
+from grcn.cli.common import add_calibration_option, add_device_options, load_detector, say
 
 
 def serve(argv: Sequence[str]) -> int:
@@ -25,6 +25,7 @@ def serve(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--port", type=int, default=8000, help="0: a free one")
     parser.add_class_arguments(ServeLimits)
+    add_calibration_option(parser)
     add_device_options(parser, batches=False)
     options = parser.read(argv)
     limits = ServeLimits(**{field.name: options[field.name] for field in fields(ServeLimits)})

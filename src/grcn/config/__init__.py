@@ -31,7 +31,8 @@ from grcn.config.fields import (
     non_defaults,
     to_dict,
 )
-from grcn.config.serving import ServeLimits
+from grcn.config.prediction import Tiles
+from grcn.config.serving import Score, ScoreChoice, ServeLimits
 from grcn.config.training import AugmentConfig, OptimConfig, ReadFormat, ScheduleConfig, TrainConfig, WrittenFormat
 
 __all__ = [
@@ -50,10 +51,13 @@ __all__ = [
     "ReadFormat",
     "RoIConfig",
     "ScheduleConfig",
+    "Score",
+    "ScoreChoice",
     "Separation",
     "ServeLimits",
     "Stride",
     "Text",
+    "Tiles",
     "TrainConfig",
     "WrittenFormat",
     "branch_strides",

@@ -108,6 +108,7 @@ class RoIConfig:
         score_threshold: detections below it are dropped.
         nms: IoU above which the lower-scored detection of the same class is dropped.
         detections_per_image: the surest of all classes that are kept.
+        refine: times that localization looks again at prediction, at the boxes that it has found, and corrects them.
     """
 
     pooling: Literal["align", "pool"] = "align"
@@ -124,6 +125,7 @@ class RoIConfig:
     score_threshold: Share = 0.05
     nms: Share = 0.5
     detections_per_image: Count = 100
+    refine: Annotated[int, Bounds(ge=0, le=3)] = 0
 
     def __post_init__(self) -> None:
         check_fields(self)

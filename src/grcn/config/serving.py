@@ -1,11 +1,16 @@
-"""The limits of the service."""
+"""What is asked of a detector in use, and the limits of the service."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 from grcn.config.fields import Bounds, Count, Positive, check_fields
+
+ScoreChoice = Literal["best", "precise"]
+Score = float | ScoreChoice
+"""The lowest score that is shown: a number for all classes, or what a split has chosen for each class, for the best F1
+or for a wanted precision (`grcn.thresholds`)."""
 
 
 @dataclass(frozen=True)

@@ -60,6 +60,7 @@ UNREAD_SUFFIXES = (
 ) - SUFFIXES
 
 MAX_PIXELS = 2**26  # 8192 x 8192; decoding that many stays under 1 GiB
+READABLE_PIXELS = 2 * 89_478_485  # beyond twice its own limit Pillow refuses, whatever is asked for
 MAX_BYTES = 2**29  # of a file; the largest uncompressed image of MAX_PIXELS
 
 _ORIENTATION = 0x0112  # the EXIF tag
@@ -101,7 +102,7 @@ def read_image(source: Source, *, name: str | None = None, max_pixels: int = MAX
     Args:
         source: a path, the file's bytes, a binary file object (read to its end), or a PIL image.
         name: what errors call it. Default: the path.
-        max_pixels: larger images are refused from their header. Pillow's own limit (about 179 million) stays.
+        max_pixels: larger images are refused from their header. At most `READABLE_PIXELS`: Pillow's own limit stays.
 
     Returns:
         [H, W, 3] uint8 RGB.

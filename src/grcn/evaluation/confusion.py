@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -15,7 +16,7 @@ def confusion_matrix(
     detections: Sequence[Detections],
     num_classes: int,
     *,
-    score: float = 0.5,
+    score: float | Array = 0.5,
     iou: float = 0.5,
 ) -> Array:
     """Count what each object was taken for, at one score and one IoU.
@@ -24,6 +25,13 @@ def confusion_matrix(
     and each takes the free object that it overlaps most, whatever its class, if the IoU is at least `iou`. An object
     that none takes is missed: taken for background. A detection that takes none is false: background taken for a class.
     A detection that takes none but overlaps a difficult or crowd object by `iou` is left out, as are those objects.
+
+    Args:
+        targets: the annotated objects of each image.
+        detections: what was found in each image, in the same order.
+        num_classes: C.
+        score: the lowest that is taken; [C] float32: that of each class.
+        iou: from which an object is taken.
 
     Returns:
         [C + 1, C + 1] int64: row the true class, column the class found, the last of each background. A class's row
@@ -50,3 +58,23 @@ def confusion_matrix(
                 matrix[background, class_id] += 1
         np.add.at(matrix[:, background], target.labels[free], 1)
     return matrix
+
+
+def confusion_json(matrix: Array, class_names: Sequence[str]) -> dict[str, Any]:
+    """The confusion matrix as JSON has it, without its zeros.
+
+    Returns:
+        `found_as`: for each class with objects, how many were found as which; `missed`: how many were not found;
+        `false`: how many of each class were found where there is none.
+    """
+    background = len(class_names)
+
+    def counts(row: Array) -> dict[str, int]:
+        return {name: int(count) for name, count in zip(class_names, row, strict=False) if count}
+
+    rows = {name: matrix[c] for c, name in enumerate(class_names) if matrix[c].any()}
+    return {
+        "found_as": {name: counts(row) for name, row in rows.items()},
+        "missed": counts(matrix[:background, background]),
+        "false": counts(matrix[background]),
+    }

@@ -99,17 +99,28 @@ class VocMatches:
     scores: Array
     outcome: Array
 
-    def curve(self, iou: float, class_id: int) -> Curve:
-        """The curve of one class that has objects, at one of the thresholds matched."""
-        own = slice(self.offsets[class_id], self.offsets[class_id + 1])
-        outcome = self.outcome[self.iou.index(iou), own]
+    def curve(self, iou: float, class_id: int | None = None) -> Curve:
+        """The curve of one class that has objects, at one of the thresholds matched; None: of all classes together."""
+        own = slice(None) if class_id is None else slice(self.offsets[class_id], self.offsets[class_id + 1])
+        outcome, scores = self.outcome[self.iou.index(iou), own], self.scores[own]
+        if class_id is None:
+            order = np.argsort(-scores, kind="stable")
+            outcome, scores = outcome[order], scores[order]
         counted = outcome != IGNORED
         hits = np.cumsum(outcome[counted] == HIT)
         return Curve(
-            recall=hits / self.objects[class_id],
+            recall=hits / (self.objects.sum() if class_id is None else self.objects[class_id]),
             precision=hits / np.arange(1, len(hits) + 1),
-            scores=self.scores[own][counted],
+            scores=scores[counted],
         )
+
+    def scored(self, iou: float) -> tuple[Array, Array, Array]:
+        """Of the detections that count at one of the thresholds matched, by class, then by falling score: score [n],
+        whether it is right [n] bool, class id [n]."""
+        outcome = self.outcome[self.iou.index(iou)]
+        counted = outcome != IGNORED
+        class_ids = np.repeat(np.arange(len(self.objects)), np.diff(self.offsets))
+        return self.scores[counted], outcome[counted] == HIT, class_ids[counted]
 
     def result(self, mode: Mode) -> VocResult:
         """AP of every class at every threshold.

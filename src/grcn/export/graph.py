@@ -46,6 +46,7 @@ class Graph(nn.Module):
         whole = torch.cat((seen.new_zeros(2), seen.flip(0))).float().expand(images.shape[0], 4)
         proposals, _ = model.rpn(maps.rpn, whole)
         found = model.roi.detect(model.roi(maps, proposals.boxes, whole), proposals, whole)
+        found = model.roi.refine(maps, found, whole)
         to_own = (own.float() / seen).flip(0).repeat(2)
         boxes = (found.boxes * to_own).minimum(own.float().flip(0).repeat(2))
         return boxes, found.scores, found.labels

@@ -96,7 +96,8 @@ class RCNN(nn.Module):
         proposals, rpn_losses = self.rpn(maps.rpn, image_rois, objects, generators)
         if objects is None:
             predictions: Predictions = self.roi(maps, proposals.boxes, image_rois)
-            return _unpadded(self.roi.detect(predictions, proposals, image_rois, score))
+            found = self.roi.detect(predictions, proposals, image_rois, score)
+            return _unpadded(self.roi.refine(maps, found, image_rois))
         boxes, labels, target_deltas = self.roi.assign(proposals, objects, generators)
         predictions = self.roi(maps, boxes, image_rois)
         own = roi_losses(predictions.logits, predictions.deltas, labels.flatten(), target_deltas.flatten(0, 1))

@@ -162,17 +162,23 @@ class RoIStage(nn.Module):
             boxes: [B, P, 4].
             images: [B, 4], each image, without padding, as a box.
         """
+        answers = self._answers(maps, boxes, images, TASKS)
+        return Predictions(answers["cls"], answers["loc"].reshape(-1, self.num_classes, 4))
+
+    def _answers(self, maps: Maps, boxes: Tensor, images: Tensor, tasks: Sequence[Task]) -> dict[Task, Tensor]:
+        """What the last layers of some tasks give for every RoI: [R, 1 + C], [R, 4 * C]."""
         rois, image_rois = _rois(boxes), _rois(images[:, None])
+        paths = {self.paths[task]: None for task in tasks}
         reduced: dict[nn.Module, Pyramid] = {}
-        for path in self.paths.values():
+        for path in paths:
             if path.reduce not in reduced:
                 reduced[path.reduce] = [path.reduce(features) for features in getattr(maps, path.task)]
-        vectors = self._vectors(reduced, rois, self.paths.values())  # [R, F] each
-        readers = [self.paths[task] for task in TASKS if self.contexts[task] == "global"]
+        vectors = self._vectors(reduced, rois, paths)  # [R, F] each
+        readers = [self.paths[task] for task in tasks if self.contexts[task] == "global"]
         # By themselves: in one batch with the RoIs, whose number is round, they cost as much again as all of those.
         contexts = self._vectors(reduced, image_rois, readers)  # [B, F] each
         answers = {}
-        for task, layer in zip(TASKS, (self.scores, self.deltas), strict=True):
+        for task in tasks:
             features = vectors[self.paths[task]]
             if self.contexts[task] != "none":
                 if self.contexts[task] == "global":
@@ -181,8 +187,8 @@ class RoIStage(nn.Module):
                     context = self.attention[task](getattr(maps, task)[0], image_rois, self.strides[task][0])
                 context = context.index_select(0, rois[:, 0].long())
                 features = torch.cat((features, context.to(features.dtype)), dim=1)
-            answers[task] = layer(features)
-        return Predictions(answers["cls"], answers["loc"].reshape(-1, self.num_classes, 4))
+            answers[task] = (self.scores if task == "cls" else self.deltas)(features)
+        return answers
 
     def _vectors(
         self, reduced: dict[nn.Module, Pyramid], rois: Tensor, paths: Iterable[TaskPath]
@@ -266,6 +272,26 @@ class RoIStage(nn.Module):
         boxes = boxes.reshape(count, -1, 4).gather(1, index[..., None].expand(-1, -1, 4))
         valid = scores > threshold
         return Found(boxes * valid[..., None], scores * valid, (index // most).masked_fill(~valid, -1), valid)
+
+    def refine(self, maps: Maps, found: Found, images: Tensor) -> Found:
+        """`found` with its boxes corrected by localization as if they had been proposed, `roi.refine` times.
+
+        Scores, and which of the boxes are kept, stay. (Gidaris and Komodakis 2015, "Object Detection via a Multi-Region
+        and Semantic Segmentation-Aware CNN Model", section 5, without their voting; the same head each time, unlike
+        Cai and Vasconcelos's Cascade R-CNN, 2018.)
+
+        Args:
+            images: as in `forward`.
+        """
+        boxes, own = found.boxes, found.labels.clamp(min=0)[..., None, None].expand(-1, -1, 1, 4)
+        for _ in range(self.config.roi.refine):
+            deltas = self._answers(maps, boxes, images, ("loc",))["loc"]
+            deltas = deltas.reshape(*boxes.shape[:2], self.num_classes, 4).gather(2, own).squeeze(2)
+            moved = box_ops.decode(box_ops.to_float32(deltas), boxes, self.config.roi.box_weights)
+            moved = box_ops.clip(moved, images[:, None])
+            keeps = found.valid & box_ops.has_area(moved, 1e-2)
+            boxes = torch.where(keeps[..., None], moved, boxes)
+        return found._replace(boxes=boxes)
 
 
 def pooled_keys(config: DetectorConfig) -> tuple[str, ...]:

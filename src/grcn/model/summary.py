@@ -18,6 +18,7 @@ from grcn.config import DetectorConfig
 from grcn.model.backbones import make_backbone
 from grcn.model.detector import MULTIPLE, RCNN, resolve
 from grcn.model.heads import ConvFCHead, FCHead
+from grcn.model.roi import Found
 from grcn.presets import preset
 
 
@@ -110,7 +111,10 @@ def summarize(
         maps = model.separation(torch.empty(1, 3, *padded))
         model.rpn.predict_raw(maps.rpn)
         outputs[model.rpn] = outputs[model.rpn.conv]
-        model.roi(maps, torch.empty(1, proposals, 4), torch.empty(1, 4))
+        image, most = torch.empty(1, 4), config.roi.detections_per_image
+        model.roi(maps, torch.empty(1, proposals, 4), image)
+        nothing = torch.empty(1, most)
+        model.roi.refine(maps, Found(torch.empty(1, most, 4), nothing, nothing.long(), nothing.bool()), image)
     stages = sorted(
         _stages(model, outputs, padded[0]), key=lambda stage: ("both", "rpn", "cls", "loc").index(stage.task)
     )

@@ -170,9 +170,9 @@ def look(path: Path, name: str, detectors: Mapping[str, Detector]) -> dict[str, 
 
     Returns:
         `name`; `width` and `height` in pixels; `photo`, a data URL; and `detectors`, for each its `name`, `preset`,
-        `seconds`, `least` (the score above which it finds), `classes` (name and colour), `detections` (COCO results of
-        all that it keeps; the image's id is its name without suffix) and `maps` (`tasks`, `stride` and `energy`, a data
-        URL that covers the photo).
+        `seconds`, `least` (the score above which it finds), `classes` (name and colour), `best` (the score of best F1
+        of each class, where its file has thresholds), `detections` (COCO results of all that it keeps; the image's id
+        is its name without suffix) and `maps` (`tasks`, `stride` and `energy`, a data URL that covers the photo).
 
     Raises:
         ImageError: on a file that cannot be decoded or is too large.
@@ -192,6 +192,7 @@ def look(path: Path, name: str, detectors: Mapping[str, Detector]) -> dict[str, 
                 "seconds": time.perf_counter() - start,
                 "least": detector.config.roi.score_threshold,
                 "classes": [[c, PALETTE[i % len(PALETTE)]] for i, c in enumerate(detector.class_names)],
+                "best": detector.thresholds.of("best").tolist() if detector.thresholds else None,
                 "detections": found.to_coco(Path(name).stem),
                 "maps": [] if maps is None else _energies(detector, maps, (height, width), shown),
             }

@@ -5,6 +5,7 @@ const SVG = "http://www.w3.org/2000/svg";
 const TASKS = { cls: "classification", loc: "localization" };
 const part = (selector) => element.querySelector(selector);
 const slider = part(".score input");
+const best = part(".best input"); // beside the slider: each class from the score that validation has chosen
 
 function make(parent, tag, attributes = {}, text = "") {
   const svg = ["svg", "g", "image", "rect"].includes(tag);
@@ -30,6 +31,8 @@ function makeView(photo, detector) {
   });
   const area = (detection) => detection.bbox[2] * detection.bbox[3];
   const group = make(svg, "g", { class: "boxes" });
+  const least = ({ category_id }) => (usesBest() && detector.best ? detector.best[category_id - 1] : slider.value);
+  const isShown = (detection) => detection.score >= Number(least(detection));
   const boxes = [...detector.detections]
     .sort((a, b) => area(b) - area(a)) // small ones last, on top: they can be pointed at
     .map((detection) => {
@@ -52,23 +55,23 @@ function makeView(photo, detector) {
     results.sort((a, b) => b.score - a.score);
     download(`${photo.name}.${detector.name}.json`, results);
   });
-  return { maps, boxes, note, counts };
+  return { maps, boxes, note, counts, isShown };
 }
 
 let views = [];
-const isShown = (detection) => detection.score >= Number(slider.value);
+const usesBest = () => best.checked && !part(".best").hidden;
 
 // All that the controls change; no request to the server.
 function update() {
-  const score = Number(slider.value);
   const layer = part("input[name=layer]:checked").value;
-  part(".score output").value = score.toFixed(2);
+  part(".score output").value = usesBest() ? "that of each class" : Number(slider.value).toFixed(2);
   hideTip();
   for (const view of views) {
     const counted = new Map();
     for (const { detection, name, color, rect } of view.boxes) {
-      rect.style.display = isShown(detection) ? "" : "none";
-      if (isShown(detection)) counted.set(name, { color, count: (counted.get(name)?.count ?? 0) + 1 });
+      const shown = view.isShown(detection);
+      rect.style.display = shown ? "" : "none";
+      if (shown) counted.set(name, { color, count: (counted.get(name)?.count ?? 0) + 1 });
     }
     view.counts.replaceChildren();
     for (const [name, { color, count }] of counted) {
@@ -122,11 +125,16 @@ function show() {
   part(".views").replaceChildren();
   views = (value?.detectors ?? []).map((detector) => makeView(value, detector));
   part(".layers").hidden = !views.some((view) => view.maps.length);
+  part(".best").hidden = !value?.detectors?.every((detector) => detector.best);
   slider.min = Math.max(0, ...(value?.detectors ?? []).map((detector) => detector.least)); // nothing is found below it
   update();
 }
 
-slider.addEventListener("input", update);
+slider.addEventListener("input", () => {
+  best.checked = false;
+  update();
+});
+best.addEventListener("change", update);
 part(".layers").addEventListener("change", update);
 watch("value", show);
 element.style.position = "relative"; // what the tip's place counts from

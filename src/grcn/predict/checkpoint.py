@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,20 @@ def save_detector(
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     with atomic_file(path) as file:
         file.write(safetensors.torch.save(tensors, {KEY: header.to_json()}))
+
+
+def add_to_header(path: str | Path, entries: Mapping[str, Any]) -> None:
+    """Sets keys of `extra` in the header of a weights file; its tensors stay as they are.
+
+    Raises:
+        CheckpointError: where the file cannot be read or written, or is no detector's.
+    """
+    metadata, tensors = _read(path)
+    header = read_header(path, metadata)
+    changed = replace(header, extra={**header.extra, **entries})
+    content = safetensors.torch.save(tensors, {**metadata, KEY: changed.to_json()})
+    with atomic_file(path) as file:
+        file.write(content)
 
 
 @dataclass(frozen=True)
@@ -75,15 +89,19 @@ def load_detector(path: str | Path, *, backbone: Backbone | None = None) -> Load
     Raises:
         CheckpointError: where the file is missing, broken, or not a detector of this package.
     """
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-        tensors = safetensors.torch.load_file(path)
-    except Exception as error:  # safetensors raises its own kind, OSError and more
-        raise CheckpointError(f"{path}: cannot be read as safetensors: {first_line(error)}") from None
+    metadata, tensors = _read(path)
     header = read_header(path, metadata)
     model = filled(header.config, header.class_names, tensors, str(path), backbone)
     return LoadedDetector(model, header.class_names, header.preset, header.extra, Path(path))
+
+
+def _read(path: str | Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+        return metadata, safetensors.torch.load_file(path)
+    except Exception as error:  # safetensors raises its own kind, OSError and more
+        raise CheckpointError(f"{path}: cannot be read as safetensors: {first_line(error)}") from None
 
 
 def filled(

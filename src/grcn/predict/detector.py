@@ -7,21 +7,24 @@ What computes them is a network: torch's (`grcn.predict.torch_backend`) or an ex
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, get_args, overload
 
 import numpy as np
 from PIL import Image
 
-from grcn.config import DetectorConfig, Optimization
+from grcn.config import DetectorConfig, Optimization, Score, Tiles
 from grcn.data.image import read_image
 from grcn.errors import CheckpointError, ConfigError, ImageError
 from grcn.predict.hub import download_weights, push
 from grcn.predict.locate import locate
-from grcn.predict.runtimes import open_exported
+from grcn.predict.runtimes import Exported, open_exported
 from grcn.predict.stream import Network, stream
-from grcn.types import Detections, duplicate
+from grcn.predict.tiles import stream_tiles
+from grcn.thresholds import Thresholds, calibrate, check_score, no_thresholds, unscaled
+from grcn.types import Array, Detections, duplicate
 
 if TYPE_CHECKING:
     import torch
@@ -43,12 +46,25 @@ class Detector:
         model: the network: a torch module, or one that `Detector.load` opened.
         class_names: the C names, by class id.
         preset: the name of the configuration it was made from, for the record.
+        thresholds: what its file says of its scores.
+        calibrated: hand out scores that are probabilities of being right, by the temperature of `thresholds`.
+
+    Attributes:
+        thresholds: of the scores as they are handed out; None where it has none.
 
     Raises:
-        ConfigError: where there are not C names, or two are the same.
+        ConfigError: where there are not C names, or two are the same; on `calibrated` without thresholds.
     """
 
-    def __init__(self, model: RCNN | Network, class_names: Sequence[str], preset: str = "") -> None:
+    def __init__(
+        self,
+        model: RCNN | Network,
+        class_names: Sequence[str],
+        preset: str = "",
+        *,
+        thresholds: Thresholds | None = None,
+        calibrated: bool = False,
+    ) -> None:
         if isinstance(model, Network):
             self.network: Network = model
         else:
@@ -61,6 +77,12 @@ class Detector:
             raise ConfigError(f"class '{twice}' is named twice; results could not tell one from the other")
         self.class_names = tuple(class_names)
         self.preset = preset
+        self.temperature: float | None = None
+        if calibrated:
+            if thresholds is None:
+                raise no_thresholds(None)
+            self.temperature, thresholds = thresholds.temperature, thresholds.calibrated()
+        self.thresholds = thresholds
         self.source: Path | None = None  # the weights file that it was loaded from
 
     @classmethod
@@ -71,6 +93,7 @@ class Detector:
         device: str | torch.device = "auto",
         class_names: Sequence[str] | None = None,
         optimize: Optimization = "fold",
+        calibrated: bool = False,
     ) -> Detector:
         """A detector from a run folder, a weights file, an exported file, the Hugging Face Hub or the name of a
         preset.
@@ -82,16 +105,18 @@ class Detector:
                 (.pth), or a preset's name. `faster_rcnn_r50_fpn` and its `_v2` come with torchvision's COCO weights;
                 with class names, and elsewhere, the backbone has its ImageNet weights and the rest is untrained.
             device: as torch names it; `auto`: the first CUDA device where there is one, else the CPU. What was
-                exported runs on the CPU.
+                exported runs on the CPU, an `.onnx` file with `cuda` on a GPU (needs onnxruntime-gpu).
             class_names: of a preset's detector, or of torchvision's file; what grcn trained has its own.
             optimize: how the network is made faster (`grcn.predict.optimize.optimized`): `fold`, which leaves the
                 detections the same; `bf16`, which changes them a little; `none`: as it was trained. What was exported
                 is folded; OpenVINO computes it in bfloat16 on request.
+            calibrated: hand out scores that are probabilities of being right, by the temperature in the file; default:
+                the network's own.
 
         Raises:
             CheckpointError: where there is no such file, or it is no detector of grcn.
             ConfigError: on a preset without class names, class names beside trained weights, an unknown device or
-                optimization, or a runtime that is not installed.
+                optimization, a runtime that is not installed, or `calibrated` with a file that has no temperature.
         """
         if optimize not in get_args(Optimization):
             raise ConfigError(f"optimize '{optimize}': use one of {', '.join(get_args(Optimization))}")
@@ -100,15 +125,18 @@ class Detector:
             from grcn.predict.torch_backend import load
 
             loaded = load(located, device=device, class_names=class_names, optimize=optimize)
-            detector = cls(loaded.model, loaded.class_names, loaded.preset)
+            thresholds = _thresholds(loaded.extra, loaded.class_names, source, needed=calibrated)
+            detector = cls(
+                loaded.model, loaded.class_names, loaded.preset, thresholds=thresholds, calibrated=calibrated
+            )
             detector.source = loaded.file
             return detector
         if class_names is not None:
             raise ConfigError(f"{source}: has its own class names; leave class_names out")
-        if str(device) not in ("auto", "cpu"):
-            raise ConfigError(f"device '{device}': {source} is exported and runs on the cpu; load the run itself")
-        exported = open_exported(located, optimize)
-        return cls(exported, exported.header.class_names, exported.header.preset)
+        exported = open_exported(located, optimize, str(device))
+        header = exported.header
+        thresholds = _thresholds(header.extra, header.class_names, source, needed=calibrated)
+        return cls(exported, header.class_names, header.preset, thresholds=thresholds, calibrated=calibrated)
 
     @classmethod
     def from_pretrained(
@@ -121,12 +149,13 @@ class Detector:
         local_files_only: bool = False,
         device: str | torch.device = "auto",
         optimize: Optimization = "fold",
+        calibrated: bool = False,
     ) -> Detector:
         """A detector from the Hugging Face Hub: its weights file alone is fetched, and kept in the Hub's cache.
 
         Args:
             repo_id, revision, token, cache_dir, local_files_only: as `grcn.predict.hub.download_weights`.
-            device, optimize: as `load`.
+            device, optimize, calibrated: as `load`.
 
         Raises:
             CheckpointError: where it cannot be fetched, or is no detector of grcn.
@@ -135,7 +164,7 @@ class Detector:
         file = download_weights(
             repo_id, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only
         )
-        return cls.load(file, device=device, optimize=optimize)
+        return cls.load(file, device=device, optimize=optimize, calibrated=calibrated)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
         """Uploads the weights file that this detector was loaded from, with a model card, to the Hugging Face Hub.
@@ -179,13 +208,25 @@ class Detector:
         return self.network.device
 
     @overload
-    def predict(self, images: Picture, *, score: float | None = ..., batch_size: int = ...) -> Detections: ...
+    def predict(
+        self, images: Picture, *, score: Score | None = ..., batch_size: int = ..., tiles: Tiles | int | None = ...
+    ) -> Detections: ...
     @overload
     def predict(
-        self, images: list[Any] | tuple[Any, ...], *, score: float | None = ..., batch_size: int = ...
+        self,
+        images: list[Any] | tuple[Any, ...],
+        *,
+        score: Score | None = ...,
+        batch_size: int = ...,
+        tiles: Tiles | int | None = ...,
     ) -> list[Detections]: ...
     def predict(
-        self, images: Picture | list[Any] | tuple[Any, ...], *, score: float | None = None, batch_size: int = 1
+        self,
+        images: Picture | list[Any] | tuple[Any, ...],
+        *,
+        score: Score | None = None,
+        batch_size: int = 1,
+        tiles: Tiles | int | None = None,
     ) -> Detections | list[Detections]:
         """The objects in one picture, or in each of a list.
 
@@ -193,15 +234,21 @@ class Detector:
             images: a path, the bytes of a file, a PIL image, a uint8 RGB array [H, W, 3], a tensor [3, H, W] (uint8,
                 or float in 0..1), or a list of these, of any sizes. Files are decoded upright, as in training.
             score: only detections of at least this score, 0 for as many as the model keeps of an image
-                (`roi.detections_per_image`); None: its own threshold (`roi.score_threshold`).
-            batch_size: pictures of a list that pass through the network together.
+                (`roi.detections_per_image`); `best`, `precise`: those of its thresholds, which each class has its own;
+                None: its own threshold (`roi.score_threshold`).
+            batch_size: pictures of a list, or tiles of a picture, that pass through the network together.
+            tiles: look at each picture tile by tile, for those much larger than what the network sees:
+                `grcn.config.Tiles`, or the side of a tile in pixels. There may be more detections than the model keeps
+                of an image.
 
         Returns:
             Detections with boxes in the picture's own pixels, clipped to it, by falling score; a list for a list.
 
         Raises:
             ImageError: on a file that cannot be decoded, or a value that is no picture.
-            ConfigError: on a score below its own threshold, which an exported detector has built in.
+            ConfigError: on a score below its own threshold, which an exported detector has built in; on `best` and
+                `precise` where its file has no thresholds; on tiles of another size than the one that it is exported
+                for.
         """
         if batch_size < 1:
             raise ConfigError(f"batch_size {batch_size}: needs at least 1")
@@ -209,7 +256,7 @@ class Detector:
         pictures = list(images) if isinstance(images, (list, tuple)) else [images]
         named = [(picture, "image" if single else f"images[{i}]") for i, picture in enumerate(pictures)]
         results = self.stream(
-            named, score=score, batch_size=batch_size, workers=0, read=lambda source: to_pixels(*source)
+            named, score=score, batch_size=batch_size, workers=0, tiles=tiles, read=lambda source: to_pixels(*source)
         )
         found: list[Detections] = []
         for _, result in results:
@@ -223,9 +270,10 @@ class Detector:
         self,
         sources: Iterable[S],
         *,
-        score: float | None = ...,
+        score: Score | None = ...,
         batch_size: int = ...,
         workers: int = ...,
+        tiles: Tiles | int | None = ...,
         read: Callable[[S], Pixels] | None = ...,
     ) -> Iterator[tuple[S, Detections | ImageError]]: ...
     @overload
@@ -233,9 +281,10 @@ class Detector:
         self,
         sources: Iterable[S],
         *,
-        score: float | None = ...,
+        score: Score | None = ...,
         batch_size: int = ...,
         workers: int = ...,
+        tiles: Tiles | int | None = ...,
         read: Callable[[S], Pixels] | None = ...,
         finish: Callable[[S, Any, Detections], T],
     ) -> Iterator[tuple[S, T | ImageError]]: ...
@@ -243,9 +292,10 @@ class Detector:
         self,
         sources: Iterable[Any],
         *,
-        score: float | None = None,
+        score: Score | None = None,
         batch_size: int = 1,
         workers: int = 2,
+        tiles: Tiles | int | None = None,
         read: Callable[[Any], Pixels] | None = None,
         finish: Callable[[Any, Any, Detections], Any] | None = None,
     ) -> Iterator[tuple[Any, Any]]:
@@ -261,7 +311,8 @@ class Detector:
             sources: pictures as `predict` takes them, or whatever `read` takes; an iterator is read as it is needed.
             score: as `predict`.
             batch_size: pictures of one size, after resizing, that pass through the network together.
-            workers: threads that read and finish.
+            workers: threads that read and finish; with `tiles`, that cut them: then one picture is in memory at a time.
+            tiles: as `predict`.
             read: makes a picture, uint8 [H, W, 3] RGB, of a source; may raise ImageError. Default: as `predict`.
             finish: makes of source, pixels and detections what is handed out, such as a drawn picture, in a thread; may
                 raise ImageError. Default: the detections.
@@ -270,28 +321,68 @@ class Detector:
             Each source with its detections, or what `finish` makes of them; with an ImageError where there are none.
 
         Raises:
-            ConfigError: on a score below its own threshold, which an exported detector has built in.
+            ConfigError: as `predict`.
         """
         if batch_size < 1 or workers < 0:
             raise ConfigError(f"batch_size {batch_size} and workers {workers}: need at least 1 and 0")
-        lower = None
-        if score is not None and score < self.config.roi.score_threshold:
-            lower = float(np.nextafter(np.float32(score), np.float32(-1)))  # networks keep what is above it
+        least = self.least(score)
 
         def finished(source: Any, pixels: Pixels, found: Detections) -> Any:
-            found = found if score is None else found.above(score)
+            found = found if self.temperature is None else calibrate(found, self.temperature)
+            found = found if least is None else found.above(least)
             return found if finish is None else finish(source, pixels, found)
 
-        return stream(
+        if isinstance(tiles, int):
+            tiles = Tiles(tiles)
+        work = stream if tiles is None else partial(stream_tiles, tiles=tiles)
+        return work(
             self.network,
             sources,
             self.class_names,
             read=read or to_pixels,
             finish=finished,
-            score=lower,
+            score=self.lowered(score),
             batch_size=batch_size,
             workers=workers,
         )
+
+    def least(self, score: Score | None) -> float | Array | None:
+        """The lowest score that is kept where `predict` is asked for `score`; [C] where each class has its own.
+
+        Raises:
+            ConfigError: where it has no thresholds, or `score` is none.
+        """
+        if not isinstance(score, str):
+            return score
+        check_score(score)
+        if self.thresholds is None:
+            if isinstance(self.network, Exported):
+                raise no_thresholds(self.network.path, exported=True)
+            raise no_thresholds(self.source)
+        return self.thresholds.of(score)
+
+    def lowered(self, score: Score | None) -> float | None:
+        """What the network is to keep all above of for `score`, where that is below its own threshold; None: its own
+        threshold does."""
+        least = self.least(score)
+        if least is None:
+            return None
+        lowest = float(np.min(least))
+        if self.temperature is not None:
+            lowest = unscaled(lowest, self.temperature)
+        if lowest >= self.config.roi.score_threshold:
+            return None
+        return float(np.nextafter(np.float32(lowest), np.float32(-1)))  # networks keep what is above it
+
+
+def _thresholds(
+    extra: Mapping[str, Any], class_names: Sequence[str], source: str | Path, *, needed: bool
+) -> Thresholds | None:
+    """The thresholds in a file's header; where they are needed, there must be some."""
+    thresholds = Thresholds.from_extra(extra, class_names, source)
+    if needed and thresholds is None:
+        raise no_thresholds(source, exported=locate(source).is_exported)
+    return thresholds
 
 
 def to_pixels(picture: Any, name: str = "picture") -> Pixels:

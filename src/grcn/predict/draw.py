@@ -24,8 +24,8 @@ MIN_SIDE = 512
 _ON_LABELS, _ON_ITS_OBJECT, _ON_OTHERS = 12.0, 10.0, 1.0
 
 
-def draw_detections(image: NDArray[np.uint8], detections: Detections) -> NDArray[np.uint8]:
-    """A copy of the picture with each detection's box, class name and score.
+def draw_detections(image: NDArray[np.uint8], detections: Detections, view: int | None = None) -> NDArray[np.uint8]:
+    """A copy of the picture with each detection's box, class name and score, and number where it was tracked.
 
     A label lies beside its box where there is room, on no other label, and in the picture. Classes whose names no font
     at hand can write are called by their number (`grcn.fonts`).
@@ -33,25 +33,72 @@ def draw_detections(image: NDArray[np.uint8], detections: Detections) -> NDArray
     Args:
         image: [H, W, 3] uint8 RGB.
         detections: in the picture's pixels; the surest is drawn last, on top.
+        view: the longer side of as much as is looked at at once, which lines and letters are made for; None: all of it.
 
     Returns:
         [H', W', 3] uint8 RGB; larger than `image` where its longer side is below `MIN_SIDE`.
+    """
+    tracks = [-1] * len(detections) if detections.track_ids is None else detections.track_ids.tolist()
+    marks = [
+        Mark(class_id, f"{score:.2f}", PALETTE[class_id % len(PALETTE)], f"#{track}" if track >= 0 else "")
+        for class_id, score, track in zip(detections.class_ids.tolist(), detections.scores, tracks, strict=True)
+    ]
+    return draw_marks(image, detections.boxes, marks, detections.class_names, view=view)
+
+
+class Mark(NamedTuple):
+    """What a box looks like.
+
+    Args:
+        class_id: whose name is written.
+        note: what is written behind the name.
+        color: of box and label, as `#rrggbb`.
+        word: what is written before the name.
+    """
+
+    class_id: int
+    note: str
+    color: str
+    word: str = ""
+
+
+def draw_marks(
+    image: NDArray[np.uint8],
+    boxes: Array,
+    marks: Sequence[Mark],
+    class_names: tuple[str, ...],
+    thin: Sequence[tuple[Array, str]] = (),
+    view: int | None = None,
+) -> NDArray[np.uint8]:
+    """A copy of the picture with boxes and their labels; as `draw_detections`.
+
+    Args:
+        image: [H, W, 3] uint8 RGB.
+        boxes: [N, 4] in the picture's pixels; the first is drawn last, on top.
+        marks: of the boxes.
+        class_names: the C names.
+        thin: boxes [M, 4] that are drawn below the others, thinner and without a label, and their colour.
+        view: as `draw_detections`.
     """
     height, width = image.shape[:2]
     scale = max(1.0, MIN_SIDE / max(height, width))
     size = (max(round(width * scale), 1), max(round(height * scale), 1))
     picture = image.copy() if scale == 1 else np.array(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
-    if not len(detections):
+    view = min(view or max(size), max(size))
+    thickness = max(2, round(view / 500))
+    for others, color in thin:
+        for box in _outlines(others * scale, size, thickness // 2).tolist():
+            _draw_box(picture, box, thickness // 2, ImageColor.getrgb(color))
+    if not marks:
         return picture
-    thickness = max(2, round(max(size) / 500))
-    boxes = _outlines(detections.boxes * scale, size, thickness)
-    labels = _labels(detections, max(12, round(max(size) / 55)), size[0])
-    places = _places(boxes, np.array([(label.width, label.height) for label in labels]), size)
-    colors = [ImageColor.getrgb(PALETTE[class_id % len(PALETTE)]) for class_id in detections.class_ids]
-    surest_last = range(len(labels) - 1, -1, -1)
-    for i in surest_last:
-        _draw_box(picture, boxes[i].tolist(), thickness, colors[i])
-    for i in surest_last:
+    outlines = _outlines(boxes * scale, size, thickness)
+    labels = _labels(marks, class_names, max(12, round(view / 55)), size[0])
+    places = _places(outlines, np.array([(label.width, label.height) for label in labels]), size)
+    colors = [ImageColor.getrgb(mark.color) for mark in marks]
+    first_last = range(len(labels) - 1, -1, -1)
+    for i in first_last:
+        _draw_box(picture, outlines[i].tolist(), thickness, colors[i])
+    for i in first_last:
         x, y = places[i].tolist()
         tile = _draw_label(labels[i], colors[i])[: size[1] - y, : size[0] - x]
         picture[y : y + tile.shape[0], x : x + tile.shape[1]] = tile
@@ -87,18 +134,18 @@ class _Label(NamedTuple):
     padding: int
 
 
-def _labels(detections: Detections, font_size: int, most: int) -> list[_Label]:
-    """What is written for each detection, in at most `most` pixels of width where that is possible."""
-    names = fonts.drawable(detections.class_names)
+def _labels(marks: Sequence[Mark], class_names: tuple[str, ...], font_size: int, most: int) -> list[_Label]:
+    """What is written for each mark, in at most `most` pixels of width where that is possible."""
+    names = fonts.drawable(class_names)
     at_hand, padding = fonts.fonts_for(names), max(2, font_size // 5)
     labels = []
-    for class_id, score in zip(detections.class_ids, detections.scores, strict=True):
-        name = names[class_id]
+    for mark in marks:
+        name = names[mark.class_id]
         font = fonts.load(at_hand.path(name), font_size)
-        text = f"{name} {score:.2f}"
+        text = f"{mark.word} {name} {mark.note}".strip()
         while name and font.getlength(text) + 2 * padding > most:
             name = name[: -max(1, len(name) // 10)]
-            text = f"{name}… {score:.2f}"
+            text = f"{mark.word} {name}… {mark.note}".strip()
         width, height = round(font.getlength(text)) + 2 * padding, sum(font.getmetrics()) + padding
         labels.append(_Label(text, font, width, height, padding))
     return labels

@@ -7,12 +7,14 @@ OUT/results.json               the same as the one list that COCO's tools read; 
 OUT/images.json                what the ids mean: `images` done (id, file_name, path, width, height), `categories`, and
                                `complete`: false until results.json is there
 OUT/frames/NAME.jsonl          per video: a line a frame with its detections; image_id is its number
-OUT/frames/NAME.json           the same when the video is done: width, height, fps and `frames`
+OUT/frames/NAME.json           the same when the video is done: width, height, fps and `frames`; of a live source
+                               `dropped`, too, how many of its frames were not looked at
 OUT/voc, OUT/coco, OUT/yolo    with --save: data sets of the images (not of videos) and what was found in them
 OUT/labelstudio                with --save: tasks.json (pre-annotations), interface.txt and the images, for Label Studio
 OUT/fiftyone                   with --save: samples.json and the images, for FiftyOne
 ```
-Image ids count from 1 in the order of the sources, category ids from 1 in the order of the classes, frames from 0. In
+Image ids count from 1 in the order of the sources, category ids from 1 in the order of the classes, frames from 0, with
+those that a live source dropped. With tracking, what is found in videos has a `track_id` (null: none yet). In
 names that are not UTF-8 the odd bytes are escaped (`\\udce9`), as `json.loads` and `os.fsencode` understand them.
 """
 
@@ -20,19 +22,23 @@ from __future__ import annotations
 
 import io
 import sys
+import threading
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import chain, groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import simplejpeg
 from PIL import Image
 
+from grcn.config import Tiles
 from grcn.data.formats import WRITERS
-from grcn.data.image import HEIC_SUFFIXES, SUFFIXES, read_image
+from grcn.data.image import HEIC_SUFFIXES, MAX_PIXELS, SUFFIXES, read_image
 from grcn.data.records import AnnotatedImage
 from grcn.errors import CheckpointError, ConfigError, ImageError, first_line
 from grcn.files import atomic_file
@@ -40,13 +46,15 @@ from grcn.locks import locked_folder
 from grcn.predict.draw import draw_detections
 from grcn.predict.results import FrameLines, PredictedFiles, Results, files_of
 from grcn.predict.sources import Source
-from grcn.predict.video import read_video, write_video
+from grcn.predict.track import Tracker
+from grcn.predict.video import Video, read_live, read_video, write_video
 from grcn.types import Detections
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from grcn.config import Score
     from grcn.predict.detector import Detector
 
 MAX_JPEG = 65_500  # pixels a side that libjpeg writes; the format's own limit is 65,535
@@ -70,10 +78,14 @@ def predict_sources(
     sources: Sequence[Source],
     out: Path,
     *,
-    score: float | None = 0.3,
+    score: Score | None = 0.3,
     save: Sequence[str] = (),
     batch_size: int = 1,
     workers: int = 2,
+    tiles: Tiles | None = None,
+    max_pixels: int = MAX_PIXELS,
+    track: bool = False,
+    stop: threading.Event | None = None,
     on_broken: Callable[[ImageError], None] = lambda error: None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Summary:
@@ -86,17 +98,27 @@ def predict_sources(
         detector: the detector.
         sources: from `find_sources`.
         out: the folder of results, made where absent; results of an earlier run are replaced.
-        score: detections below it are left out; None: the model's own threshold.
+        score: as `Detector.predict`; detections below it are left out.
         save: any of `grcn.data.formats.WRITERS`.
-        batch_size, workers: as `Detector.stream`.
+        batch_size, workers, tiles: as `Detector.stream`.
+        max_pixels: larger images are refused.
+        track: give the same object of a video the same number in each frame (`grcn.predict.track`).
+        stop: ends a live source, whose files are then whole.
         on_broken: called for each source that cannot be done; the others are done all the same.
         progress: called with sources done and sources in all.
 
     Raises:
-        ConfigError: where saved labels of an earlier run, perhaps corrected since, would be replaced, or where another
-            process is at work in the folder.
+        ConfigError: on a score that the detector does not have; where saved labels of an earlier run, perhaps corrected
+            since, would be replaced, or where another process is at work in the folder.
+        ModuleNotFoundError: where an extra that is needed is not installed.
         CheckpointError: where what is written once, such as the list of images, cannot be written.
     """
+    detector.least(score)  # what cannot be asked of it is said before anything is replaced
+    if track:
+        Tracker(1, 0)  # refused at once where it is not installed
+    draw = draw_detections
+    if tiles is not None:  # nobody looks at all of such a photo at once
+        draw = partial(draw_detections, view=2 * (tiles.size or detector.config.input.short_side))
     summary = Summary()
     saved: dict[str, list[AnnotatedImage]] = {kind: [] for kind in save}
     with locked_folder(out), ExitStack() as last:  # done also when it is stopped, and each also where another fails
@@ -109,9 +131,17 @@ def predict_sources(
         progress(0, len(sources))
         for are_videos, group in groupby(sources, lambda source: source.is_video):
             if are_videos:
-                work = _predict_videos(detector, group, out, score, workers, summary)
+                work = _predict_videos(detector, group, out, score, workers, tiles, track, stop, summary)
             else:
-                photos = _see(detector, group, score, batch_size, workers)
+                photos = detector.stream(
+                    (_Photo(source, max_pixels, draw) for source in group),
+                    score=score,
+                    batch_size=batch_size,
+                    workers=workers,
+                    tiles=tiles,
+                    read=_Photo.read,
+                    finish=_Photo.see,
+                )
                 work = last.enter_context(closing(_write_photos(photos, out, results, saved, summary)))
             for error in work:
                 if error is not None:
@@ -121,19 +151,6 @@ def predict_sources(
                 progress(done, len(sources))
         results.finish()
     return summary
-
-
-def _see(
-    detector: Detector, sources: Iterable[Source], score: float | None, batch_size: int, workers: int
-) -> Iterator[tuple[_Photo, _Seen | ImageError]]:
-    return detector.stream(
-        map(_Photo, sources),
-        score=score,
-        batch_size=batch_size,
-        workers=workers,
-        read=_Photo.read,
-        finish=_Photo.see,
-    )
 
 
 def _refuse_to_replace(labels: Iterable[Path]) -> None:
@@ -147,6 +164,8 @@ class _Photo:
     """An image on its way: its file, read once, since what was decoded is what is copied, and what was seen in it."""
 
     source: Source
+    max_pixels: int
+    draw: Callable[[NDArray[np.uint8], Detections], NDArray[np.uint8]]
     content: bytes = b""
 
     def read(self) -> NDArray[np.uint8]:
@@ -155,10 +174,10 @@ class _Photo:
             self.content = sys.stdin.buffer.read() if path is None else path.read_bytes()
         except OSError as error:
             raise ImageError(f"{self.source}: cannot be read: {error.strerror}") from None
-        return read_image(self.content, name=str(self.source))
+        return read_image(self.content, name=str(self.source), max_pixels=self.max_pixels)
 
     def see(self, image: NDArray[np.uint8], found: Detections) -> _Seen:
-        return _Seen(image, found, _drawn(self.source, image, found))
+        return _Seen(image, found, _drawn(self.source, self.draw(image, found)))
 
 
 @dataclass(frozen=True)
@@ -202,13 +221,12 @@ def _write_photos(
             yield None
 
 
-def _drawn(source: Source, image: NDArray[np.uint8], found: Detections) -> bytes:
-    """The JPEG of an image with its detections.
+def _drawn(source: Source, picture: NDArray[np.uint8]) -> bytes:
+    """The JPEG of an image with its detections drawn.
 
     Raises:
         ImageError: where it is larger than a JPEG can be.
     """
-    picture = draw_detections(image, found)
     height, width = picture.shape[:2]
     if max(height, width) > MAX_JPEG:
         raise ImageError(f"{source}: {width} x {height} pixels drawn; a JPEG has at most {MAX_JPEG} a side")
@@ -216,12 +234,20 @@ def _drawn(source: Source, image: NDArray[np.uint8], found: Detections) -> bytes
 
 
 def _predict_videos(
-    detector: Detector, sources: Iterable[Source], out: Path, score: float | None, workers: int, summary: Summary
+    detector: Detector,
+    sources: Iterable[Source],
+    out: Path,
+    score: Score | None,
+    workers: int,
+    tiles: Tiles | None,
+    track: bool,
+    stop: threading.Event | None,
+    summary: Summary,
 ) -> Iterator[ImageError | None]:
     """Does videos one after the other, and yields what went wrong with each."""
     for source in sources:
         try:
-            _predict_video(detector, source, out, score, workers, summary)
+            _predict_video(detector, source, out, score, workers, tiles, track, stop, summary)
         except ImageError as error:
             yield error
         else:
@@ -229,69 +255,108 @@ def _predict_videos(
 
 
 def _predict_video(
-    detector: Detector, source: Source, out: Path, score: float | None, workers: int, summary: Summary
+    detector: Detector,
+    source: Source,
+    out: Path,
+    score: Score | None,
+    workers: int,
+    tiles: Tiles | None,
+    track: bool,
+    stop: threading.Event | None,
+    summary: Summary,
 ) -> None:
     """Draws one video, frame by frame, and writes the detections of each frame.
 
     Raises:
         ImageError: where it cannot be opened, holds no frame, or cannot be written.
     """
-    assert source.path is not None
-    with read_video(source.path) as video, files_of(source) as files:
-        names: Counter[str] = Counter()
+    names: Counter[str] = Counter()
+    with _opened(source, stop) as video, files_of(source) as files:
+        tracker = Tracker(video.fps, _least(detector, score)) if track else None
         with FrameLines(out / "frames" / f"{source.name}.json", files) as lines:
-            drawn = _drawn_frames(detector, video.frames, score, workers, lines, names)
+            # One that is live is not read ahead: what is looked at is its newest frame.
+            ahead = 0 if source.is_live else workers
+            drawn = _drawn_frames(detector, video, score, ahead, tiles, tracker, lines, names)
             with closing(drawn):
-                count = _write_video(drawn, out / "drawn" / f"{source.name}.mp4", video.fps, files)
-            lines.finish({"video": str(source), "width": video.width, "height": video.height, "fps": video.fps})
-    summary.frames += count
-    summary.found.update(names)
+                count, last = _write_video(drawn, out / "drawn" / f"{source.name}.mp4", video.fps, files)
+            about = {"video": str(source), "width": video.width, "height": video.height, "fps": video.fps}
+            lines.finish({**about, "dropped": last + 1 - count} if source.is_live else about)
+        summary.frames += count
+        summary.found.update(names)
+
+
+def _opened(source: Source, stop: threading.Event | None) -> AbstractContextManager[Video]:
+    if source.is_live:
+        return read_live(source.address, str(source), stop or threading.Event())
+    assert source.path is not None
+    return read_video(source.path)
+
+
+def _least(detector: Detector, score: Score | None) -> float:
+    """The score from which a track may begin: that of the class which asks for least."""
+    least = detector.least(score)
+    return detector.config.roi.score_threshold if least is None else float(np.min(least))
 
 
 def _drawn_frames(
     detector: Detector,
-    images: Iterable[NDArray[np.uint8]],
-    score: float | None,
+    video: Video,
+    score: Score | None,
     workers: int,
+    tiles: Tiles | None,
+    tracker: Tracker | None,
     lines: FrameLines,
     names: Counter[str],
-) -> Generator[NDArray[np.uint8]]:
-    """The drawn frames, [H, W, 3] uint8 RGB; `lines` and `names` are told what was found in each."""
+) -> Generator[tuple[int, NDArray[np.uint8]]]:
+    """The number of each frame, and the frame drawn, [H, W, 3] uint8 RGB; `lines` and `names` are told what was found.
+
+    Threads draw, but where objects are tracked: that goes by the order of the frames.
+    """
+
+    def finish(_: object, image: NDArray[np.uint8], found: Detections) -> tuple[NDArray[np.uint8], Detections]:
+        return (draw_detections(image, found) if tracker is None else image), found
+
     frames = detector.stream(
-        images,
+        zip(video.frames, video.numbers, strict=False),
         score=score,
         workers=workers,
-        read=lambda image: image,
-        finish=lambda image, _, found: (draw_detections(image, found), found),
+        tiles=tiles,
+        read=lambda frame: frame[0],
+        finish=finish,
     )
     with closing(frames):  # type: ignore[type-var]  # a generator
-        for number, (_, seen) in enumerate(frames):
+        for (_, number), seen in frames:
             if isinstance(seen, ImageError):
                 raise seen
             drawn, found = seen
+            if tracker is not None:
+                found = tracker.update(number, found)
+                drawn = draw_detections(drawn, found)
             lines.add(number, found)
             names.update(found.names)
-            yield drawn
+            yield number, drawn
 
 
-def _write_video(frames: Iterator[NDArray[np.uint8]], path: Path, fps: float, files: PredictedFiles) -> int:
-    """Writes a video whole or not at all, and returns its number of frames.
+def _write_video(
+    frames: Iterator[tuple[int, NDArray[np.uint8]]], path: Path, fps: float, files: PredictedFiles
+) -> tuple[int, int]:
+    """Writes a video whole or not at all, and returns how many frames it has and the number of the last.
 
     Raises:
         CheckpointError: where it cannot be written.
     """
     first = next(frames)
-    count = 0
+    count = last = 0
     with atomic_file(files.claim(path), durable=False) as file, ExitStack() as opened:
         with _naming(path):
-            write = opened.enter_context(write_video(file, fps, *first.shape[:2]))
-        for frame in chain([first], frames):
+            write = opened.enter_context(write_video(file, fps, *first[1].shape[:2]))
+        for last, frame in chain([first], frames):
             with _naming(path):
-                write(frame)
+                write(frame, last)
             count += 1
         with _naming(path):
             opened.close()
-    return count
+    return count, last
 
 
 @contextmanager

@@ -7,8 +7,10 @@ it with `sympy.sympify`, which evaluates text of the file as Python, and may fal
 
 from __future__ import annotations
 
+import io
 import threading
 from abc import ABC, abstractmethod
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
     from grcn.predict.stream import Pixels
 
+_CUDA = "CUDAExecutionProvider"
 INPUT, OUTPUTS = "images", ("boxes", "scores", "class_ids")
 
 Shape = tuple[int | None, ...]  # None: any
@@ -106,21 +109,33 @@ class Exported(ABC):
 
 
 class OnnxRuntime(Exported):
-    """An `.onnx` file."""
+    """An `.onnx` file.
 
-    device = "cpu (ONNX Runtime)"
+    Args:
+        gpu: the number of the CUDA device that computes it; None: the CPU does.
+    """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, gpu: int | None = None) -> None:
         import onnxruntime
 
+        self.device = "cpu (ONNX Runtime)" if gpu is None else f"cuda:{gpu} (ONNX Runtime)"
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # errors, which are raised anyway
+        providers: list[Any] = ["CPUExecutionProvider"]
+        if gpu is not None:
+            _load_cuda(onnxruntime)
+            providers.insert(0, (_CUDA, {"device_id": gpu}))
         try:
-            self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            self._session = onnxruntime.InferenceSession(str(path), options, providers=providers)
             inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
             metadata = self._session.get_modelmeta().custom_metadata_map
         except Exception as error:
             raise CheckpointError(f"{path}: no readable ONNX model: {first_line(error)}") from None
+        if gpu is not None and _CUDA not in self._session.get_providers():  # it goes on on the CPU
+            raise ConfigError(
+                f"device 'cuda:{gpu}': ONNX Runtime cannot use it: no such GPU, or its CUDA or cuDNN is not installed; "
+                "see onnxruntime.ai for the versions, or use the cpu"
+            )
         _check_names(path, [i.name for i in inputs], [o.name for o in outputs])
         shape = tuple(n if isinstance(n, int) else None for n in inputs[0].shape)
         super().__init__(path, read_header(path, metadata), shape)
@@ -161,23 +176,56 @@ class OpenVino(Exported):
             return [self._request.get_tensor(name).data.copy() for name in OUTPUTS]
 
 
-def open_exported(source: Located, optimize: Optimization = "fold") -> Exported:
+def open_exported(source: Located, optimize: Optimization = "fold", device: str = "auto") -> Exported:
     """The detector in an exported file.
 
     Args:
         optimize: `bf16` for OpenVINO to compute so.
+        device: `cuda` or `cuda:1` for ONNX Runtime to compute on a GPU; `auto` and `cpu`: the CPU.
 
     Raises:
         CheckpointError: on a file that is broken or no detector.
-        ConfigError: where the runtime is not installed, or cannot do what `optimize` says.
+        ConfigError: where the runtime is not installed, or cannot do what `optimize` and `device` say.
     """
+    gpu = _gpu(source, device)
     is_bf16 = optimize == "bf16"
     if source.kind == "onnx" and is_bf16:
         raise ConfigError(f"optimize 'bf16' with {source}: ONNX Runtime has none on a CPU; export to openvino for it")
     try:
-        return OnnxRuntime(source.path) if source.kind == "onnx" else OpenVino(source.path, bf16=is_bf16)
+        return OnnxRuntime(source.path, gpu) if source.kind == "onnx" else OpenVino(source.path, bf16=is_bf16)
     except ModuleNotFoundError as error:
         raise missing_part(error) or error from None
+
+
+def _gpu(source: Located, device: str) -> int | None:
+    """The number of the CUDA device that is asked for; None: the CPU."""
+    if device in ("auto", "cpu"):
+        return None
+    kind, _, number = device.partition(":")
+    if kind != "cuda" or not (number.isdecimal() or device == "cuda"):
+        raise ConfigError(f"device '{device}': {source} is exported: use cpu, cuda or cuda:1")
+    if source.kind != "onnx":
+        raise ConfigError(
+            f"device '{device}': {source} runs on the cpu alone; for a GPU export to onnx, or load the run"
+        )
+    return int(number or 0)
+
+
+def _load_cuda(onnxruntime: Any) -> None:
+    """Makes what ONNX Runtime needs for a GPU ready, where it lies among Python's packages.
+
+    Raises:
+        ConfigError: where the ONNX Runtime that is installed is one for CPUs.
+    """
+    available = onnxruntime.get_available_providers()
+    if _CUDA not in available:
+        raise ConfigError(
+            f"device 'cuda': the ONNX Runtime that is installed has no CUDA ({', '.join(available)}): "
+            "pip uninstall onnxruntime, then pip install 'onnxruntime-gpu[cuda,cudnn]'"
+        )
+    onnxruntime.set_default_logger_severity(4)  # what it lacks is said in one line, below
+    with redirect_stdout(io.StringIO()):
+        onnxruntime.preload_dlls()
 
 
 def _check_names(path: Path, inputs: list[str], outputs: list[str]) -> None:

@@ -1,8 +1,10 @@
-"""What `grcn predict` is pointed at: images, folders, globs, videos and standard input, each with a name of its own."""
+"""What `grcn predict` is pointed at: images, folders, globs, videos, standard input and live sources, each with a name
+of its own."""
 
 from __future__ import annotations
 
 import glob
+import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -13,27 +15,36 @@ from grcn.data.image import SUFFIXES, UNREAD_SUFFIXES, unread
 from grcn.errors import DataError
 
 VIDEO_SUFFIXES = frozenset([".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".ts"])
+_LIVE = re.compile(r"(rtsps?|https?)://(?P<where>.+)|camera:(?P<camera>.+)", re.IGNORECASE | re.DOTALL)
 RESULTS = ("drawn", "frames", *WRITERS)
 """The folders that `grcn predict` makes in its `--out`."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """One image or video.
+    """One image, video or live source.
 
     Args:
-        path: the file; None: standard input.
+        path: the file; None: standard input, or live.
         name: what its outputs are called, without suffix; no two sources of a run share it, in any letter case.
+        address: of a live source (`grcn.predict.video.read_live`).
     """
 
     path: Path | None
     name: str
+    address: str = ""
+
+    @property
+    def is_live(self) -> bool:
+        return bool(self.address)
 
     @property
     def is_video(self) -> bool:
-        return self.path is not None and self.path.suffix.lower() in VIDEO_SUFFIXES
+        return self.is_live or (self.path is not None and self.path.suffix.lower() in VIDEO_SUFFIXES)
 
     def __str__(self) -> str:
+        if self.is_live:
+            return re.sub(r"//[^/?#]*@", "//", self.address)  # without user and password
         return "-" if self.path is None else str(self.path)
 
 
@@ -41,15 +52,21 @@ def find_sources(arguments: Sequence[str], out: Path) -> tuple[list[Source], lis
     """The images and videos that the arguments stand for, each file once, in order.
 
     Args:
-        arguments: files; folders, searched with their subfolders; glob patterns (`**` for subfolders); `-`.
+        arguments: files; folders, searched with their subfolders; glob patterns (`**` for subfolders); `-`; or one live
+            source alone: `rtsp://...`, `http://...`, `camera:NAME`, a device such as /dev/video0.
         out: where results go; what lies in the folders of an earlier run's results is no source.
 
     Returns:
         The sources, and the files of folders that were left out as neither image nor video by their suffix.
 
     Raises:
-        DataError: naming an argument that stands for nothing, or for a result.
+        DataError: naming an argument that stands for nothing, or for a result, or a live source beside others.
     """
+    live = [source for source in map(_live_source, arguments) if source is not None]
+    if live and len(arguments) > 1:
+        raise DataError(f"{live[0]}: is live, and has no end: give it alone")
+    if live:
+        return live, []
     results = {(out / folder).resolve() for folder in RESULTS}
 
     def is_result(path: Path) -> bool:
@@ -85,6 +102,18 @@ def find_sources(arguments: Sequence[str], out: Path) -> tuple[list[Source], lis
             raise DataError(f"{overwritten}: lies among the results in {out}; choose another --out")
         paths += files
     return _name(_unique(paths)), left_out
+
+
+def _live_source(argument: str) -> Source | None:
+    if Path(argument).is_char_device():
+        argument = f"camera:{argument}"
+    found = _LIVE.fullmatch(argument)
+    if found is None:
+        return None
+    scheme, rest = argument.split(":", 1)
+    where = found["camera"] or found["where"].rpartition("@")[2].partition("?")[0]
+    name = "-".join(re.findall(r"[A-Za-z0-9]+", f"{scheme if found['camera'] else ''} {where}"))[:60] or "live"
+    return Source(None, name, f"{scheme.lower()}:{rest}")
 
 
 def _files_below(folder: Path) -> list[Path]:

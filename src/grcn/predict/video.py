@@ -1,14 +1,16 @@
-"""Videos read and written a frame at a time, by PyAV."""
+"""Videos and live streams read, and videos written, a frame at a time, by PyAV."""
 
 from __future__ import annotations
 
 import logging
 import math
+import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
-from itertools import chain
+from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -23,6 +25,22 @@ logging.getLogger("libav").addHandler(logging.NullHandler())  # FFmpeg's remarks
 
 # FFmpeg's names of what `sources.VIDEO_SUFFIXES` stand for. A playlist, which may name any file or address, is none.
 _FORMATS = "mov,mp4,m4a,avi,matroska,webm,mpeg,mpegvideo,mpegts,asf"
+_SECONDS = 10.0  # that a live source has to open, and for each of its packets
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """How FFmpeg opens a kind of live source: formats and protocols that it may use, and options."""
+
+    formats: str
+    protocols: str = ""
+    options: dict[str, str] = field(default_factory=dict)
+
+
+_RTSP = _Kind("rtsp,rtp,mpegts", "rtsp,rtsps,rtp,srtp,udp,tcp,tls", {"rtsp_flags": "prefer_tcp"})
+_HTTP = _Kind(f"{_FORMATS},mpjpeg,mjpeg,flv", "http,https,httpproxy,tcp,tls")
+_LIVE = {"rtsp": _RTSP, "rtsps": _RTSP, "http": _HTTP, "https": _HTTP}
+_CAMERAS = {"linux": "v4l2", "darwin": "avfoundation", "win32": "dshow"}
 
 
 @dataclass(frozen=True)
@@ -34,12 +52,14 @@ class Video:
         height: of the frames, in pixels.
         width: of the frames, in pixels.
         frames: each [H, W, 3] uint8 RGB, upright. Those that cannot be decoded are left out, as players do.
+        numbers: of the frames from 0; each is to be taken after its frame. Of a live source some are missing.
     """
 
     fps: float
     height: int
     width: int
     frames: Iterator[NDArray[np.uint8]]
+    numbers: Iterator[int] = field(default_factory=count)
 
 
 @contextmanager
@@ -60,34 +80,149 @@ def read_video(path: Path) -> Iterator[Video]:
         except (av.FFmpegError, OSError, IndexError) as error:
             raise ImageError(f"{path}: cannot be opened as a video") from error
         stream.thread_type = "AUTO"
-        frames = _frames(path, container, stream)
-        first = next(frames, None)
-        if first is None:
-            raise ImageError(f"{path}: no frame of this video can be decoded")
-        height, width = first.shape[:2]
-        fps = float(stream.average_rate or 0)
-        yield Video(fps if 0 < fps < 1000 else 25.0, height, width, chain([first], frames))
+        yield _video(str(path), stream, map(_pixels, _frames(str(path), container, stream)))
 
 
-def _frames(path: Path, container: Any, stream: Any) -> Iterator[NDArray[np.uint8]]:
+@contextmanager
+def read_live(address: str, name: str, stop: threading.Event) -> Iterator[Video]:
+    """Opens a live source. Only its newest frame is kept: those that come meanwhile are dropped, not queued. What has
+    an end, as a video that is fetched, loses none.
+
+    Args:
+        address: rtsp://..., http://... or camera:NAME, where NAME is the system's: a number, a path or a name.
+        name: what errors call it.
+        stop: ends the frames.
+
+    Raises:
+        ImageError: where it cannot be opened, gives no frame, or, when the block is left, where it broke off.
+    """
+    import av
+
+    with ExitStack() as opened:
+        try:
+            container = opened.enter_context(_opened_live(address))
+            stream = container.streams.video[0]
+        except (av.FFmpegError, OSError, ValueError, IndexError) as error:
+            raise ImageError(f"{name}: cannot be opened: {_reason(error, address)}") from None
+        decoded = _frames(name, container, stream)
+        newest = _Newest(decoded, stop, queued=bool(container.duration))
+        opened.callback(newest.close)
+        yield _video(name, stream, map(_pixels, newest), newest)
+        if newest.error is not None:
+            raise newest.error
+
+
+def _opened_live(address: str) -> Any:
+    import av
+
+    scheme, _, rest = address.partition(":")
+    if scheme != "camera":
+        kind = _LIVE[scheme]
+        limits = {"format_whitelist": kind.formats, "protocol_whitelist": kind.protocols}
+        return av.open(address, options=kind.options, container_options=limits, timeout=_SECONDS)
+    driver = _CAMERAS.get(sys.platform)
+    if driver is None:
+        raise OSError(f"cameras of {sys.platform} are not known")
+    device = {"v4l2": f"/dev/video{rest}" if rest.isdecimal() else rest, "dshow": f"video={rest}"}.get(driver, rest)
+    return av.open(device, format=driver, timeout=_SECONDS)
+
+
+def _reason(error: Exception, address: str) -> str:
+    """What FFmpeg says, without the address, in which a password may be."""
+    text = getattr(error, "strerror", None) or ("no video in it" if isinstance(error, IndexError) else str(error))
+    return " ".join(text.replace(address, "").split())[:200]
+
+
+class _Newest:
+    """The newest frame of a live source, as a thread reads them all.
+
+    Args:
+        frames: the decoder's.
+        stop: ends it.
+        queued: whether each frame waits until it is taken, and none is dropped.
+    """
+
+    def __init__(self, frames: Iterator[Any], stop: threading.Event, queued: bool) -> None:
+        self.error: ImageError | None = None
+        self._frames, self._stop, self._queued = frames, stop, queued
+        self._frame: Any = None
+        self._read = self._number = -1
+        self._ended = self._closed = False
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._run, name="grcn-live", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            for frame in self._frames:
+                with self._changed:
+                    self._changed.wait_for(lambda: not self._queued or self._frame is None or self._closed)
+                    if self._closed:
+                        break
+                    self._frame = frame
+                    self._read += 1
+                    self._changed.notify_all()
+        except ImageError as error:
+            self.error = error
+        finally:
+            with self._changed:
+                self._ended = True
+                self._changed.notify_all()
+
+    def __iter__(self) -> Iterator[Any]:
+        while True:
+            with self._changed:
+                while self._frame is None and not self._ended and not self._stop.is_set():
+                    self._changed.wait(0.1)  # signals are seen in between
+                if self._frame is None or self._stop.is_set():
+                    return
+                frame, self._frame, self._number = self._frame, None, self._read
+                self._changed.notify_all()
+            yield frame
+
+    def numbers(self) -> Iterator[int]:
+        while True:
+            yield self._number
+
+    def close(self) -> None:
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        self._thread.join()
+
+
+def _video(name: str, stream: Any, frames: Iterator[NDArray[np.uint8]], newest: _Newest | None = None) -> Video:
+    first = next(frames, None)
+    if first is None:
+        raise (newest and newest.error) or ImageError(f"{name}: no frame of this video can be decoded")
+    height, width = first.shape[:2]
+    fps = float(stream.average_rate or 0)
+    numbers = count() if newest is None else newest.numbers()
+    return Video(fps if 0 < fps < 1000 else 25.0, height, width, chain([first], frames), numbers)
+
+
+def _frames(name: str, container: Any, stream: Any) -> Iterator[Any]:
     import av
 
     try:
         for packet in container.demux(stream):
             try:
-                frames = packet.decode()
+                yield from packet.decode()
             except av.InvalidDataError:
                 continue
-            for frame in frames:
-                turns, rest = divmod(frame.rotation, 90)  # anticlockwise; phones turn their pictures
-                yield np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), 0 if rest else turns))
     except (av.FFmpegError, OSError) as error:
-        raise ImageError(f"{path}: cannot be read to its end") from error
+        raise ImageError(f"{name}: cannot be read to its end") from error
+
+
+def _pixels(frame: Any) -> NDArray[np.uint8]:
+    turns, rest = divmod(frame.rotation, 90)  # anticlockwise; phones turn their pictures
+    return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), 0 if rest else turns))
 
 
 @contextmanager
-def write_video(file: BinaryIO, fps: float, height: int, width: int) -> Iterator[Callable[[NDArray[np.uint8]], None]]:
-    """Begins an MPEG-4 video in an empty file; gives the function that adds a frame: [height, width, 3] uint8 RGB.
+def write_video(file: BinaryIO, fps: float, height: int, width: int) -> Iterator[Callable[..., None]]:
+    """Begins an MPEG-4 video in an empty file; gives the function that adds a frame: [height, width, 3] uint8 RGB, and
+    its number, rising, where some are missing: the one before is then seen for longer.
 
     The video is whole once the block is left.
 
@@ -104,8 +239,11 @@ def write_video(file: BinaryIO, fps: float, height: int, width: int) -> Iterator
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.bit_rate = min(int(2 * fps * width * height), 2**31 - 1)  # two bits a pixel, as OpenCV writes
 
-        def write(frame: NDArray[np.uint8]) -> None:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        def write(frame: NDArray[np.uint8], number: int | None = None) -> None:
+            picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
+            if number is not None:
+                picture.pts, picture.time_base = number, 1 / rate
+            container.mux(stream.encode(picture))
 
         yield write
         container.mux(stream.encode())  # what the encoder still holds

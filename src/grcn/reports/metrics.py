@@ -17,6 +17,7 @@ from grcn.evaluation.voc import VocMatches, ap_key, match_voc
 from grcn.files import atomic_file, write_json
 from grcn.fonts import drawable
 from grcn.reports.figures import figure_fonts
+from grcn.reports.scores import print_scores, reliability_figure
 from grcn.types import Array, Detections, Target
 
 if TYPE_CHECKING:
@@ -41,19 +42,21 @@ def write_report(
     targets: Sequence[Target],
     class_names: Sequence[str],
     *,
-    score: float = 0.5,
+    score: float | Array = 0.5,
     iou: float = 0.5,
+    scores_in_words: str | None = None,
 ) -> list[Path]:
-    """Write metrics.json, precision_recall.png and confusion_matrix.png.
+    """Write metrics.json, precision_recall.png, confusion_matrix.png and, where it was measured, reliability.png.
 
     The curves are by the VOC rule at IoU 0.5 and 0.7, one panel for each class that has objects (80 a picture;
-    precision_recall_2.png and so on when there are more). The confusion matrix is `confusion_matrix`'s.
+    precision_recall_2.png and so on when there are more). The confusion matrix is `confusion_matrix`'s, reliability
+    that of the metrics' section `calibration`.
 
     Args:
         out: the folder; made where absent, files of these names in it are replaced.
         metrics: what `evaluate` returned.
         detections, targets, class_names: what it was given.
-        score, iou: of the confusion matrix.
+        score, iou: of the confusion matrix; [C] float32: a score of each class, which `scores_in_words` tells of.
 
     Returns:
         The files written, metrics.json first.
@@ -69,7 +72,10 @@ def write_report(
     written = [out / "metrics.json"]
     write_json(written[0], metrics, indent=2)
     with figure_fonts(names):
-        figures = {"confusion_matrix.png": confusion_figure(confusions, names, score=score, iou=iou)}
+        said = scores_in_words or f"score ≥ {score:g}"
+        figures = {"confusion_matrix.png": confusion_figure(confusions, names, scores_in_words=said, iou=iou)}
+        if calibration := metrics.get("calibration"):
+            figures["reliability.png"] = reliability_figure(calibration)
         for page, figure in enumerate(precision_recall_figures(matches, names), start=1):
             figures["precision_recall.png" if page == 1 else f"precision_recall_{page}.png"] = figure
         for name, figure in figures.items():
@@ -131,13 +137,13 @@ def _draw_curves(panel: Axes, matches: VocMatches, class_id: int) -> None:
     panel.spines[["top", "right"]].set_visible(False)
 
 
-def confusion_figure(matrix: Array, class_names: Sequence[str], *, score: float, iou: float) -> Figure:
+def confusion_figure(matrix: Array, class_names: Sequence[str], *, scores_in_words: str, iou: float) -> Figure:
     """The confusion matrix as a picture: counts, coloured by their share of the row.
 
     Args:
         matrix: [C + 1, C + 1] from `confusion_matrix`.
         class_names: the C names. Of more than 80 classes, the 80 with most objects are drawn, and the title says so.
-        score, iou: what the matrix was counted at.
+        scores_in_words, iou: what the matrix was counted at.
     """
     from matplotlib.figure import Figure
 
@@ -158,7 +164,7 @@ def confusion_figure(matrix: Array, class_names: Sequence[str], *, score: float,
     axes.set_xlabel("found as", fontsize=10)
     axes.set_ylabel("annotated as", fontsize=10)
     only = f"\n(the {n - 1} of {background} classes with most objects)" if n <= background else ""
-    figure.suptitle(f"Confusions at score ≥ {score:g}, IoU ≥ {iou:g}{only}", fontsize=11)
+    figure.suptitle(f"Confusions at IoU ≥ {iou:g}, {scores_in_words}{only}", fontsize=11)
     axes.set_xticks(np.arange(n + 1) - 0.5, minor=True)
     axes.set_yticks(np.arange(n + 1) - 0.5, minor=True)
     axes.grid(which="minor", color="0.85", linewidth=0.5)
@@ -176,7 +182,8 @@ def confusion_figure(matrix: Array, class_names: Sequence[str], *, score: float,
 
 
 def print_metrics(metrics: dict[str, Any], console: Console) -> None:
-    """Print the figures of `evaluate`: a table by class, means of the rest, and the rules they were counted by.
+    """Print the figures of `evaluate`: a table by class, means of the rest, what scores are worth where that was
+    measured, and the rules they were counted by.
 
     The table has VOC's AP at the first two IoUs; the lines below it have all.
     """
@@ -208,6 +215,8 @@ def print_metrics(metrics: dict[str, Any], console: Console) -> None:
     ]
     for heading, figures, keys in lines:
         console.print(f"{heading}: " + ", ".join(f"{key} {_figure(figures[key])}" for key in keys), highlight=False)
+    if "thresholds" in metrics:
+        print_scores(metrics, console)
     if metrics["classes_without_objects"]:
         console.print(Text("no objects, left out of means: " + ", ".join(metrics["classes_without_objects"])))
     console.print(Text(f"AP: {metrics['rule']}", "dim"))

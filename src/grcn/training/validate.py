@@ -17,10 +17,13 @@ from grcn.data.loader import open_files_error
 from grcn.data.records import Dataset
 from grcn.errors import ImageError
 from grcn.evaluation import evaluate
+from grcn.evaluation.thresholds import choose_thresholds
+from grcn.evaluation.voc import match_voc
 from grcn.files import atomic_file
 from grcn.model.detector import RCNN
 from grcn.predict.detector import Detector
 from grcn.predict.optimize import optimized
+from grcn.thresholds import KEY
 from grcn.training.checkpoint import save_weights
 from grcn.training.logs import AP_KEYS, Figures
 from grcn.training.progress import Skipped, number
@@ -33,7 +36,8 @@ _GPU_BATCH = 8
 
 
 class Validation:
-    """AP on the validation split every so often; keeps the best weights, and ends the run when they stay the best.
+    """AP on the validation split every so often; keeps the best weights, with the thresholds that it chooses for them,
+    and ends the run when they stay the best.
 
     Of equal APs the latest weights are the best. Without objects there is no AP: then the last weights are the best,
     and patience does not count.
@@ -99,7 +103,8 @@ class Validation:
         """Evaluates, logs, and writes what belongs on disk; the AP, None where there is none."""
         assert self.data is not None
         targets = [record.target for record in self.data.records]
-        metrics = evaluate([found[i] for i in range(len(targets))], targets, self.data.class_names)
+        detections = [found[i] for i in range(len(targets))]
+        metrics = evaluate(detections, targets, self.data.class_names)
         figures.log({f"val/{key}": metrics[key] for key in AP_KEYS if metrics[key] is not None}, state.iteration)
         ap: float | None = metrics["AP"]
         self.say(f"iteration {state.iteration}: " + "  ".join(f"{key} {number(metrics[key])}" for key in AP_KEYS))
@@ -107,7 +112,10 @@ class Validation:
         self.report = {"split": self.data.split, "best": self.report.get("best", entry), "last": entry}
         if ap is None or ap >= self.best_ap:
             self.report["best"] = entry
-            save_weights(self.out / "best.safetensors", state, self.data.class_names, metrics=entry)
+            matches = match_voc(targets, detections, len(self.data.class_names), iou=[0.5])
+            chosen = choose_thresholds(matches, self.data.class_names, data=self.data.root.name, split=self.data.split)
+            about = {"metrics": entry, **({KEY: chosen.to_json()} if chosen else {})}
+            save_weights(self.out / "best.safetensors", state, self.data.class_names, **about)
         with atomic_file(self.out / "metrics.json") as file:
             file.write(json.dumps(self.report, indent=2).encode())
         return ap

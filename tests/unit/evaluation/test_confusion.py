@@ -3,6 +3,7 @@ import pytest
 
 from grcn.errors import DataError
 from grcn.evaluation import confusion_matrix
+from grcn.evaluation.confusion import confusion_json
 from grcn.types import Detections, Target
 
 NAMES = ("a", "b")
@@ -38,6 +39,18 @@ def test_worked_by_hand():
         [0, 1, 1],  # b: one found, one missed
         [2, 0, 0],  # background: the duplicate and the stray
     ]
+
+
+def test_a_score_for_each_class_and_the_json():
+    targets = [Target([box(0), box(100), box(200)], [0, 1, 1])]
+    found = [Detections([box(0), box(100), box(200), box(300)], [0.6, 0.6, 0.9, 0.6], [0, 1, 0, 0], NAMES)]
+    matrix = confusion_matrix(targets, found, 2, score=np.array([0.5, 0.7], dtype=np.float32))
+    assert matrix.tolist() == [[1, 0, 0], [1, 0, 1], [1, 0, 0]]
+    assert confusion_json(matrix, NAMES) == {
+        "found_as": {"a": {"a": 1}, "b": {"a": 1}},
+        "missed": {"b": 1},
+        "false": {"a": 1},
+    }
 
 
 def test_the_free_object_of_highest_overlap_is_taken():

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from filelock import FileLock
@@ -26,11 +27,13 @@ from grcn.errors import CheckpointError, ConfigError, ImageError
 from grcn.export.export import Format, export
 from grcn.predict.checkpoint import load_detector, save_detector
 from grcn.presets import PRESETS
+from grcn.thresholds import KEY, Thresholds, calibrate
 from lively import NAMES, assert_same, exports, lively, scene, small
 
 pytestmark = exports
 
 SIZES = ((333, 517), (517, 333), (96, 128), (40, 300), (17, 11), (380, 300))  # height, width
+THRESHOLDS = Thresholds(NAMES, (0.5, None, 0.125), (0.5, 0.75, None), 0.25, 0.9, 2.0, 0.5, "zoo", "val")
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +59,7 @@ def save(name: str, folder: Path, config: DetectorConfig | None = None, **roi: f
     config = config or small(name)
     model = lively(replace(config, roi=replace(config.roi, **roi)))
     path = folder / "last.safetensors"
-    save_detector(path, model, class_names=NAMES, preset=name, extra={"AP": 0.5})
+    save_detector(path, model, class_names=NAMES, preset=name, extra={"AP": 0.5, KEY: THRESHOLDS.to_json()})
     return path
 
 
@@ -101,8 +104,10 @@ def test_photos_are_as_eager(weights: Path, onnx_file: Path, openvino_folder: Pa
 
 
 def test_another_head_is_as_eager(tmp_path: Path) -> None:
-    """The one that runs per RoI. A pyramid's graph is compared in tests/golden, every preset in the slow lane."""
-    check_preset("faster_rcnn_r18_c4", ["onnx"], tmp_path, sizes=((333, 517), (90, 60)))
+    """The one that runs per RoI, and boxes looked at twice. A pyramid's graph is compared in tests/golden."""
+    config = small("faster_rcnn_r18_c4")
+    config = replace(config, roi=replace(config.roi, refine=1))
+    check_preset("faster_rcnn_r18_c4", ["onnx"], tmp_path, ((333, 517), (90, 60)), config)
 
 
 @pytest.mark.slow
@@ -193,6 +198,7 @@ def test_the_file_says_what_it_is(onnx_file: Path, openvino_folder: Path, weight
     assert told["config"]["roi"]["score_threshold"] == 0.05
     assert told["extra"]["normalisation"]["mean"] == pytest.approx([0.485, 0.456, 0.406])
     assert told["extra"]["AP"] == 0.5
+    assert told["extra"]["thresholds"]["best"] == {"a": 0.5, "b": None, "c": 0.125}
     assert told == json.loads(openvino.Core().read_model(openvino_folder / "model.xml").get_rt_info(["grcn"]).value)
     (images,) = model.graph.input
     dims = images.type.tensor_type.shape.dim
@@ -228,6 +234,32 @@ def test_int8_finds_nearly_the_same(weights: Path, beach: Path, tmp_path: Path) 
     assert (out / "model.bin").stat().st_size < 0.3 * weights.stat().st_size
     found, expected = (Detector.load(source).predict(scene(96, 128)) for source in (out, weights))
     assert abs(len(found) - len(expected)) < 0.3 * len(expected)
+
+
+@pytest.mark.parametrize("kind", ["onnx_file", "openvino_folder"])
+def test_thresholds_and_temperature_come_along(kind: str, weights: Path, request: pytest.FixtureRequest) -> None:
+    file, photo = request.getfixturevalue(kind), scene(96, 128)
+    detector = Detector.load(file)
+    assert detector.thresholds == Detector.load(weights).thresholds == THRESHOLDS
+    found = detector.predict(photo)
+    best = detector.predict(photo, score="best")
+    assert 0 < len(best) == len(found.above(THRESHOLDS.of("best"))) < len(found)
+    np.testing.assert_array_equal(
+        Detector.load(file, calibrated=True).predict(photo).scores, calibrate(found, 2.0).scores
+    )
+
+
+def test_a_file_without_thresholds_says_how_to_get_them(onnx_file: Path, tmp_path: Path) -> None:
+    model = onnx.load(onnx_file)
+    header = json.loads(model.metadata_props[0].value)
+    del header["extra"][KEY]
+    model.metadata_props[0].value = json.dumps(header)
+    onnx.save(model, tmp_path / "plain.onnx")
+    said = r"plain\.onnx: no thresholds .* with the run that it was made from, and export that again$"
+    with pytest.raises(ConfigError, match=said):
+        Detector.load(tmp_path / "plain.onnx").predict(scene(96, 128), score="precise")
+    with pytest.raises(ConfigError, match=said):
+        Detector.load(tmp_path / "plain.onnx", calibrated=True)
 
 
 def test_a_score_below_the_built_in_threshold_is_refused(onnx_file: Path) -> None:
@@ -394,6 +426,48 @@ def test_a_graph_that_depends_on_the_size_wants_a_size(
     assert export(loaded, tmp_path / "x.pt2", "torch", size=(96, 128)).is_file()
 
 
+def test_a_gpu_that_is_asked_for_computes_or_is_refused(
+    onnx_file: Path, openvino_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is none here: ONNX Runtime's list of what it can do is made up, and its session tells what it is asked."""
+    real, asked = onnxruntime.InferenceSession, []
+
+    class Session:
+        def __init__(self, path: str, options: object, providers: list) -> None:
+            asked.append(providers)
+            self.session = real(path, options, providers=["CPUExecutionProvider"])
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self.session, name)
+
+        def get_providers(self) -> list[str]:
+            return working
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None, raising=False)
+    for device in ("cuda", "cuda:1"):
+        with pytest.raises(ConfigError, match=r"no CUDA \(.*CPUExecutionProvider\): pip uninstall onnxruntime"):
+            Detector.load(onnx_file, device=device)
+    assert not asked
+    both = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: both)
+    working = ["CPUExecutionProvider"]  # as where CUDA is not installed
+    with pytest.raises(ConfigError, match="device 'cuda:0': ONNX Runtime cannot use it"):
+        Detector.load(onnx_file, device="cuda")
+    working = both
+    detector = Detector.load(onnx_file, device="cuda:1")
+    assert detector.device == "cuda:1 (ONNX Runtime)"
+    assert asked[-1] == [("CUDAExecutionProvider", {"device_id": 1}), "CPUExecutionProvider"]
+    for device in ("auto", "cpu"):
+        assert Detector.load(onnx_file, device=device).device == "cpu (ONNX Runtime)"
+        assert asked[-1] == ["CPUExecutionProvider"]
+    for device in ("mps", "cuda:", "cuda:x", "gpu"):
+        with pytest.raises(ConfigError, match=f"device '{device}': .* use cpu, cuda or cuda:1"):
+            Detector.load(onnx_file, device=device)
+    with pytest.raises(ConfigError, match="runs on the cpu alone; for a GPU export to onnx"):
+        Detector.load(openvino_folder, device="cuda")
+
+
 def test_what_cannot_be_exported_or_loaded(weights: Path, onnx_file: Path, tmp_path: Path) -> None:
     loaded = load_detector(weights)
     with pytest.raises(ConfigError, match="int8 with format 'onnx'"):
@@ -403,8 +477,6 @@ def test_what_cannot_be_exported_or_loaded(weights: Path, onnx_file: Path, tmp_p
     assert main(["export", str(tmp_path / "absent"), "--format", "onnx"]) == 6
     with pytest.raises(ConfigError, match="ONNX Runtime has none"):
         Detector.load(onnx_file, optimize="bf16")
-    with pytest.raises(ConfigError, match="runs on the cpu"):
-        Detector.load(onnx_file, device="cuda")
     with pytest.raises(ConfigError, match="its own class names"):
         Detector.load(onnx_file, class_names=NAMES)
     with pytest.raises(ConfigError, match="no torch module"):

@@ -259,3 +259,40 @@ def test_detections_of_two_images_do_not_mix() -> None:
     assert found.boxes.tolist() == [[[0, 0, 10, 10]], [[30, 30, 50, 60]], [[0, 0, 0, 0]]]  # cut to its own image
     assert found.scores[1].item() == pytest.approx(torch.softmax(logits[3], 0)[3].item())
     assert found.scores[2] == 0
+
+
+def test_refined_boxes_are_those_of_their_own_class_done_by_hand(kind: dict[str, Any]) -> None:
+    """Each box as if it had been proposed: decoded, cut to its image, once more; scores and classes stay."""
+    torch.manual_seed(0)
+    config = small(DetectorConfig(backbone="resnet18", loc_context="global", **kind))
+    config = replace(config, roi=replace(config.roi, refine=2, score_threshold=0.0, detections_per_image=6))
+    model = build(config).eval()
+    nn.init.normal_(model.roi.deltas.weight, std=0.3)
+    images = random_images(*SIZES[:2])
+    with torch.no_grad():
+        refined = model(images)
+        model.roi.config = replace(config, roi=replace(config.roi, refine=0))
+        plain = model(images)
+        batch, sizes = model.batch(images)
+        maps = model.separation(batch)
+        for image, (after, before) in enumerate(zip(refined, plain, strict=True)):
+            assert torch.equal(after["scores"], before["scores"])
+            assert torch.equal(after["labels"], before["labels"])
+            height, width = sizes[image]
+            for box, label, expected in zip(before["boxes"], before["labels"], after["boxes"], strict=True):
+                for _ in range(2):
+                    context = one_vector(model, maps, image, torch.tensor([0.0, 0.0, width, height]), "loc")
+                    vector = torch.cat((one_vector(model, maps, image, box, "loc"), context))
+                    deltas = model.roi.deltas(vector).reshape(-1, 4)[label]
+                    moved = box_ops.decode(deltas, box, config.roi.box_weights)
+                    moved = moved.clamp(min=0).minimum(torch.tensor([width, height] * 2))
+                    box = moved if (moved[2:] - moved[:2]).min() >= 1e-2 else box
+                torch.testing.assert_close(expected, box, rtol=1e-4, atol=1e-3)
+    assert any(not torch.equal(a["boxes"], b["boxes"]) for a, b in zip(refined, plain, strict=True))
+
+
+def test_nothing_found_is_not_refined() -> None:
+    config = small("grcn_r18")
+    model = build(replace(config, roi=replace(config.roi, refine=1, score_threshold=1.0))).eval()
+    with torch.no_grad():
+        assert [len(found["boxes"]) for found in model(random_images(*SIZES[:2]))] == [0, 0]

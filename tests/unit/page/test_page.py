@@ -25,6 +25,7 @@ from grcn.model.separation import Maps
 from grcn.page import app as page
 from grcn.page.app import energy, look, predict_with_maps, respond
 from grcn.presets import preset
+from grcn.thresholds import Thresholds
 from lively import small
 
 NAMES = ("cat", "dog")
@@ -81,8 +82,15 @@ def test_look(grcn: Detector, c4: Detector, photo: Path) -> None:
         assert part["detections"] == found.to_coco("holiday")
         assert [name for name, _ in part["classes"]] == list(NAMES)
         assert [map_["tasks"] for map_ in part["maps"]] == tasks
+        assert part["best"] is None
         assert all(picture(map_["energy"]).shape == (50, 110, 3) for map_ in part["maps"])
     assert [map_["stride"] for map_ in seen["detectors"][0]["maps"]] == ["32", "16"]
+
+
+def test_best_scores_of_a_file_are_shown(grcn: Detector, photo: Path) -> None:
+    thresholds = Thresholds(NAMES, (0.25, None), (None, None), 0.5, 0.9, 1.0, 0.5, "zoo", "val")
+    (part,) = look(photo, "a.png", {"ours": Detector(grcn.network, NAMES, thresholds=thresholds)})["detectors"]
+    assert part["best"] == [0.25, 0.5]
 
 
 def test_a_pyramid_is_shown_as_one_picture(photo: Path) -> None:

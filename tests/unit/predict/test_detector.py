@@ -4,6 +4,7 @@ import shutil
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -17,10 +18,11 @@ import grcn.export.export
 import grcn.predict.locate
 from grcn import Detections, Detector
 from grcn.cli.main import main
-from grcn.config import DetectorConfig, InputConfig, RoIConfig, RPNConfig
+from grcn.config import DetectorConfig, InputConfig, RoIConfig, RPNConfig, ScoreChoice
 from grcn.errors import CheckpointError, ConfigError, ImageError
 from grcn.model.detector import build_detector
-from grcn.predict.checkpoint import save_detector
+from grcn.predict.checkpoint import add_to_header, load_detector, save_detector
+from grcn.thresholds import KEY, Thresholds, calibrate, scaled
 
 NAMES = ("cat", "dog", "eel")
 SMALL = DetectorConfig(
@@ -140,6 +142,53 @@ def test_score_leaves_out_what_is_less_sure(detector: Detector, picture: np.ndar
     middle = float(np.median(everything.scores))
     assert_same(detector.predict(picture, score=middle), everything.above(middle))
     assert len(detector.predict(picture, score=1.1)) == 0
+
+
+def chosen(found: Detections, temperature: float = 2.0) -> Thresholds:
+    """Thresholds that leave out some of each class; of the last none is said, and none is precise enough."""
+    half, more = ([float(np.quantile(found.scores[found.class_ids == c], q)) for c in (0, 1)] for q in (0.5, 0.7))
+    overall = float(np.quantile(found.scores, 0.9))
+    return Thresholds(NAMES, (*half, None), (*more, None), overall, 0.9, temperature, 0.5, "zoo", "val")
+
+
+def test_scores_of_each_class(detector: Detector, picture: np.ndarray) -> None:
+    everything = detector.predict(picture)
+    thresholds = chosen(everything)
+    other = Detector(detector.network, NAMES, thresholds=thresholds)
+    for choice in get_args(ScoreChoice):
+        found = other.predict(picture, score=choice)
+        assert_same(found, everything.above(thresholds.of(choice)))
+        assert 0 < len(found) < len(everything)
+        assert_same(dict(other.stream([picture.tobytes()], score=choice, read=lambda _: picture)).popitem()[1], found)
+    assert "eel" not in other.predict(picture, score="precise").names
+    assert_same(other.predict(picture), everything)
+    with pytest.raises(ConfigError, match=r"score 'bset': use a number in 0\.\.1, or one of best, precise"):
+        other.predict(picture, score="bset")  # type: ignore[call-overload]
+    with pytest.raises(ConfigError, match=r"^the detector: no thresholds or temperature in its header; choose them by"):
+        detector.predict(picture, score="best")
+    with pytest.raises(ConfigError, match="no thresholds"):
+        Detector(detector.network, NAMES, calibrated=True)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 2.0])
+def test_calibrated_scores(detector: Detector, picture: np.ndarray, temperature: float) -> None:
+    """The same boxes in the same order; a number is a calibrated score, and thresholds mean the same detections."""
+    every = detector.predict(picture)
+    own = float(np.median(every.scores))
+    model = deepcopy(detector.model)
+    model.config = model.roi.config = replace(SMALL, roi=replace(SMALL.roi, score_threshold=own))
+    thresholds = chosen(every, temperature)
+    calibrated = Detector(model, NAMES, thresholds=thresholds, calibrated=True)
+    all_of_it = calibrated.predict(picture, score=0.0)
+    expected = calibrate(every, temperature)
+    assert_same(all_of_it, expected)
+    np.testing.assert_array_equal(all_of_it.boxes, every.boxes)
+    for score in np.quantile(expected.scores, [0.1, 0.4, 0.8]).tolist():
+        assert_same(calibrated.predict(picture, score=score), expected.above(score))
+    found = calibrated.predict(picture, score="best")
+    np.testing.assert_array_equal(found.boxes, every.above(thresholds.of("best")).boxes)
+    assert calibrated.thresholds is not None
+    assert calibrated.thresholds.best[0] == pytest.approx(float(scaled(thresholds.best[0], temperature)))
 
 
 def modes(model: nn.Module) -> list[bool]:
@@ -277,6 +326,35 @@ def run(detector: Detector, tmp_path: Path) -> Path:
     folder = tmp_path / "run"
     save_detector(folder / "last.safetensors", detector.model, class_names=NAMES, preset="grcn_r18", extra={})
     return folder
+
+
+def test_thresholds_come_with_the_file(detector: Detector, run: Path, picture: np.ndarray) -> None:
+    file = run / "last.safetensors"
+    with pytest.raises(ConfigError, match=rf"^{file}: no thresholds .* `grcn evaluate {file} --data DIR --split val"):
+        Detector.load(run).predict(picture, score="best")
+    with pytest.raises(ConfigError, match=rf"^{run}: no thresholds .* `grcn evaluate {run} --data DIR --split val"):
+        Detector.load(run, calibrated=True)
+    thresholds = chosen(detector.predict(picture))
+    before = load_detector(file)
+    add_to_header(file, {KEY: thresholds.to_json(), "AP": 0.5})
+    after = load_detector(file)
+    assert after.extra == {KEY: thresholds.to_json(), "AP": 0.5}
+    assert (after.class_names, after.preset, after.model.config) == (NAMES, "grcn_r18", before.model.config)
+    for name, tensor in before.model.state_dict().items():
+        assert torch.equal(tensor, after.model.state_dict()[name]), name
+    loaded = Detector.load(run, optimize="none")
+    assert loaded.thresholds == thresholds
+    assert_same(loaded.predict(picture, score="best"), detector.predict(picture).above(thresholds.of("best")))
+    assert_same(
+        Detector.load(run, optimize="none", calibrated=True).predict(picture), calibrate(loaded.predict(picture), 2.0)
+    )
+    add_to_header(file, {KEY: {"best": 3}})
+    with pytest.raises(CheckpointError, match="thresholds in its header are garbled"):
+        Detector.load(run)
+    file.write_bytes(b"no detector")
+    with pytest.raises(CheckpointError, match="cannot be read as safetensors"):
+        add_to_header(file, {})
+    assert file.read_bytes() == b"no detector"
 
 
 def test_load_takes_a_run_folder_or_a_file(detector: Detector, run: Path, picture: np.ndarray) -> None:

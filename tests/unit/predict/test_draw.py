@@ -114,3 +114,11 @@ def test_small_pictures_are_enlarged_with_their_boxes() -> None:
 def test_nothing_found_leaves_the_picture() -> None:
     image = np.random.default_rng(0).integers(0, 256, (600, 700, 3), dtype=np.uint8)
     np.testing.assert_array_equal(draw_detections(image, detections()), image)
+
+
+def test_labels_are_made_for_what_is_looked_at() -> None:
+    """Of a large photo a tile: letters for the whole of it would hide all."""
+    image = np.full((3000, 4000, 3), 128, np.uint8)
+    found = Detections([[1000, 1000, 1100, 1080]], [0.9], [0], ("car",))
+    drawn = [int((draw_detections(image, found, view) != image).any(axis=2).sum()) for view in (None, 9000, 800)]
+    assert drawn[0] == drawn[1] > 5 * drawn[2] > 0

@@ -78,7 +78,9 @@ def test_many_classes_go_over_several_pictures(tmp_path, monkeypatch):
     assert "1 of 10 classes" in pages[0].get_suptitle()
     aps = metrics["voc_area"]["per_class"]["class 6"]
     assert panels[1][0].get_title() == f"class 6\nAP50 {aps['AP50']:.3f}   AP70 {aps['AP70']:.3f}"
-    figure = confusion_figure(confusion_matrix(targets, detections, 10), classes, score=0.5, iou=0.5)
+    figure = confusion_figure(
+        confusion_matrix(targets, detections, 10), classes, scores_in_words="score ≥ 0.5", iou=0.5
+    )
     assert "6 of 10 classes" in figure.get_suptitle()
     most = sorted(np.argsort(-matches.objects, kind="stable")[:6])
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()[:-1]] == [classes[c] for c in most]
@@ -115,7 +117,7 @@ def test_no_text_runs_into_another(count):
 def test_confusion_picture_counts():
     targets, detections = scene(("cat", "dog", "owl"))
     matrix = confusion_matrix(targets, detections, 3)
-    figure = confusion_figure(matrix, ("cat", "dog", "owl"), score=0.5, iou=0.5)
+    figure = confusion_figure(matrix, ("cat", "dog", "owl"), scores_in_words="score ≥ 0.5", iou=0.5)
     axes = figure.axes[0]
     drawn = {text.get_position(): text.get_text() for text in axes.texts}
     assert drawn == {(column, row): str(matrix[row, column]) for row, column in zip(*np.nonzero(matrix), strict=True)}

@@ -23,9 +23,11 @@ from grcn.evaluation import evaluate
 from grcn.predict.checkpoint import load_detector
 from grcn.predict.dataset import predict_dataset
 from grcn.predict.detector import Detector
+from grcn.thresholds import KEY
 from grcn.training import train, validate
 from grcn.training.checkpoint import load_state
 from grcn.training.progress import ProgressBar, Skipped, tell
+from grcn.types import Detections
 
 FIGURES = ("iteration", "epoch", "lr", "loss", "grad_norm", "AP", "AP50")  # not the times
 
@@ -277,6 +279,33 @@ def test_patience_counts_validations_without_a_better_ap_and_of_equals_the_lates
         assert (metrics["best"]["iteration"], metrics["best"]["AP"]) == (5, 0.5)
         assert load_detector(tmp_path / "run/best.safetensors").extra["iteration"] == 5
         train(replace(config, resume=True), progress=False)
+
+
+def test_best_weights_have_the_thresholds_that_validation_chooses(tiny, beach, tmp_path, monkeypatch):
+    """Of detections that are the objects, each once more elsewhere and less sure; none, where nothing is right."""
+
+    def found(record, names):
+        boxes, labels, n = record.target.boxes, record.target.labels, len(record.target)
+        return Detections([*boxes, *(boxes + 200)], [0.75] * n + [0.5] * n, [*labels, *labels], names)
+
+    def detect_split(fabric, model, data, *_):
+        return {i: found(record, data.class_names) for i, record in enumerate(data.records)}
+
+    monkeypatch.setattr(validate, "detect_split", detect_split)
+    train(config_of(tiny, beach, tmp_path / "run", iterations=1, val_every=1), progress=False)
+    data = open_dataset(beach, split="val")
+    seen = {label for record in data.records for label in record.target.labels.tolist()}
+    best = tuple(0.75 if c in seen else None for c in range(len(data.class_names)))
+    chosen = Detector.load(tmp_path / "run").thresholds
+    assert (chosen.best, chosen.precise, chosen.overall) == (best, best, 0.75)
+    assert (chosen.data, chosen.split, chosen.iou, chosen.precision) == ("beach", "val", 0.5, 0.9)
+    assert Detector.load(tmp_path / "run" / "last.safetensors").thresholds is None
+    report = json.loads((tmp_path / "run/metrics.json").read_text())
+    assert report["best"]["AP"] == pytest.approx(1)
+
+    monkeypatch.setattr(validate, "choose_thresholds", lambda *_, **__: None)
+    train(config_of(tiny, beach, tmp_path / "none", iterations=1, val_every=1), progress=False)
+    assert KEY not in load_detector(tmp_path / "none/best.safetensors").extra
 
 
 def test_without_objects_to_score_the_last_weights_are_the_best_and_patience_does_not_count(

@@ -1,0 +1,101 @@
+"""`grcn benchmark`."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from grcn.cli.common import progress_bar, say
+from grcn.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+def benchmark(argv: Sequence[str]) -> int:
+    from grcn.cli.parser import Parser
+
+    parser = Parser(
+        "benchmark",
+        "RUN|FILE... [options]",
+        "How fast detectors are on this machine: milliseconds a photo, photos a second by batch, and memory, for every "
+        "way to run each: of a run torch in float32, as trained and folded, and in bfloat16; of exported files their "
+        "runtime. Each way has a process of its own, and they take turns.",
+        "grcn benchmark runs/photos runs/photos/model.onnx runs/photos/openvino --photos photos/test",
+    )
+    parser.add_argument(
+        "runs", nargs="+", type=str, metavar="RUN", help="run folder, weights file, exported file, hf://user/name"
+    )
+    parser.add_argument(
+        "--photos", nargs="+", type=str, metavar="PATH", help="photos or folders of them; default: rendered, 800x600"
+    )
+    parser.add_argument("--count", type=int, default=8, help="photos that are used, evenly chosen")
+    parser.add_argument(
+        "--batch_size", nargs="+", type=int, default=[1, 4, 8], help="photos at a time, up to 4 numbers"
+    )
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each way at each batch")
+    parser.add_argument(
+        "--device", type=str, default="auto", help="cpu, cuda, cuda:1, ...; auto: of exported files the CPU"
+    )
+    parser.add_argument("--out", type=str, metavar="FILE", help="also write it as JSON, with versions and the machine")
+    options = parser.read(argv)
+    for name in ("count", "rounds"):
+        if options[name] < 1:
+            raise ConfigError(f"{name} {options[name]}: needs 1 or more")
+    if not 1 <= len(options.batch_size) <= 4 or not all(1 <= batch <= 1024 for batch in options.batch_size):
+        raise ConfigError(f"batch_size {options.batch_size}: needs 1 to 4 numbers of 1 to 1,024")
+    from grcn.benchmark import benchmark, machine, table
+    from grcn.files import check_file, write_json
+
+    if options.out:
+        check_file(options.out)
+    photos = _photos(options)
+    with progress_bar("measuring") as progress:
+        measured = benchmark(
+            options.runs,
+            photos,
+            device=options.device,
+            batch_sizes=options.batch_size,
+            rounds=options.rounds,
+            progress=progress,
+        )
+    sizes = sorted({f"{photo.shape[1]}x{photo.shape[0]}" for photo in photos})
+    about = {**machine(), "photos": len(photos), "sizes": sizes, "rounds": options.rounds}
+    print(table(measured))
+    threads = ", ".join(dict.fromkeys(f"{own.label.split(',')[0]} {own.threads} threads" for own in measured))
+    shown = ", ".join(sizes[:3]) + (", ..." if len(sizes) > 3 else "")
+    print()
+    for told in (
+        f"{len(photos)} photos of {shown}, decoded; {options.rounds} rounds in turn, medians; {threads}",
+        f"{about['processor']}, {about['cores']} cores",
+    ):
+        print(textwrap.fill(told, 80))
+    if options.out:
+        rows = [{**asdict(own), "p50": own.percentile(50), "p95": own.percentile(95)} for own in measured]
+        write_json(Path(options.out), {**about, "candidates": rows}, indent=1)
+        say(f"written to {options.out}")
+    return 0
+
+
+def _photos(options: Any) -> list[NDArray[np.uint8]]:
+    import numpy as np
+
+    if options.photos is None:
+        from grcn.scenes.render import render_scene
+
+        return [
+            render_scene(np.random.default_rng(i), (800, 600), (20.0, 250.0), (8, 12))[0] for i in range(options.count)
+        ]
+    from grcn.data.image import read_image
+    from grcn.predict.sources import find_sources
+
+    sources, _ = find_sources(options.photos, Path())
+    paths = [source.path for source in sources if source.path is not None and not source.is_video]
+    if not paths:
+        raise DataError(f"{' '.join(options.photos)}: no photos, which are what is timed")
+    count = min(options.count, len(paths))
+    return [read_image(paths[i * len(paths) // count]) for i in range(count)]

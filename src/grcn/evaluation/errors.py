@@ -1,0 +1,100 @@
+"""What is wrong in each photo at chosen scores: objects missed, detections false, boxes loose."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from grcn.evaluation.gap import LEAST_OVERLAP
+from grcn.evaluation.voc import box_iou
+from grcn.types import Array, Detections, Target
+
+
+@dataclass(frozen=True)
+class PhotoErrors:
+    """What became of the G objects and D detections of one photo. Each object is right, loose, missed, or left out.
+
+    A detection is right by the VOC rule (`grcn.evaluation.voc`). Loose is the surest one whose best overlap, with an
+    object of its class that none has found, is from 0.1 to the IoU. Of the rest, those of difficult and crowd objects
+    are left out, and all others are false: they overlap nothing, something of another class, or what is found already.
+
+    Args:
+        found: the detections, at the chosen scores.
+        right: [D] bool.
+        false: [D] bool.
+        loose: [D] int64, the index of the object; -1: the detection is not loose.
+        missed: [G] bool.
+    """
+
+    found: Detections
+    right: Array
+    false: Array
+    loose: Array
+    missed: Array
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many are `right`, `loose`, `false` and `missed`."""
+        flags = {"right": self.right, "loose": self.loose >= 0, "false": self.false, "missed": self.missed}
+        return {name: int(flag.sum()) for name, flag in flags.items()}
+
+
+def find_photo_errors(target: Target, found: Detections, *, iou: float = 0.5) -> PhotoErrors:
+    """What is wrong in one photo.
+
+    Args:
+        target: the annotated objects.
+        found: the detections that are shown.
+        iou: from which a detection is right.
+    """
+    count = len(target)
+    ignored = np.append(target.difficult | target.crowd, False)
+    overlap = box_iou(found.boxes[:, None].astype(np.float64), target.boxes[None].astype(np.float64))
+    overlap = np.where(found.class_ids[:, None] == target.labels[None], overlap, 0.0)  # [D, G]
+    best = overlap.argmax(axis=1) if count else np.zeros(len(found), np.int64)
+    most = overlap.max(axis=1, initial=0.0)
+    near = most >= iou
+    right = _first(near & ~ignored[best], best)
+    hit = np.zeros(count + 1, bool)
+    hit[best[right]] = True
+    is_loose = _first(~near & (most >= LEAST_OVERLAP) & ~ignored[best] & ~hit[best], best)
+    hit[best[is_loose]] = True
+    return PhotoErrors(
+        found=found,
+        right=right,
+        false=~right & ~is_loose & ~(near & ignored[best]),
+        loose=np.where(is_loose, best, -1),
+        missed=~hit[:count] & ~ignored[:count],
+    )
+
+
+def _first(claims: Array, objects: Array) -> Array:
+    """[D] bool: of the detections that claim an object the first, which is the surest."""
+    rows = np.flatnonzero(claims)
+    winners = np.zeros(len(claims), bool)
+    winners[rows[np.unique(objects[rows], return_index=True)[1]]] = True
+    return winners
+
+
+def count_errors(photos: Sequence[PhotoErrors]) -> dict[str, int]:
+    """`PhotoErrors.counts` over all photos."""
+    counts = Counter({"right": 0, "loose": 0, "false": 0, "missed": 0})
+    for photo in photos:
+        counts.update(photo.counts)
+    return dict(counts)
+
+
+def worst_first(errors: Sequence[PhotoErrors]) -> list[int]:
+    """The indices of photos in which anything is wrong, those with most errors first; of equals the one whose false
+    detections are the surest."""
+
+    def badness(index: int) -> tuple[int, float]:
+        photo = errors[index]
+        counts = photo.counts
+        return counts["loose"] + counts["false"] + counts["missed"], float(photo.found.scores[photo.false].sum())
+
+    wrong = [index for index in range(len(errors)) if badness(index)[0]]
+    return sorted(wrong, key=badness, reverse=True)

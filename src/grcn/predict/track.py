@@ -1,0 +1,48 @@
+"""Objects followed from frame to frame, by ByteTrack of the `trackers` package."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import replace
+
+import numpy as np
+
+from grcn.types import Detections
+
+_NEAR = 0.2  # IoU with where an object is expected, from which it is taken for it; as in ByteTrack's paper
+
+
+class Tracker:
+    """Gives the same object of a video the same number in each frame. Each video has a tracker of its own.
+
+    Args:
+        fps: frames a second.
+        score: from which detections begin a track.
+    """
+
+    def __init__(self, fps: float, score: float) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of OpenCV that is lacking, or of what other packages find outdated
+            from trackers import ByteTrackTracker
+        self._fps = fps
+        self._tracker = ByteTrackTracker(
+            frame_rate=fps,
+            track_activation_threshold=score,
+            high_conf_det_threshold=score,
+            minimum_iou_threshold=_NEAR,
+        )
+
+    def update(self, number: int, found: Detections) -> Detections:
+        """The detections of the next frame, with `track_ids`; an object has one from its second frame on.
+
+        Args:
+            number: of the frame; some may be missing.
+            found: what was found in it.
+        """
+        given = found.to_supervision()
+        given.data["place"] = np.arange(len(found))
+        tracked = self._tracker.update(given, timestamp=number / self._fps)
+        tracks = np.full(len(found), -1)
+        if len(tracked):
+            tracks[tracked.data["place"]] = tracked.tracker_id
+        return replace(found, track_ids=tracks)

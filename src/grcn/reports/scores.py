@@ -1,0 +1,115 @@
+"""What scores are worth, as a picture and as tables for the terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from rich.console import Console
+
+_BEFORE, _AFTER = "#0072B2", "#D55E00"  # as the curves of precision and recall
+
+
+def reliability_figure(calibration: dict[str, Any]) -> Figure:
+    """The reliability diagram: the share of detections that is right over their score, before and after temperature
+    scaling, and how many detections there are of each score.
+
+    Args:
+        calibration: the section of metrics.json, from `grcn.evaluation.calibration.measure_calibration`.
+    """
+    from matplotlib.figure import Figure
+
+    of_file = calibration.get("of_file")
+    used = of_file or calibration
+    source = f" of {of_file['data']}, {of_file['split']}" if of_file else " of this split"
+    series = (
+        (calibration["reliability"], _BEFORE, "o", f"scores as they are: error {calibration['error']:.3f}"),
+        (
+            calibration["reliability_scaled"],
+            _AFTER,
+            "s",
+            f"temperature {used['temperature']:.2f}{source}: error {used['error_scaled']:.3f}",
+        ),
+    )
+    figure = Figure(figsize=(5.2, 6.4), layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    figure.suptitle(f"Reliability of {calibration['detections']} detections, IoU ≥ {calibration['iou']:g}", fontsize=11)
+    above.plot([0, 1], [0, 1], color="0.6", linewidth=1, linestyle=":", label="as sure as it is right")
+    for bins, color, marker, label in series:
+        filled = [row for row in bins if row["detections"]]
+        scores, right = ([row[key] for row in filled] for key in ("score", "right"))
+        above.plot(scores, right, color=color, marker=marker, markersize=5, linewidth=1.4, label=label)
+        edges = [bins[0]["from"], *(row["to"] for row in bins)]
+        counts = [row["detections"] for row in bins]
+        below.stairs(counts, edges, color=color, linewidth=1.4, baseline=None)
+    above.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), ylabel="share that is right")
+    figure.legend(*above.get_legend_handles_labels(), loc="outside lower center", fontsize=8, frameon=False)
+    below.set(xlabel="score", ylabel="detections", yscale="symlog", ylim=(0, None), xticks=np.linspace(0, 1, 6))
+    for panel in (above, below):
+        panel.grid(color="0.88", linewidth=0.6)
+        panel.set_axisbelow(True)
+        panel.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def print_scores(metrics: dict[str, Any], console: Console) -> None:
+    """Prints the sections `thresholds`, `calibration`, `errors` and `confusion` of metrics.json, in 80 columns.
+
+    Thresholds are those of the detector's file with what they give here, where it has some; else the best of the split.
+    """
+    from rich.table import Table
+    from rich.text import Text
+
+    section = metrics["thresholds"]
+    shown = section.get("of_file", section)
+    source = (
+        f"in the file, chosen on {shown['data']}, {shown['split']}" if "of_file" in section else "best on this split"
+    )
+    table = Table(title=Text(f"scores to show from: {source}; what they give here, IoU ≥ {section['iou']:g}"))
+    table.add_column("class", overflow="fold")
+    wanted = f"prec. {shown['precision']:g}"
+    for heading in ("best F1\nfrom", "prec.", "recall", "F1", f"{wanted}\nfrom", "prec.", "recall"):
+        table.add_column(heading, justify="right")
+
+    def add_row(name: Text, row: dict[str, Any]) -> None:
+        best, precise = row["best"] or {}, row["precise"] or {}
+        cells = [best.get(key) for key in ("score", "precision", "recall", "F1")]
+        cells += [precise.get(key) for key in ("score", "precision", "recall")]
+        table.add_row(name, *("-" if value is None else f"{value:.3f}" for value in cells))
+
+    for name, row in shown["per_class"].items():
+        if row["objects"] or (row["best"] or {}).get("precision") is not None:
+            add_row(Text(name), row)
+    table.add_section()
+    add_row(Text("all", "bold"), shown["all"])
+    console.print(table)
+    for line in (_calibration(metrics["calibration"]), _errors(metrics["errors"]), _confusions(metrics["confusion"])):
+        console.print(Text(line), highlight=False)
+
+
+def _calibration(section: dict[str, Any] | None) -> str:
+    if section is None:
+        return "calibration: none, the scores are no probabilities (0..1), or there are none"
+    text = f"calibration error: {section['error']:.3f} of {section['detections']} detections"
+    if of_file := section.get("of_file"):
+        text += f", {of_file['error_scaled']:.3f} with the file's temperature, {of_file['temperature']:.2f}"
+    return f"{text}, {section['error_scaled']:.3f} with the best here, {section['temperature']:.2f}"
+
+
+def _errors(section: dict[str, Any]) -> str:
+    counts = ", ".join(f"{section[name]} {name}" for name in ("right", "loose", "false", "missed"))
+    return f"at {section['scores']}: {counts}"
+
+
+def _confusions(section: dict[str, Any], most: int = 5) -> str:
+    pairs = [
+        (count, name, other)
+        for name, row in section["found_as"].items()
+        for other, count in row.items()
+        if other != name
+    ]
+    listed = [f"{name} as {other} {count}" for count, name, other in sorted(pairs, key=lambda pair: -pair[0])[:most]]
+    return "found as another class: " + (", ".join(listed) or "none") + (", ..." if len(pairs) > most else "")

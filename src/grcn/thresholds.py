@@ -1,0 +1,198 @@
+"""What a split says of a detector's scores: from which on a class is shown, and how probable it is that one is right.
+
+`grcn.evaluation.thresholds` chooses them; they stand in the header of the weights and of exported files, under `extra`
+with the key `thresholds`. docs/adr/0025-thresholds-and-calibration.md says why they are as they are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, get_args
+
+import numpy as np
+
+from grcn.config import Score, ScoreChoice
+from grcn.errors import CheckpointError, ConfigError
+from grcn.types import Array, Detections
+
+KEY = "thresholds"
+_LEAST = 1e-7
+"""Scores are kept so far from 0 and 1, whose logits are infinite; float32 has 6e-8 there."""
+_MAX_SHOWN = 8
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """Scores and a temperature that a split has chosen.
+
+    Args:
+        class_names: the C names.
+        best: [C] the score of best F1 of each class; None where the split says nothing of a class.
+        precise: [C] the lowest score from which on `precision` of a class's detections are right; None where there is
+            no such score.
+        overall: the score of best F1 of all classes together.
+        precision: the wanted one.
+        temperature: by which the logit of a score is divided to make it a probability.
+        iou: from which a detection is right.
+        data, split: on which they were chosen.
+    """
+
+    class_names: tuple[str, ...]
+    best: tuple[float | None, ...]
+    precise: tuple[float | None, ...]
+    overall: float
+    precision: float
+    temperature: float
+    iou: float
+    data: str
+    split: str
+
+    def of(self, choice: ScoreChoice) -> Array:
+        """[C] float32, the lowest score that is kept of each class.
+
+        `best` of a class that the split says nothing of is `overall`; `precise` is infinite where there is no such
+        score: of that class nothing is kept.
+        """
+        if choice == "best":
+            return np.array([self.overall if score is None else score for score in self.best], dtype=np.float32)
+        return np.array([np.inf if score is None else score for score in self.precise], dtype=np.float32)
+
+    def calibrated(self) -> Thresholds:
+        """The same for calibrated scores."""
+
+        def scale(scores: Sequence[float | None]) -> tuple[float | None, ...]:
+            return tuple(None if s is None else float(np.float32(scaled(s, self.temperature))) for s in scores)
+
+        (overall,) = scale([self.overall])
+        assert overall is not None
+        return replace(self, best=scale(self.best), precise=scale(self.precise), overall=overall)
+
+    def in_words(self, choice: ScoreChoice) -> str:
+        """The scores of a choice, and where they are from, in one line."""
+        shown = ("never" if math.isinf(score) else f"{score:.2f}" for score in self.of(choice))
+        scores = [f"{name} {text}" for name, text in zip(self.class_names, shown, strict=True)]
+        listed = ", ".join(scores[:_MAX_SHOWN]) + (", ..." if len(scores) > _MAX_SHOWN else "")
+        what = "best F1" if choice == "best" else f"precision {self.precision:g}"
+        return f"{listed} ({what} on {self.data}, {self.split}; IoU {self.iou:g})"
+
+    def to_json(self) -> dict[str, Any]:
+        """As it stands in headers."""
+        return {
+            "data": self.data,
+            "split": self.split,
+            "iou": self.iou,
+            "best": dict(zip(self.class_names, self.best, strict=True)),
+            "overall": self.overall,
+            "precision": self.precision,
+            "precise": dict(zip(self.class_names, self.precise, strict=True)),
+            "temperature": self.temperature,
+        }
+
+    @classmethod
+    def from_extra(cls, extra: Mapping[str, Any], class_names: Sequence[str], source: object) -> Thresholds | None:
+        """Those in a header; None where it has none.
+
+        Args:
+            extra: of the header.
+            class_names: of the detector.
+            source: what errors call the file.
+
+        Raises:
+            CheckpointError: where they are garbled.
+        """
+        if (content := extra.get(KEY)) is None:
+            return None
+        names = tuple(class_names)
+        try:
+            if set(content["best"]) != set(names) or set(content["precise"]) != set(names):
+                raise ValueError("classes")
+            best, precise = (tuple(_score(content[key][name]) for name in names) for key in ("best", "precise"))
+            overall, precision, iou, temperature = (
+                float(content[key]) for key in ("overall", "precision", "iou", "temperature")
+            )
+            if not (0 <= overall <= 1 and 0 < precision <= 1 and 0 < iou <= 1 and 1e-3 <= temperature <= 1e3):
+                raise ValueError("range")
+            data, split = str(content["data"])[:200], str(content["split"])[:200]
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            raise CheckpointError(
+                f"{source}: the thresholds in its header are garbled ({' '.join(str(error).split())[:80]}); "
+                "`grcn evaluate --save thresholds` writes them anew"
+            ) from None
+        return cls(names, best, precise, overall, precision, temperature, iou, data, split)
+
+
+def _score(value: Any) -> float | None:
+    if value is None:
+        return None
+    if not 0 <= (score := float(value)) <= 1:
+        raise ValueError("score")
+    return score
+
+
+def check_score(score: Score) -> None:
+    """Raises ConfigError where `score` is neither in 0..1 nor a choice."""
+    if isinstance(score, str):
+        if score not in get_args(ScoreChoice):
+            raise ConfigError(f"score '{score}': use a number in 0..1, or one of {', '.join(get_args(ScoreChoice))}")
+    elif not 0 <= score <= 1:
+        raise ConfigError(f"score {score}: needs 0..1")
+
+
+def check_precision(precision: float) -> None:
+    """Raises ConfigError outside 0 < precision <= 1."""
+    if not 0 < precision <= 1:
+        raise ConfigError(f"precision {precision}: needs more than 0 and at most 1: the share that is right")
+
+
+def scaled(scores: Any, temperature: float) -> Array:
+    """Temperature scaling (Guo et al. 2017, "On Calibration of Modern Neural Networks"), on the logit of a score.
+
+    Args:
+        scores: in 0..1, of any shape.
+        temperature: above 0; above 1 it moves scores towards 0.5, below 1 away from it.
+
+    Returns:
+        sigmoid(logit(score) / temperature), float64. The order of scores stays.
+    """
+    return sigmoid(logits(scores) / temperature)
+
+
+def logits(scores: Any) -> Array:
+    """log(score / (1 - score)), float64; finite for 0 and 1, too."""
+    kept = np.clip(np.asarray(scores, dtype=np.float64), _LEAST, 1 - _LEAST)
+    result: Array = np.log(kept / (1 - kept))
+    return result
+
+
+def sigmoid(values: Array) -> Array:
+    """1 / (1 + exp(-values))."""
+    result: Array = 1 / (1 + np.exp(-np.clip(values, -500, 500)))
+    return result
+
+
+def unscaled(score: float, temperature: float) -> float:
+    """A score that `scaled` makes no more than this one of; 0 of 0."""
+    return 0.0 if score <= 0 else max(0.0, float(scaled(score, 1 / temperature)) - 1e-6)
+
+
+def calibrate(found: Detections, temperature: float) -> Detections:
+    """The same detections, each with the probability that it is right as its score."""
+    scores = scaled(found.scores, temperature).astype(np.float32)
+    return Detections(found.boxes, scores, found.class_ids, found.class_names)
+
+
+def no_thresholds(source: object, *, exported: bool = False) -> ConfigError:
+    """What to do about a file that has none.
+
+    Args:
+        source: the file; None: what it is from is not known.
+        exported: whether it is one of `grcn export`.
+    """
+    run = "RUN" if exported else source or "RUN"
+    then = " with the run that it was made from, and export that again" if exported else ""
+    return ConfigError(
+        f"{source or 'the detector'}: no thresholds or temperature in its header; choose them by "
+        f"`grcn evaluate {run} --data DIR --split val --save thresholds`{then}"
+    )
