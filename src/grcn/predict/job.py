@@ -51,7 +51,6 @@ from grcn.predict.video import Video, read_live, read_video, write_video
 from grcn.types import Detections
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     from grcn.config import Score
