@@ -128,7 +128,8 @@ def explain(given: TrainConfig, chosen: TrainConfig, data: Dataset) -> list[str]
         reason = f", {why[chosen.precision]}" if given.precision == "auto" else ""
         lines.append(
             f"training: {optim.name}, {chosen.schedule.kind} schedule, weights averaged over "
-            f"{round(1 / (1 - (optim.ema or 0)))} of {chosen.iterations} steps; {chosen.precision}{reason}"
+            f"{min(round(1 / (1 - (optim.ema or 0))), chosen.iterations)} of {chosen.iterations} steps; "
+            f"{chosen.precision}{reason}"
         )
     return lines
 
