@@ -26,6 +26,7 @@ from safetensors.numpy import load_file
 COMMON = (
     "--weights random --iterations 30 --batch_size 2 --workers 1 --val_every 15 --accelerator cpu "
     "--model.input.short_side 128 --model.input.long_side 192 --model.roi.fc_channels 64 "
+    "--precision fp32 --optim.name sgd --optim.weight_decay 0.0001 --optim.ema 0 --schedule.kind step "
     "--augment.scale_jitter [0.8,1.2] --augment.crop 0.5 --augment.color 0.5"
 )
 FAMILIES = {

@@ -29,6 +29,7 @@ SETTINGS = (
     *("--batch_size", str(BATCH), "--workers", "1", "--val_split", "none"),
     *("--model.input.short_side", "300", "--model.input.long_side", "400", "--model.roi.batch_per_image", "64"),
     *("--optim.name", "adamw", "--optim.lr", "0.0005", "--optim.ema", "0.98", "--loggers", "[csv]"),
+    *("--optim.weight_decay", "0.0001", "--schedule.kind", "step"),
 )
 
 

@@ -56,6 +56,7 @@ def demo_config(data: Path, out: Path, iterations: int) -> TrainConfig:
         weights="random",
         iterations=iterations,
         batch_size=8,
+        precision="fp32",
         workers=1,
         val_split="none",  # the time is for training; the test split is measured once, at the end
         resume=(out / "config.yaml").exists(),

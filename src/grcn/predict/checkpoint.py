@@ -95,6 +95,20 @@ def load_detector(path: str | Path, *, backbone: Backbone | None = None) -> Load
     return LoadedDetector(model, header.class_names, header.preset, header.extra, Path(path))
 
 
+def read_file_header(path: str | Path) -> Header:
+    """The header of a weights file, without its tensors.
+
+    Raises:
+        CheckpointError: where it is missing, broken, or not a detector's.
+    """
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+    except Exception as error:  # safetensors raises its own kind, OSError and more
+        raise CheckpointError(f"{path}: cannot be read as safetensors: {first_line(error)}") from None
+    return read_header(path, metadata)
+
+
 def _read(path: str | Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     try:
         with safetensors.safe_open(path, framework="pt") as file:

@@ -13,6 +13,9 @@ import torch
 from grcn.config import OptimConfig, TrainConfig
 from grcn.data.records import Dataset
 from grcn.data.sizing import objects_at
+from grcn.predict.checkpoint import read_file_header
+from grcn.predict.header import Header
+from grcn.predict.locate import locate
 from grcn.predict.published import has_published
 from grcn.presets import CPU_PRESET, GPU_PRESET, LITE0, detector_of
 from grcn.runtime import multiplies_bf16
@@ -33,14 +36,19 @@ def choose_preset(accelerator: str) -> str:
 def choose(config: TrainConfig) -> TrainConfig:
     """`config` with all settled that it leaves open, but for the average, which needs the run's length.
 
-    - Preset: a pyramid, on ResNet-50 with a GPU and on EfficientNet-Lite0 without.
+    - Preset: a pyramid, on ResNet-50 with a GPU and on EfficientNet-Lite0 without. Where `weights` names a detector of
+      grcn's, it is that one, with its sizes.
     - Weights: COCO's where there are some for the detector, else ImageNet's.
     - Fit: the detector is fitted to the data unless its configuration was given, even in part. It then also looks twice
       at each box that it finds (`roi.refine`), which gains where boxes must be tight.
     - Optimizer: AdamW for backbones of timm, SGD for the others; the learning rate falls along a cosine.
     - Precision: bfloat16 where the processor or the GPU multiplies in it.
     """
-    preset = choose_preset(config.accelerator) if config.preset == "auto" else config.preset
+    preset, trained = config.preset, None
+    if preset == "auto":
+        trained = read_trained(config.weights) if config.model is None else None
+        preset = trained.preset if trained else choose_preset(config.accelerator)
+        config = replace(config, model=trained.config if trained else config.model)
     fit = ("data" if config.model is None else "none") if config.fit == "auto" else config.fit
     is_open = config.model is None
     config = replace(config, preset=preset, fit=fit)
@@ -61,6 +69,18 @@ def choose(config: TrainConfig) -> TrainConfig:
         optim=_choose_optimizer(config.optim, model.backbone),
         schedule=replace(config.schedule, kind="cosine") if config.schedule.kind == "auto" else config.schedule,
     )
+
+
+def read_trained(weights: str) -> Header | None:
+    """What the detector to fine-tune from says of itself; None where `weights` names none of grcn's.
+
+    Raises:
+        CheckpointError: where there is no such file, or a broken one.
+    """
+    if weights in ("auto", "imagenet", "coco", "random"):
+        return None
+    located = locate(weights)
+    return read_file_header(located.path) if located.kind == "weights" else None
 
 
 def _choose_optimizer(optim: OptimConfig, backbone: str) -> OptimConfig:

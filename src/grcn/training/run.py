@@ -162,9 +162,8 @@ def _settle(config: TrainConfig) -> TrainConfig:
             f"torchrun started {started} processes for {config.devices} devices on {config.nodes} nodes: give devices "
             "(per node) and nodes as torchrun has them"
         )
-    if config.preset == "auto" and not config.out:
-        config = replace(config, preset=recipe.choose_preset(config.accelerator))
-    config = replace(config, out=config.out or f"runs/{config.preset}-{Path(config.data).resolve().name}")
+    if not config.out:
+        config = replace(config, out=f"runs/{recipe.choose(config).preset}-{Path(config.data).resolve().name}")
     file = Path(config.out, "config.yaml")
     if config.resume and file.is_file():
         config = recipe.continued(config, _read_config(file))

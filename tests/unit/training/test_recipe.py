@@ -8,6 +8,9 @@ import torch
 import yaml
 
 from grcn.config import DetectorConfig, OptimConfig, ScheduleConfig, TrainConfig, from_dict
+from grcn.errors import CheckpointError
+from grcn.model.detector import build_detector
+from grcn.predict.checkpoint import save_detector
 from grcn.presets import PRESETS, preset
 from grcn.training import recipe, train
 from grcn.training.recipe import average_decay, choose, choose_preset, continued
@@ -121,3 +124,14 @@ def test_it_is_said_kept_and_read_again(beach: Path, tmp_path: Path, capsys: pyt
     # Continued from Python with all left open, it stays what it was; and so do its comments.
     assert train(TrainConfig(data=str(beach), out=str(run), batch_size=2, workers=0, resume=True)) == run
     assert (run / "config.yaml").read_text() == text
+
+
+def test_weights_of_a_detector_bring_the_detector(tiny, tmp_path: Path) -> None:
+    model = build_detector(tiny.tiny_model(), 2, None)
+    save_detector(tmp_path / "last.safetensors", model, class_names=("a", "b"), preset="faster_rcnn_r18_c5", extra={})
+    chosen = choose(replace(OPEN, weights=str(tmp_path)))
+    assert (chosen.preset, chosen.fit, chosen.model) == ("faster_rcnn_r18_c5", "none", model.config)
+    other = choose(replace(OPEN, weights=str(tmp_path), preset="grcn_r18"))
+    assert (other.preset, other.fit, other.model) == ("grcn_r18", "data", looking_twice("grcn_r18"))
+    with pytest.raises(CheckpointError, match="no such"):
+        choose(replace(OPEN, weights=str(tmp_path / "absent")))
