@@ -146,6 +146,7 @@ def test_the_folder_of_both_voc_years_is_made(tmp_path: Path) -> None:
     assert (both.defects, test.defects) == ((), ())
 
 
+@pytest.mark.slow
 def test_the_table_of_hours_is_the_scripts() -> None:
     text = (docs.ROOT / "docs/tutorials/the-paper.md").read_text(encoding="utf-8")
     assert hours.table(hours.PAPER, 30) in text

@@ -111,8 +111,12 @@ def served(site: Path) -> Iterator[str]:
 
 
 @pytest.mark.skipif(not CHROMIUM.exists(), reason="no Chromium")
-def test_a_browser_shows_every_page(site: Path, served: str) -> None:
-    """Each page, as wide as a phone: no error, nothing missing, nothing from elsewhere, no wider than the screen."""
+@pytest.mark.parametrize("records", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_browser_shows_every_page(site: Path, served: str, records: bool) -> None:
+    """Each page, as wide as a phone: no error, nothing missing, nothing from elsewhere, no wider than the screen.
+
+    Those that are records, of decisions and of studies, are in the slow lane.
+    """
     from playwright.sync_api import sync_playwright
 
     wrong: list[str] = []
@@ -125,6 +129,8 @@ def test_a_browser_shows_every_page(site: Path, served: str) -> None:
         page.on("response", lambda r: r.status >= 400 and wrong.append(f"{page.url}: {r.status} {r.url}"))
         page.on("request", lambda r: r.url.startswith((served, "data:")) or wrong.append(f"{page.url}: loads {r.url}"))
         for path in pages(site):
+            if path.startswith(("adr/", "results/studies/")) != records:
+                continue
             page.goto(f"{served}/{path}")
             assert page.locator("h1").first.inner_text()
             wider = page.evaluate("document.documentElement.scrollWidth - innerWidth")
