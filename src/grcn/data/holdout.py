@@ -33,9 +33,10 @@ _SEED = 0
 def hold_out(data: Dataset, workers: int = 2) -> tuple[Dataset, Dataset | None]:
     """Splits a data set into a part to train on and a part to validate on, a fifth or MOST photos.
 
-    Stratified by class (Sechidis et al. 2011, "On the Stratification of Multi-Label Data": from the rarest class on),
-    so that a class of three photos or more has one in the smaller part. Near-duplicates, such as neighbouring frames,
-    are kept together: a detector that is validated on a photo it has all but seen looks better than it is.
+    Stratified by class (Sechidis et al. 2011, "On the Stratification of Multi-Label Data": from the rarest class on):
+    the rarest class has a photo in the smaller part if it has three, and training keeps one of every class.
+    Near-duplicates, such as neighbouring frames, are kept together: a detector that is validated on a photo it has all
+    but seen looks better than it is.
 
     Args:
         data: the training split.
@@ -113,7 +114,8 @@ def _choose(counts: NDArray[np.float64]) -> NDArray[np.bool_]:
         has_it = counts[left, rarest] > 0
         for group in left[has_it]:
             # Ties go to training: of a class with two photos, say, both.
-            side = int(wanted[1, rarest] > wanted[0, rarest])
+            is_last = counts.sum(axis=0) - counts[held].sum(axis=0) == counts[group]  # of a class, in training
+            side = int(wanted[1, rarest] > wanted[0, rarest] and not (is_last & (counts[group] > 0)).any())
             held[group] = bool(side)
             wanted[side] -= counts[group]
         left = left[~has_it]

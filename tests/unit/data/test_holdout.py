@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -91,6 +91,7 @@ def test_photos_that_are_all_alike_are_not_parted(tmp_path: Path) -> None:
 
 
 @given(st.lists(st.lists(st.integers(0, 3), max_size=4), min_size=5, max_size=60))
+@example([[], [], [0, 1], [0, 2], [0, 3]])
 @settings(deadline=None, derandomize=True, max_examples=100)
 def test_a_class_of_three_photos_has_one_on_each_side(photos: list[list[int]]) -> None:
     counts = np.zeros((len(photos), 5))
