@@ -50,11 +50,13 @@ def read_train_config(argv: Sequence[str]) -> TrainConfig:
         whole = True
         parser.set_defaults({"fit": "data"} if "model" not in given else {})
     if chosen == "auto" and whole:
-        from grcn.training.recipe import choose_preset
+        from grcn.training.recipe import choose_preset, read_trained
 
-        chosen = choose_preset(given.get("accelerator", "auto"))
-        parser.set_defaults({"preset": chosen})
-    if chosen != "auto":
+        trained = read_trained(given.get("weights", "auto"))
+        chosen = trained.preset if trained else choose_preset(given.get("accelerator", "auto"))
+        base = trained.config if trained else preset(chosen)
+        parser.set_defaults({"preset": chosen, "model": to_dict(base)})
+    elif chosen != "auto":
         parser.set_defaults({"model": to_dict(preset(chosen))})
     values = parser.read(argv).as_dict()
     if not whole:

@@ -119,6 +119,17 @@ def predict_sources(
     if tiles is not None:  # nobody looks at all of such a photo at once
         draw = partial(draw_detections, view=2 * (tiles.size or detector.config.input.short_side))
     summary = Summary()
+    one_video = partial(
+        _predict_video,
+        detector=detector,
+        out=out,
+        score=score,
+        workers=workers,
+        tiles=tiles,
+        track=track,
+        stop=stop,
+        summary=summary,
+    )
     saved: dict[str, list[AnnotatedImage]] = {kind: [] for kind in save}
     with locked_folder(out), ExitStack() as last:  # done also when it is stopped, and each also where another fails
         _refuse_to_replace([out / kind for kind in save])
@@ -130,7 +141,7 @@ def predict_sources(
         progress(0, len(sources))
         for are_videos, group in groupby(sources, lambda source: source.is_video):
             if are_videos:
-                work = _predict_videos(detector, group, out, score, workers, tiles, track, stop, summary)
+                work = _predict_videos(group, one_video)
             else:
                 photos = detector.stream(
                     (_Photo(source, max_pixels, draw) for source in group),
@@ -232,21 +243,11 @@ def _drawn(source: Source, picture: NDArray[np.uint8]) -> bytes:
     return bytes(simplejpeg.encode_jpeg(picture, quality=92, colorsubsampling="420"))
 
 
-def _predict_videos(
-    detector: Detector,
-    sources: Iterable[Source],
-    out: Path,
-    score: Score | None,
-    workers: int,
-    tiles: Tiles | None,
-    track: bool,
-    stop: threading.Event | None,
-    summary: Summary,
-) -> Iterator[ImageError | None]:
+def _predict_videos(sources: Iterable[Source], predict: Callable[[Source], None]) -> Iterator[ImageError | None]:
     """Does videos one after the other, and yields what went wrong with each."""
     for source in sources:
         try:
-            _predict_video(detector, source, out, score, workers, tiles, track, stop, summary)
+            predict(source)
         except ImageError as error:
             yield error
         else:
@@ -254,8 +255,9 @@ def _predict_videos(
 
 
 def _predict_video(
-    detector: Detector,
     source: Source,
+    *,
+    detector: Detector,
     out: Path,
     score: Score | None,
     workers: int,

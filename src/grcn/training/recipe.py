@@ -144,7 +144,8 @@ def explain(given: TrainConfig, chosen: TrainConfig, data: Dataset) -> list[str]
         )
     if given.optim.name == "auto" or given.optim.ema is None or given.precision == "auto":
         optim = chosen.optim
-        why = {"bf16": "which this processor multiplies fast", "fp32": "since nothing faster is built in"}
+        device = "GPU" if _on_gpu(given.accelerator) else "processor"
+        why = {"bf16": f"which this {device} multiplies fast", "fp32": f"since this {device} multiplies nothing faster"}
         reason = f", {why[chosen.precision]}" if given.precision == "auto" else ""
         lines.append(
             f"training: {optim.name}, {chosen.schedule.kind} schedule, weights averaged over "

@@ -56,9 +56,8 @@ def train(config: TrainConfig, *, progress: bool = True) -> Path:
 
     Args:
         config: of the run; what it leaves open `grcn.training.recipe` chooses. Without a length it takes
-            DEFAULT_EPOCHS. `minutes` count from this call to the end of the
-            last validation: a few steps and validation batches are timed on a throw-away copy of the model, and what
-            fits becomes `iterations` in config.yaml.
+            DEFAULT_EPOCHS. `minutes` count from this call to the end of the last validation: a few steps and validation
+            batches are timed on a throw-away copy of the model, and what fits becomes `iterations` in config.yaml.
         progress: show progress and warnings; the files are written either way.
 
     Raises:

@@ -10,6 +10,8 @@ from grcn.cli.main import main
 from grcn.cli.train import read_train_config
 from grcn.config import DetectorConfig, TrainConfig, from_dict, to_dict
 from grcn.errors import ConfigError
+from grcn.model.detector import build_detector
+from grcn.predict.checkpoint import save_detector
 from grcn.presets import PRESETS, detector_of
 
 
@@ -66,6 +68,14 @@ def test_a_part_of_a_model_needs_a_preset_which_the_machine_chooses_where_none_i
     lite0 = PRESETS["grcn_lite0_fpn"]
     assert config.preset == "grcn_lite0_fpn"
     assert config.model == replace(lite0, roi=replace(lite0.roi, nms=0.4))
+
+
+def test_a_part_of_a_model_beside_a_detectors_weights_is_that_detectors(tmp_path: Path, tiny) -> None:
+    model = build_detector(tiny.tiny_model(), 2, None)
+    save_detector(tmp_path / "last.safetensors", model, class_names=("a", "b"), preset="faster_rcnn_r18_c5", extra={})
+    config = read_train_config(["--data", "x", "--weights", str(tmp_path), "--model.roi.nms", "0.4"])
+    assert config.preset == "faster_rcnn_r18_c5"
+    assert config.model == replace(model.config, roi=replace(model.config.roi, nms=0.4))
 
 
 def test_what_is_printed_for_an_open_run_is_whole_and_fits_as_it_would(
