@@ -15,39 +15,11 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from grcn.cli.parser import Options
+
 
 def benchmark(argv: Sequence[str]) -> int:
-    from grcn.cli.parser import Parser
-
-    parser = Parser(
-        "benchmark",
-        "RUN|FILE... [options]",
-        "How fast detectors are on this machine: milliseconds a photo, photos a second by batch, and memory, for every "
-        "way to run each: of a run torch in float32, as trained and folded, and in bfloat16; of exported files their "
-        "runtime. Each way has a process of its own, and they take turns.",
-        "grcn benchmark runs/photos runs/photos/model.onnx runs/photos/openvino --photos photos/test",
-    )
-    parser.add_argument(
-        "runs", nargs="+", type=str, metavar="RUN", help="run folder, weights file, exported file, hf://user/name"
-    )
-    parser.add_argument(
-        "--photos", nargs="+", type=str, metavar="PATH", help="photos or folders of them; default: rendered, 800x600"
-    )
-    parser.add_argument("--count", type=int, default=8, help="photos that are used, evenly chosen")
-    parser.add_argument(
-        "--batch_size", nargs="+", type=int, default=[1, 4, 8], help="photos at a time, up to 4 numbers"
-    )
-    parser.add_argument("--rounds", type=int, default=5, help="turns of each way at each batch")
-    parser.add_argument(
-        "--device", type=str, default="auto", help="cpu, cuda, cuda:1, ...; auto: of exported files the CPU"
-    )
-    parser.add_argument("--out", type=str, metavar="FILE", help="also write it as JSON, with versions and the machine")
-    options = parser.read(argv)
-    for name in ("count", "rounds"):
-        if options[name] < 1:
-            raise ConfigError(f"{name} {options[name]}: needs 1 or more")
-    if not 1 <= len(options.batch_size) <= 4 or not all(1 <= batch <= 1024 for batch in options.batch_size):
-        raise ConfigError(f"batch_size {options.batch_size}: needs 1 to 4 numbers of 1 to 1,024")
+    options = _read_options(argv)
     from grcn.benchmark import benchmark, machine, table
     from grcn.files import check_file, write_json
 
@@ -79,6 +51,41 @@ def benchmark(argv: Sequence[str]) -> int:
         write_json(Path(options.out), {**about, "candidates": rows}, indent=1)
         say(f"written to {options.out}")
     return 0
+
+
+def _read_options(argv: Sequence[str]) -> Options:
+    from grcn.cli.parser import Parser
+
+    parser = Parser(
+        "benchmark",
+        "RUN|FILE... [options]",
+        "How fast detectors are on this machine: milliseconds a photo, photos a second by batch, and memory, for every "
+        "way to run each: of a run torch in float32, as trained and folded, and in bfloat16; of exported files their "
+        "runtime. Each way has a process of its own, and they take turns.",
+        "grcn benchmark runs/photos runs/photos/model.onnx runs/photos/openvino --photos photos/test",
+    )
+    parser.add_argument(
+        "runs", nargs="+", type=str, metavar="RUN", help="run folder, weights file, exported file, hf://user/name"
+    )
+    parser.add_argument(
+        "--photos", nargs="+", type=str, metavar="PATH", help="photos or folders of them; default: rendered, 800x600"
+    )
+    parser.add_argument("--count", type=int, default=8, help="photos that are used, evenly chosen")
+    parser.add_argument(
+        "--batch_size", nargs="+", type=int, default=[1, 4, 8], help="photos at a time, up to 4 numbers"
+    )
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each way at each batch")
+    parser.add_argument(
+        "--device", type=str, default="auto", help="cpu, cuda, cuda:1, ...; auto: of exported files the CPU"
+    )
+    parser.add_argument("--out", type=str, metavar="FILE", help="also write it as JSON, with versions and the machine")
+    options = parser.read(argv)
+    for name in ("count", "rounds"):
+        if options[name] < 1:
+            raise ConfigError(f"{name} {options[name]}: needs 1 or more")
+    if not 1 <= len(options.batch_size) <= 4 or not all(1 <= batch <= 1024 for batch in options.batch_size):
+        raise ConfigError(f"batch_size {options.batch_size}: needs 1 to 4 numbers of 1 to 1,024")
+    return options
 
 
 def _photos(options: Any) -> list[NDArray[np.uint8]]:

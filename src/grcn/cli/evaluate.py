@@ -19,6 +19,7 @@ from grcn.cli.common import (
 from grcn.errors import CheckpointError, ConfigError, DataError
 
 if TYPE_CHECKING:
+    from grcn.cli.parser import Options
     from grcn.config import ScoreChoice
     from grcn.data.dataset import Dataset
     from grcn.evaluation.errors import PhotoErrors
@@ -27,6 +28,50 @@ if TYPE_CHECKING:
 
 
 def evaluate(argv: Sequence[str]) -> int:
+    options = _read_options(argv)
+    _check_evaluate(options)
+
+    from grcn.evaluation import evaluate
+    from grcn.files import check_folder, write_json
+    from grcn.predict.results import coco_results, save_fiftyone
+    from grcn.reports.metrics import print_metrics, write_report
+    from grcn.reports.worst import write_worst
+
+    if options.out is not None:
+        check_folder(options.out)
+    weights = _Weights(options.run) if "thresholds" in options.save else None
+    is_run = options.run is not None
+    dataset, detections, given = read_detections(options.run or options.predictions, options, is_run=is_run)
+    if options.out is not None:  # first of all, since nothing else took so long
+        write_json(Path(options.out, "results.json"), coco_results(detections, dataset))
+    targets, names, iou = [record.target for record in dataset.records], dataset.class_names, options.iou[0]
+    metrics = evaluate(detections, targets, names, iou=options.iou)
+    metrics = {"data": dataset.root.name, "split": dataset.split, **metrics}
+    scored = _measure_scores(dataset, detections, given, options)
+    metrics |= scored.sections
+    if options.out is not None:
+        metrics["worst"] = write_worst(Path(options.out), dataset, scored.photos, options.worst, say)
+    if options.json:
+        print_json(metrics)
+    else:
+        from rich.console import Console
+
+        print_metrics(metrics, Console())
+    if options.out is not None:
+        out = Path(options.out)
+        say_letters(names)
+        write_report(
+            out, metrics, detections, targets, names, score=scored.least, iou=iou, scores_in_words=scored.in_words
+        )
+        if "fiftyone" in options.save:
+            save_fiftyone(out / "fiftyone", detections, dataset)
+        say(f"{out}: metrics.json, results.json, pictures of curves, confusions, reliability and the worst photos")
+    if weights is not None:
+        weights.save(scored.chosen, dataset)
+    return 0
+
+
+def _read_options(argv: Sequence[str]) -> Options:
     from grcn.cli.parser import Parser
     from grcn.config import Score
 
@@ -72,47 +117,7 @@ def evaluate(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--json", action="store_true", help="print metrics.json instead of a table")
     add_device_options(parser)
-    options = parser.read(argv)
-    _check_evaluate(options)
-
-    from grcn.evaluation import evaluate
-    from grcn.files import check_folder, write_json
-    from grcn.predict.results import coco_results, save_fiftyone
-    from grcn.reports.metrics import print_metrics, write_report
-    from grcn.reports.worst import write_worst
-
-    if options.out is not None:
-        check_folder(options.out)
-    weights = _Weights(options.run) if "thresholds" in options.save else None
-    is_run = options.run is not None
-    dataset, detections, given = read_detections(options.run or options.predictions, options, is_run=is_run)
-    if options.out is not None:  # first of all, since nothing else took so long
-        write_json(Path(options.out, "results.json"), coco_results(detections, dataset))
-    targets, names, iou = [record.target for record in dataset.records], dataset.class_names, options.iou[0]
-    metrics = evaluate(detections, targets, names, iou=options.iou)
-    metrics = {"data": dataset.root.name, "split": dataset.split, **metrics}
-    scored = _measure_scores(dataset, detections, given, options)
-    metrics |= scored.sections
-    if options.out is not None:
-        metrics["worst"] = write_worst(Path(options.out), dataset, scored.photos, options.worst, say)
-    if options.json:
-        print_json(metrics)
-    else:
-        from rich.console import Console
-
-        print_metrics(metrics, Console())
-    if options.out is not None:
-        out = Path(options.out)
-        say_letters(names)
-        write_report(
-            out, metrics, detections, targets, names, score=scored.least, iou=iou, scores_in_words=scored.in_words
-        )
-        if "fiftyone" in options.save:
-            save_fiftyone(out / "fiftyone", detections, dataset)
-        say(f"{out}: metrics.json, results.json, pictures of curves, confusions, reliability and the worst photos")
-    if weights is not None:
-        weights.save(scored.chosen, dataset)
-    return 0
+    return parser.read(argv)
 
 
 def _check_evaluate(options: Any) -> None:

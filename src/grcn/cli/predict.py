@@ -20,11 +20,52 @@ from grcn.cli.common import (
 from grcn.errors import ConfigError, ImageError
 
 if TYPE_CHECKING:
+    from grcn.cli.parser import Options
     from grcn.config import Tiles
     from grcn.predict.sources import Source
 
 
 def predict(argv: Sequence[str]) -> int:
+    options = _read_options(argv)
+    tiles = _tiles(options)
+    from grcn.files import check_folder
+    from grcn.predict.job import predict_sources
+
+    out = Path(options.out)
+    check_folder(out)
+    sources = _find_sources(options.sources, out)
+    detector = load_detector(options.run, options)
+    detector.least(options.score)  # an error where it has none
+    if detector.thresholds and (options.score == "best" or options.score == "precise"):
+        say(f"score {options.score}: {detector.thresholds.in_words(options.score)}")
+    say_letters(detector.class_names)
+    stopped = f"stopped; what was found is in {out / 'results.jsonl'}, and in frames/ for videos"
+    ending = ended() if sources[0].is_live else nullcontext()
+    with keeping(stopped), ending as stop, progress_bar(f"detecting in {len(sources)} sources") as progress:
+        summary = predict_sources(
+            detector,
+            sources,
+            out,
+            score=options.score,
+            save=options.save,
+            batch_size=options.batch_size,
+            workers=options.workers,
+            tiles=tiles,
+            max_pixels=options.max_pixels,
+            track=options.track,
+            stop=stop,
+            on_broken=lambda error: say(f"error: {error}"),
+            progress=progress,
+        )
+    counts = ", ".join(f"{count} {name}" for name, count in summary.found.most_common()) or "nothing"
+    frames = f" and {summary.frames} video frames" if summary.frames else ""
+    print(f"{out}: {counts} in {summary.images} images{frames}")
+    if summary.broken:
+        raise ImageError(f"{len(summary.broken)} of {len(sources)} sources could not be done; the others are")
+    return 0
+
+
+def _read_options(argv: Sequence[str]) -> Options:
     from grcn.cli.parser import Parser
     from grcn.config import WrittenFormat
 
@@ -71,51 +112,14 @@ def predict(argv: Sequence[str]) -> int:
     )
     add_device_options(parser)
     options = parser.read(argv)
-    tiles = _tiles(options)
+
     from grcn.data.image import READABLE_PIXELS
+    from grcn.thresholds import check_score
 
     if not 1 <= options.max_pixels <= READABLE_PIXELS:
         raise ConfigError(f"max_pixels {options.max_pixels}: needs 1 to {READABLE_PIXELS:,}")
-
-    from grcn.files import check_folder
-    from grcn.thresholds import check_score
-
     check_score(options.score)
-
-    out = Path(options.out)
-    check_folder(out)
-    sources = _find_sources(options.sources, out)
-    detector = load_detector(options.run, options)
-    detector.least(options.score)  # an error where it has none
-    if detector.thresholds and (options.score == "best" or options.score == "precise"):
-        say(f"score {options.score}: {detector.thresholds.in_words(options.score)}")
-    say_letters(detector.class_names)
-    from grcn.predict.job import predict_sources
-
-    stopped = f"stopped; what was found is in {out / 'results.jsonl'}, and in frames/ for videos"
-    ending = ended() if sources[0].is_live else nullcontext()
-    with keeping(stopped), ending as stop, progress_bar(f"detecting in {len(sources)} sources") as progress:
-        summary = predict_sources(
-            detector,
-            sources,
-            out,
-            score=options.score,
-            save=options.save,
-            batch_size=options.batch_size,
-            workers=options.workers,
-            tiles=tiles,
-            max_pixels=options.max_pixels,
-            track=options.track,
-            stop=stop,
-            on_broken=lambda error: say(f"error: {error}"),
-            progress=progress,
-        )
-    counts = ", ".join(f"{count} {name}" for name, count in summary.found.most_common()) or "nothing"
-    frames = f" and {summary.frames} video frames" if summary.frames else ""
-    print(f"{out}: {counts} in {summary.images} images{frames}")
-    if summary.broken:
-        raise ImageError(f"{len(summary.broken)} of {len(sources)} sources could not be done; the others are")
-    return 0
+    return options
 
 
 def _tiles(options: Any) -> Tiles | None:
