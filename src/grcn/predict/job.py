@@ -30,7 +30,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain, groupby
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import simplejpeg
@@ -56,6 +56,8 @@ if TYPE_CHECKING:
     from grcn.config import Score
     from grcn.predict.detector import Detector
 
+See = Callable[..., Any]
+"""`Detector.stream` with the scores, tiles and threads that photos and videos have in common."""
 MAX_JPEG = 65_500  # pixels a side that libjpeg writes; the format's own limit is 65,535
 
 
@@ -119,17 +121,9 @@ def predict_sources(
     if tiles is not None:  # nobody looks at all of such a photo at once
         draw = partial(draw_detections, view=2 * (tiles.size or detector.config.input.short_side))
     summary = Summary()
-    one_video = partial(
-        _predict_video,
-        detector=detector,
-        out=out,
-        score=score,
-        workers=workers,
-        tiles=tiles,
-        track=track,
-        stop=stop,
-        summary=summary,
-    )
+    see: See = partial(detector.stream, score=score, tiles=tiles, workers=workers)
+    begin = _least(detector, score) if track else None
+    one_video = partial(_predict_video, see=see, out=out, begin=begin, stop=stop, summary=summary)
     saved: dict[str, list[AnnotatedImage]] = {kind: [] for kind in save}
     with locked_folder(out), ExitStack() as last:  # done also when it is stopped, and each also where another fails
         _refuse_to_replace([out / kind for kind in save])
@@ -143,15 +137,8 @@ def predict_sources(
             if are_videos:
                 work = _predict_videos(group, one_video)
             else:
-                photos = detector.stream(
-                    (_Photo(source, max_pixels, draw) for source in group),
-                    score=score,
-                    batch_size=batch_size,
-                    workers=workers,
-                    tiles=tiles,
-                    read=_Photo.read,
-                    finish=_Photo.see,
-                )
+                group_photos = (_Photo(source, max_pixels, draw) for source in group)
+                photos = see(group_photos, batch_size=batch_size, read=_Photo.read, finish=_Photo.see)
                 work = last.enter_context(closing(_write_photos(photos, out, results, saved, summary)))
             for error in work:
                 if error is not None:
@@ -257,27 +244,27 @@ def _predict_videos(sources: Iterable[Source], predict: Callable[[Source], None]
 def _predict_video(
     source: Source,
     *,
-    detector: Detector,
+    see: See,
     out: Path,
-    score: Score | None,
-    workers: int,
-    tiles: Tiles | None,
-    track: bool,
+    begin: float | None,
     stop: threading.Event | None,
     summary: Summary,
 ) -> None:
     """Draws one video, frame by frame, and writes the detections of each frame.
+
+    Args:
+        begin: the score from which tracks begin; None: nothing is tracked.
 
     Raises:
         ImageError: where it cannot be opened, holds no frame, or cannot be written.
     """
     names: Counter[str] = Counter()
     with _opened(source, stop) as video, files_of(source) as files:
-        tracker = Tracker(video.fps, _least(detector, score)) if track else None
+        tracker = None if begin is None else Tracker(video.fps, begin)
         with FrameLines(out / "frames" / f"{source.name}.json", files) as lines:
             # One that is live is not read ahead: what is looked at is its newest frame.
-            ahead = 0 if source.is_live else workers
-            drawn = _drawn_frames(detector, video, score, ahead, tiles, tracker, lines, names)
+            own = partial(see, workers=0) if source.is_live else see
+            drawn = _drawn_frames(own, video, tracker, lines, names)
             with closing(drawn):
                 count, last = _write_video(drawn, out / "drawn" / f"{source.name}.mp4", video.fps, files)
             about = {"video": str(source), "width": video.width, "height": video.height, "fps": video.fps}
@@ -300,11 +287,8 @@ def _least(detector: Detector, score: Score | None) -> float:
 
 
 def _drawn_frames(
-    detector: Detector,
+    see: See,
     video: Video,
-    score: Score | None,
-    workers: int,
-    tiles: Tiles | None,
     tracker: Tracker | None,
     lines: FrameLines,
     names: Counter[str],
@@ -317,15 +301,8 @@ def _drawn_frames(
     def finish(_: object, image: NDArray[np.uint8], found: Detections) -> tuple[NDArray[np.uint8], Detections]:
         return (draw_detections(image, found) if tracker is None else image), found
 
-    frames = detector.stream(
-        zip(video.frames, video.numbers, strict=False),
-        score=score,
-        workers=workers,
-        tiles=tiles,
-        read=lambda frame: frame[0],
-        finish=finish,
-    )
-    with closing(frames):  # type: ignore[type-var]  # a generator
+    frames = see(zip(video.frames, video.numbers, strict=False), read=lambda frame: frame[0], finish=finish)
+    with closing(frames):
         for (_, number), seen in frames:
             if isinstance(seen, ImageError):
                 raise seen
