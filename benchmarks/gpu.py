@@ -26,6 +26,7 @@ import tarfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
@@ -141,21 +142,30 @@ def waiting(session: Session, study: Study, root: Path) -> list[Job]:
     return [tuple(job) for job in jobs.values() if any(read_result(session.out / "study", t) is None for t in job)]
 
 
-def render(session: Session, studies: Sequence[str], root: Path) -> None:
-    """Begins to render the sets that are rendered, in processes of their own: trials that start together would each
-    render for themselves, and 2,000 pictures take some minutes. They end with this process."""
+def render(session: Session, studies: Sequence[str], root: Path) -> dict[str, SpawnProcess]:
+    """Begins to render the sets that are rendered, in processes of their own, and returns these by the set's name:
+    trials that start together would each render for themselves, and 2,000 pictures take some minutes. They end with
+    this process."""
     wanted = {
-        data_folder(name, source, session.out / "study", root): source.generate
+        name: (data_folder(name, source, session.out / "study", root), source.generate)
         for study in studies
         for name, source in read_study(study).sources.items()
         if source.generate is not None
     }
-    for folder, given in wanted.items():
-        SPAWN.Process(target=generate, args=(folder,), kwargs=given, daemon=True).start()
+    rendering = {
+        name: SPAWN.Process(target=generate, args=(folder,), kwargs=given, daemon=True)
+        for name, (folder, given) in wanted.items()
+    }
+    for process in rendering.values():
+        process.start()
+    return rendering
 
 
-def run_trials(session: Session, studies: Sequence[str], root: Path, processes: int) -> None:
-    """Trains and scores trials of studies, several at a time, each in a process of its own, until the time is over."""
+def run_trials(
+    session: Session, studies: Sequence[str], root: Path, processes: int, rendering: Mapping[str, SpawnProcess]
+) -> None:
+    """Trains and scores trials of studies, several at a time, each in a process of its own, until the time is over.
+    Those on a set that is being rendered wait for it, and others go first."""
     todo: list[tuple[str, Job]] = []
     planned: set[tuple[str, str]] = set()
     for study in studies:
@@ -165,15 +175,15 @@ def run_trials(session: Session, studies: Sequence[str], root: Path, processes: 
         print(f"{plan.name}: {sum(map(len, jobs))} of its {len(plan.trials)} trials to do", flush=True)
         todo += [(study, job) for job in jobs]
     running: dict[subprocess.Popen[bytes], tuple[Job, float]] = {}
-    while multiprocessing.active_children() and session.left > SAVING:  # that render
-        time.sleep(0.2)
     try:
         while session.left > SAVING and (todo or running):
-            while todo and len(running) < processes and session.left > SAVING + LEAST:
-                study, job = todo.pop(0)
+            absent = {name for name, process in rendering.items() if process.is_alive()}
+            ready = [entry for entry in todo if entry[1][0].data not in absent]
+            if session.left < SAVING + LEAST:
+                ready = todo = []
+            for study, job in ready[: processes - len(running)]:
+                todo.remove((study, job))
                 running[_start(session, study, job, root, processes)] = (job, time.time())
-            if not running:
-                break
             time.sleep(0.2)
             for process in [process for process in running if process.poll() is not None]:
                 job, began = running.pop(process)
@@ -279,13 +289,12 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     root = (options.root or out / "kit" / "data").resolve()
     try:
-        if "trials" in options.sections:
-            render(session, studies, root)
+        rendering = render(session, studies, root) if "trials" in options.sections else {}
         for section, parts in gpu_parts.parts(options.device).items():
             if section in options.sections:
                 measure(session, section, parts)
         if "trials" in options.sections:
-            run_trials(session, studies, root, options.processes)
+            run_trials(session, studies, root, options.processes, rendering)
     finally:
         for name in pack(session):
             print(f"left out of the archive: {name}")
