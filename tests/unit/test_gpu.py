@@ -240,7 +240,7 @@ def test_trials_are_apart_and_end_with_the_time(
     text = Path(gpu.STUDIES["cpu"][0]).read_text().replace("seeds: [0]", "seeds: [0, 1]")
     study.write_text(text.replace("  conv4: {model: {separation: conv4}}\n", ""))
     here = session(tmp_path, 6)
-    gpu.run_trials(here, [str(study)], tmp_path, 4)
+    gpu.run_trials(here, [str(study)], tmp_path, 4, {})
     assert time.time() < here.deadline + 2
     assert started == [trial.name for trial in read_study(study).trials][:5]
     assert [process.returncode for process in made] == [-15, 7, -15, -15, -15]
