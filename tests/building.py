@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from calibrate import enliven
-from grcn.config import DetectorConfig
+from grcn.config import DetectorConfig, RPNConfig
 from grcn.model.backbones import make_backbone
 from grcn.model.detector import RCNN, resolve
-from grcn.presets import PRESETS, preset
+from grcn.presets import PRESETS
 
 # One of each family and kind of block runs with every test, the others in the slow lane.
 FAMILIES = (
@@ -27,6 +27,8 @@ FAMILIES = (
     "grcn_r18",
     "grcn_r18_fpn",
     "grcn_vgg16",
+    "paper_r18",
+    "paper_vgg16",
 )
 TIMM = (
     "timm:tf_efficientnet_lite0",
@@ -38,12 +40,21 @@ TIMM = (
     "timm:swin_tiny_patch4_window7_224",
 )
 """The networks of timm that docs/tutorials/new-backbone.md says something of."""
-EACH_PRESET = [pytest.param(name, marks=() if name in FAMILIES else pytest.mark.slow) for name in sorted(PRESETS)]
+_SEPARATED = DetectorConfig(separation="conv4", cls_stride=32, cls_context="global")
+NAMED = {
+    **PRESETS,
+    "paper_r18": replace(_SEPARATED, backbone="resnet18", rpn=RPNConfig(channels=256)),
+    "paper_vgg16": replace(
+        _SEPARATED, backbone="vgg16", head="vgg_fc", cls_stride=16, loc_stride=8, rpn=RPNConfig("cls", channels=512)
+    ),
+}
+"""The presets, and G-RCN as we read the paper: own conv5s, strides that differ, the whole image for classification."""
+EACH_PRESET = [pytest.param(name, marks=() if name in FAMILIES else pytest.mark.slow) for name in sorted(NAMED)]
 
 
 def small(config: DetectorConfig | str, **changes: Any) -> DetectorConfig:
     """The same detector, narrow, with few cells per RoI, small anchors and few boxes; `changes` to its other fields."""
-    config = preset(config) if isinstance(config, str) else config
+    config = NAMED[config] if isinstance(config, str) else config
     pyramid: dict[str, Any] = {"neck_channels": 16, "cls_cells": 3.0, "loc_cells": 3.0}
     has_neck = changes.get("neck", config.neck) != "none"
     return replace(

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from building import NAMED
 from calibrate import enliven, tame
-from grcn import Detections, preset
+from grcn import Detections
 from grcn.config import DetectorConfig, InputConfig
 from grcn.export.export import TORCH
 from grcn.model.detector import RCNN, build_detector
@@ -25,7 +26,7 @@ def scene(height: int, width: int, seed: int = 0) -> np.ndarray:
 
 def small(name: str) -> DetectorConfig:
     """The preset at a small input, with a small head."""
-    config = preset(name)
+    config = NAMED[name]
     sizes = (12.0, 24.0, 48.0) if config.neck == "none" else (12.0, 18.0, 24.0, 36.0, 48.0)
     cells = {} if config.neck == "none" else {"neck_channels": 32, "cls_cells": 3.0, "loc_cells": 3.0}
     return replace(

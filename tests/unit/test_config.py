@@ -124,17 +124,17 @@ def test_presets_are_those_of_the_paper_and_its_baselines() -> None:
         name: (trunk_stride(c, stage_strides(c.backbone)), c.cls_stride, c.loc_stride) for name, c in PRESETS.items()
     }
     assert strides["faster_rcnn_r50_c4"] == strides["faster_rcnn_r50_c5"] == strides["faster_rcnn_vgg16"] == (16,) * 3
-    assert strides["grcn_r101"] == (16, 32, 16)
-    assert strides["grcn_vgg16"] == (8, 16, 8)
-    assert strides["grcn_lite0"] == strides["faster_rcnn_lite0_c5"] == (16,) * 3
+    assert {strides[f"grcn_{name}"] for name in ("r18", "r101", "vgg16", "lite0")} == {(16,) * 3}
     assert PRESETS["faster_rcnn_r34_c4"].roi_size == 14
     assert PRESETS["grcn_r34"].roi_size == 7
-    assert {n for n, c in PRESETS.items() if c.cls_context == "global"} == {n for n in names if n.startswith("grcn")}
-    grcn = {n: c.separation for n, c in PRESETS.items() if n.startswith("grcn")}
-    assert grcn == {n: "roi" if n.endswith("_fpn") else "conv4" for n in grcn}
-    for name in ("lite0", "r18", "r50"):  # whoever has the one's weights can go on with the other
-        shared, own = PRESETS[f"faster_rcnn_{name}_fpn"], PRESETS[f"grcn_{name}_fpn"]
-        assert replace(own, separation="none", rpn=shared.rpn) == shared
+    assert {c.cls_context for c in PRESETS.values()} == {"none"}
+    assert {n: c.separation for n, c in PRESETS.items()} == {
+        n: "roi" if n.startswith("grcn") else "none" for n in PRESETS
+    }
+    baseline = {f"{n}_fpn": f"{n}_fpn" for n in ("lite0", "r18", "r50")} | {"vgg16": "vgg16", "lite0": "lite0_c5"}
+    for name, shared in (baseline | {f"r{n}": f"r{n}_c5" for n in (18, 34, 50, 101)}).items():
+        own, other = PRESETS[f"grcn_{name}"], PRESETS[f"faster_rcnn_{shared}"]
+        assert replace(own, separation="none", rpn=other.rpn) == other
 
 
 def test_an_unknown_preset_names_the_nearest() -> None:

@@ -56,7 +56,7 @@ def test_a_model_that_a_file_leaves_open_is_the_presets(yaml_file: Path, content
 
 
 def test_what_is_given_wins_over_the_preset_where_it_equals_the_default() -> None:
-    words = "--model.separation none --model.cls_stride 16 --model.cls_context none --model.rpn.channels null"
+    words = "--model.separation none --model.rpn.source trunk --model.rpn.channels null"
     config = read_train_config(["--data", "x", "--preset", "grcn_r50", *words.split()])
     assert config.model == DetectorConfig()
     assert detector_of(config) == DetectorConfig()
@@ -152,7 +152,7 @@ def test_a_run_folders_configuration_can_be_read_again(yaml_file: Path) -> None:
         ("--data x --iterations 5 --minutes 2", "iterations and minutes: give one length of the run"),
         ("--data x --lr 3", "unknown option '--lr'; did you mean '--optim.lr'?"),
         ("--data x --config absent.yaml", "absent.yaml"),
-        ("--data x --preset grcn_r18 --model.head conv5", "head 'conv5'"),
+        ("--data x --preset grcn_r18 --model.separation conv4 --model.head conv5", "head 'conv5'"),
         ("--data x --precision fp8", "precision: expected Literal['auto', 'fp32', 'bf16', 'fp16'], found fp8"),
         ("--data x --devices 0", "devices 0: needs 1 to 10,000"),
         ("--data x --augment.flip 7", "augment.flip 7.0: needs 0 to 1"),

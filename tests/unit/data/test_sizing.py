@@ -15,6 +15,7 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import box_iou
 
+from building import NAMED
 from grcn.config import DetectorConfig, InputConfig, RPNConfig
 from grcn.data.dataset import open_dataset
 from grcn.data.records import Dataset, ImageRecord
@@ -49,7 +50,8 @@ def dataset(
 
 
 FPN = DetectorConfig("resnet18", neck="fpn", head="fc2", separation="roi", input=InputConfig(480, 1000))
-CONFIGS = {**PRESETS, "fpn": FPN}
+SEPARATED = NAMED["paper_r18"]
+CONFIGS = {**NAMED, "fpn": FPN}
 
 
 def squares(*sizes: float, labels: Sequence[int] | None = None) -> Dataset:
@@ -85,7 +87,7 @@ def test_objects_are_measured_at_the_input_size_without_crowds() -> None:
 
 
 def test_measure() -> None:
-    sizing = measure([squares(16, 32, 64)], replace(PRESETS["grcn_r50"], input=InputConfig(480, 1000)))
+    sizing = measure([squares(16, 32, 64)], replace(SEPARATED, input=InputConfig(480, 1000)))
     assert sizing.cells[16] == pytest.approx((1.2, 1.5, 2, 3, 3.6))
     assert sizing.cells[32] == pytest.approx([v / 2 for v in sizing.cells[16]])
     assert (sizing.cls_stride, sizing.loc_stride, sizing.rpn_stride) == (32, 16, 16)
@@ -117,7 +119,7 @@ def test_classes_of_several_data_sets_are_matched_by_name() -> None:
 )
 def test_strides_grow_finer_with_smaller_objects(small: float, strides: tuple[int, int]) -> None:
     """At a cap that leaves the images as they are, 1.5 and 2 cells of 32, 16 and 8 px are the limits."""
-    config = replace(PRESETS["grcn_r18"], input=InputConfig(480, 1000))
+    config = replace(SEPARATED, input=InputConfig(480, 1000))
     fitted = fit_config(squares(*[small] * 20), config)
     assert (fitted.cls_stride, fitted.loc_stride) == strides
     assert fitted.input.short_side == 480

@@ -49,7 +49,7 @@ FEW = DetectorConfig(
 )
 
 
-@pytest.mark.parametrize("config", [small("grcn_r18"), FEW], ids=["grcn", "few anchors"])
+@pytest.mark.parametrize("config", [small("paper_r18"), FEW], ids=["grcn", "few anchors"])
 def test_the_graph_is_the_detector(config: DetectorConfig) -> None:
     """Resized and scaled back in the graph, a batch at a time, or by `Detector`."""
     model = lively(config)
@@ -71,7 +71,7 @@ def test_the_graph_is_the_detector(config: DetectorConfig) -> None:
 
 
 def test_nothing_found_is_nothing_but_filling() -> None:
-    model = lively(replace(small("grcn_r18"), roi=replace(small("grcn_r18").roi, score_threshold=1.0)))
+    model = lively(replace(small("paper_r18"), roi=replace(small("paper_r18").roi, score_threshold=1.0)))
     with torch.no_grad():
         boxes, scores, ids = Graph(model.eval())(torch.zeros(2, 50, 60, 3, dtype=torch.uint8))
     assert not boxes.any()
@@ -80,7 +80,7 @@ def test_nothing_found_is_nothing_but_filling() -> None:
 
 
 def test_images_of_one_colour_and_one_pixel() -> None:
-    graph = Graph(lively(small("grcn_r18")).eval())
+    graph = Graph(lively(small("paper_r18")).eval())
     for size in ((1, 1), (1, 300), (300, 1)):
         with torch.no_grad():
             parts: tuple[Tensor, ...] = graph(torch.full((1, *size, 3), 255, dtype=torch.uint8))

@@ -18,14 +18,14 @@ from grcn.errors import ConfigError, DataError
 from grcn.model.backbones import make_backbone
 from grcn.model.detector import RCNN, build_detector, resolve
 
-FAMILIES = ["faster_rcnn_r18_c4", "faster_rcnn_r18_c5", "grcn_r18", "grcn_vgg16"]
+FAMILIES = ["faster_rcnn_r18_c4", "faster_rcnn_r18_c5", "paper_r18", "grcn_r18", "paper_vgg16"]
 
 
 @pytest.fixture(scope="module")
 def model() -> RCNN:
     """A small G-RCN with lively answers."""
     torch.manual_seed(0)
-    model = build(small("grcn_r18"))
+    model = build(small("paper_r18"))
     enlivened(model, random_images((96, 128), (96, 128)))
     return model
 
@@ -145,7 +145,7 @@ def test_bf16_autocast() -> None:
     torch.manual_seed(0)
     contexts: tuple[Context, ...] = ("global", "attention")
     for context in contexts:
-        model = build(small("grcn_r18", cls_context=context, loc_context=context))
+        model = build(small("paper_r18", cls_context=context, loc_context=context))
         images, targets = random_images((64, 96), (80, 64)), [objects(3), objects(2)]
         with torch.autocast("cpu", torch.bfloat16):
             losses = model.train()(images, targets)
@@ -317,7 +317,7 @@ def test_the_default_on_pretrained_weights_freezes_two_stages() -> None:
 @pytest.mark.parametrize("switched", [False, True])
 def test_batch_norm_of_frozen_stages_keeps_its_statistics(switched: bool) -> None:
     """Right after building, and after changes of mode."""
-    model = build(small("grcn_r18", norm="bn", frozen_stages=3), pretrained=True)
+    model = build(small("paper_r18", norm="bn", frozen_stages=3), pretrained=True)
     if switched:
         model.eval().train()
     before = {name: value.clone() for name, value in model.named_buffers()}

@@ -112,12 +112,12 @@ def test_predictions_are_those_done_by_hand(kind: dict[str, Any], cls: Context, 
 )
 def test_pooling_kinds(roi: RoIConfig) -> None:
     torch.manual_seed(0)
-    check(build(small("grcn_r18", roi=roi)).eval())
+    check(build(small("paper_r18", roi=roi)).eval())
 
 
 def test_vgg_head_with_context() -> None:
     torch.manual_seed(0)
-    check(build(small("grcn_vgg16")).eval())
+    check(build(small("paper_vgg16")).eval())
 
 
 def check(model: RCNN) -> None:
@@ -145,7 +145,7 @@ def check(model: RCNN) -> None:
 def test_global_context_sees_the_whole_image_and_nothing_of_the_padding() -> None:
     """Beside a larger image, an image's own context is that of its own pixels' cells."""
     torch.manual_seed(0)
-    model = build(small("grcn_r18")).eval()
+    model = build(small("paper_r18")).eval()
     whole = torch.tensor([[0.0, 0, 64, 64], [0, 0, 128, 96]])
     maps = Maps(*[[torch.randn(2, 512, -(-96 // s), 128 // s)] for s in (16, 32, 16)])
     boxes = torch.tensor([[[2.0, 2, 10, 10]], [[0, 0, 0, 0]]])
@@ -292,7 +292,7 @@ def test_refined_boxes_are_those_of_their_own_class_done_by_hand(kind: dict[str,
 
 
 def test_nothing_found_is_not_refined() -> None:
-    config = small("grcn_r18")
+    config = small("paper_r18")
     model = build(replace(config, roi=replace(config.roi, refine=1, score_threshold=1.0))).eval()
     with torch.no_grad():
         assert [len(found["boxes"]) for found in model(random_images(*SIZES[:2]))] == [0, 0]

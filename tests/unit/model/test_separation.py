@@ -137,7 +137,7 @@ CLS_OWN, LOC_OWN = {"cls head", "cls reduce", "scores"}, {"loc head", "loc reduc
 )
 def test_each_branch_learns_from_its_own_task_alone(source: str, taught_by_rpn: set[str]) -> None:
     torch.manual_seed(0)
-    model = build(looking_at(small("grcn_r18"), source))
+    model = build(looking_at(small("paper_r18"), source))
     assert taught(model, "loss_classifier") == {"trunk", "cls branch"} | CLS_OWN
     assert taught(model, "loss_box_reg") == {"trunk", "loc branch"} | LOC_OWN
     assert taught(model, "loss_objectness", "loss_rpn_box_reg") == taught_by_rpn
@@ -175,7 +175,7 @@ def looking_at(config: DetectorConfig, source: Any) -> DetectorConfig:
     ],
 )
 def test_the_rpn_looks_at_the_map_it_is_told(separation: Separation, source: str, stride: int, width: int) -> None:
-    model = build(looking_at(small("grcn_r18", separation=separation), source))
+    model = build(looking_at(small("paper_r18", separation=separation), source))
     assert (model.rpn.stride, model.rpn.conv.in_channels) == (stride, width)
     seen = []
     model.rpn.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
@@ -209,12 +209,12 @@ def test_the_last_stage_is_the_trunk_and_an_earlier_one_is_not() -> None:
     assert torch.equal(found["conv4"].separation.trunk.conv5(maps.rpn[0]), maps.cls[0])
 
 
-@pytest.mark.parametrize("name", ["grcn_r18", "faster_rcnn_r50_c4", "grcn_lite0", "grcn_vgg16", "grcn_r18_fpn"])
+@pytest.mark.parametrize("name", ["paper_r18", "faster_rcnn_r50_c4", "grcn_lite0", "paper_vgg16", "grcn_r18_fpn"])
 def test_checkpointing_changes_memory_and_nothing_else(name: str) -> None:
     torch.manual_seed(0)
     images, targets = random_images((96, 128), (96, 128)), [objects(2), objects(3)]
     model = build(small(name)).double().train()
-    if name == "grcn_vgg16":  # whose dropout is the one thing random beside the samples
+    if name == "paper_vgg16":  # whose dropout is the one thing random beside the samples
         for head in model.roi.heads.values():
             head.dropout = 0.0
     images = [image.double() for image in images]

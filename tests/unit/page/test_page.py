@@ -16,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
+from building import NAMED
 from grcn import Detector
 from grcn.cli.main import main
 from grcn.config import InputConfig
@@ -24,7 +25,6 @@ from grcn.model.detector import build_detector
 from grcn.model.separation import Maps
 from grcn.page import app as page
 from grcn.page.app import energy, look, predict_with_maps, respond
-from grcn.presets import preset
 from grcn.thresholds import Thresholds
 from lively import small
 
@@ -33,7 +33,7 @@ NAMES = ("cat", "dog")
 
 def detector(name: str) -> Detector:
     torch.manual_seed(0)
-    config = preset(name)
+    config = NAMED[name]
     config = replace(
         config,
         input=InputConfig(64, 96),
@@ -45,7 +45,7 @@ def detector(name: str) -> Detector:
 
 @pytest.fixture(scope="module")
 def grcn() -> Detector:
-    return detector("grcn_r18")
+    return detector("paper_r18")
 
 
 @pytest.fixture(scope="module")

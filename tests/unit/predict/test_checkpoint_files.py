@@ -51,8 +51,8 @@ def tmp_path(tmp_path: Path) -> Iterator[Path]:
 @pytest.mark.parametrize(
     ("config", "pretrained"),
     [
-        (small("grcn_r18", cls_context="attention"), False),
-        (small("grcn_r18"), True),
+        (small("paper_r18", cls_context="attention"), False),
+        (small("paper_r18"), True),
         (small("faster_rcnn_r18_c4", norm="group"), False),
         (small(VGG, norm="none"), False),
     ],
@@ -313,7 +313,7 @@ def test_both_branches_start_from_the_files_conv5(
     if suffix == "safetensors":
         path = tmp_path / "resnet18.safetensors"
         safetensors.torch.save_file(state, path)
-    model = build_detector(small("grcn_r18", norm=norm), 3, path)
+    model = build_detector(small("paper_r18", norm=norm), 3, path)
     assert model.config.frozen_stages == 2
     assert torch.equal(model.separation.trunk.conv1[0].weight, state["conv1.weight"])
     assert torch.equal(model.separation.trunk.conv4[1].bn2.running_var, state["layer3.1.bn2.running_var"])
@@ -352,7 +352,7 @@ def test_vgg16s_fc6_and_fc7_come_from_the_classifier(tmp_path: Path) -> None:
     torch.save(features, tmp_path / "features.pth")
     with pytest.raises(CheckpointError, match=r"4 missing .*-classifier\.0\.weight"):
         build_detector("faster_rcnn_vgg16", 3, tmp_path / "features.pth")
-    narrow = build_detector(small("grcn_vgg16"), 3, tmp_path / "features.pth")
+    narrow = build_detector(small("paper_vgg16"), 3, tmp_path / "features.pth")
     convs = [m for m in narrow.separation.loc_branch.conv5 if isinstance(m, torch.nn.Conv2d)]
     assert torch.equal(convs[2].weight, network.features[28].weight)
 
@@ -470,9 +470,8 @@ def test_lite0_starts_from_what_timm_publishes(server: tuple[Path, str], monkeyp
     monkeypatch.setitem(PUBLISHED, "tf_efficientnet_lite0", f"{address}/{name}")
     model = build_detector("grcn_lite0", 3, "imagenet")
     assert torch.equal(model.separation.trunk.conv1.conv_stem.weight, state["conv_stem.weight"])
-    for chain in ("cls_branch", "loc_branch"):
-        found = stage_of(model, chain, "conv5")
-        assert torch.equal(found["blocks_5.0.conv_dw.weight"], state["blocks.5.0.conv_dw.weight"])
+    found = stage_of(model, "trunk", "conv5")
+    assert torch.equal(found["blocks_5.0.conv_dw.weight"], state["blocks.5.0.conv_dw.weight"])
     assert model.config.norm == "frozen_bn"
 
 
@@ -480,7 +479,7 @@ def test_the_shared_file_fills_lite0(shared_weights: Path) -> None:
     file = shared_weights / "tf_efficientnet_lite0.safetensors"
     model = build_detector("grcn_lite0", 3, file)
     wanted = safetensors.torch.load_file(file)["blocks.6.0.bn3.running_var"]
-    assert torch.equal(stage_of(model, "loc_branch", "conv5")["blocks_6.0.bn3.running_var"], wanted)
+    assert torch.equal(stage_of(model, "trunk", "conv5")["blocks_6.0.bn3.running_var"], wanted)
 
 
 def test_a_wrong_hash_is_refused(server: tuple[Path, str], tmp_path: Path) -> None:

@@ -403,5 +403,5 @@ def test_load_of_a_preset_starts_from_imagenet(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     detector = Detector.load("grcn_r18", class_names=NAMES, optimize="none")
     assert (detector.class_names, detector.preset) == (NAMES, "grcn_r18")
-    weights = dict(detector.model.named_parameters())["separation.loc_branch.conv5.0.conv1.weight"]
+    weights = dict(detector.model.named_parameters())["separation.trunk.conv5.0.conv1.weight"]
     torch.testing.assert_close(weights, network.layer4[0].conv1.weight)

@@ -34,7 +34,7 @@ def test_folding_leaves_the_detections(name: str, pretrained: bool) -> None:
 
 
 def test_group_norm_is_left() -> None:
-    model = build(small("grcn_r18", norm="group"))
+    model = build(small("paper_r18", norm="group"))
     assert sum(isinstance(m, nn.GroupNorm) for m in optimized(model, "fold").modules()) == sum(
         isinstance(m, nn.GroupNorm) for m in model.modules()
     )
@@ -43,7 +43,7 @@ def test_group_norm_is_left() -> None:
 def test_bfloat16_is_near_and_keeps_anchors_and_statistics() -> None:
     torch.manual_seed(0)
     images = random_images((96, 128))
-    model = enlivened(build(small("grcn_r18")), images)
+    model = enlivened(build(small("paper_r18")), images)
     half = optimized(model, "bf16")
     assert {p.dtype for p in half.parameters()} == {torch.bfloat16}
     assert {b.dtype for b in half.buffers() if b.is_floating_point()} == {torch.float32}
@@ -59,7 +59,7 @@ def test_bfloat16_is_near_and_keeps_anchors_and_statistics() -> None:
 
 @pytest.mark.parametrize("how", ["fold", "bf16"])
 def test_the_model_itself_is_left_alone(how: str) -> None:
-    model = build(small("grcn_r18")).train()
+    model = build(small("paper_r18")).train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     fast = optimized(model, how)
     assert model.training

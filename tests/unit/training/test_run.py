@@ -527,7 +527,7 @@ def test_the_preset_is_trained_where_no_model_is_given(tiny, beach, tmp_path):
 
     config = _settle(TrainConfig(data=str(beach), preset="grcn_r18"))
     assert config.model.backbone == "resnet18"
-    assert config.model.separation == "conv4"
+    assert config.model.separation == "roi"
     assert config.out == "runs/grcn_r18-beach"
     own = DetectorConfig(backbone="resnet34")
     assert _settle(TrainConfig(data=str(beach), model=own)).model == own
