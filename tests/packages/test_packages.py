@@ -167,6 +167,25 @@ def test_the_lock_is_up_to_date() -> None:
     assert done.returncode == 0, f"{done.stderr}run make lock"
 
 
+def test_all_extras_together_are_free_of_the_gpl() -> None:
+    """The wheels of av and pillow-heif carry x264 or x265, and supervision requires av."""
+    with open(ROOT / "uv.lock", "rb") as file:
+        locked = tomllib.load(file)["package"]
+    needs = {package["name"]: package for package in locked}
+    extras = needs["grcn"]["optional-dependencies"]
+    waiting = [*needs["grcn"]["dependencies"], *extras["all"]]
+    found: set[str] = set()
+    while waiting:
+        wanted = waiting.pop()
+        for extra in wanted.get("extra", ()):
+            waiting += needs[wanted["name"]].get("optional-dependencies", {}).get(extra, [])
+        if wanted["name"] not in found:
+            found.add(wanted["name"])
+            waiting += [need for p in locked if p["name"] == wanted["name"] for need in p.get("dependencies", [])]
+    assert {"torch", "onnxruntime", "gradio"} <= found
+    assert not found & {"av", "pillow-heif", "opencv-python", "opencv-python-headless", "supervision"}
+
+
 def test_errors_name_extras_that_there_are() -> None:
     declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     assert set(EXTRAS) == set(declared) - {"all", "docs", "dev"}
