@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import re
 import shutil
+import statistics
 from pathlib import Path
 
 import pytest
@@ -97,3 +99,14 @@ def test_what_is_said_of_scores_is_in_the_records() -> None:
             out = io.StringIO()
             print_scores(metrics, Console(file=out, width=80, color_system=None))
             assert "\n".join(line.rstrip() for line in out.getvalue().splitlines()) in page
+
+
+def test_the_page_says_how_far_the_same_trial_is_from_itself() -> None:
+    pairs = json.loads((RESULTS / "studies" / "repeats.json").read_text(encoding="utf-8"))
+    deviation = {
+        data: 100
+        * math.sqrt(statistics.fmean((a - b) ** 2 / 2 for a, b in (p["AP"] for p in pairs if p["data"] == data)))
+        for data in ("E", "V")
+    }
+    text = " ".join((RESULTS / "findings.md").read_text(encoding="utf-8").split())
+    assert f"a standard deviation of {deviation['E']:.1f} on E and {deviation['V']:.1f} on V" in text
