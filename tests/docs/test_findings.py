@@ -110,3 +110,13 @@ def test_the_page_says_how_far_the_same_trial_is_from_itself() -> None:
     }
     text = " ".join((RESULTS / "findings.md").read_text(encoding="utf-8").split())
     assert f"a standard deviation of {deviation['E']:.1f} on E and {deviation['V']:.1f} on V" in text
+
+
+def test_the_readmes_results_are_rows_of_the_tables() -> None:
+    deviations = re.compile(r"\d+\.\d ± \d+\.\d")
+    text = (RESULTS.parents[1] / "README.md").read_text(encoding="utf-8")
+    rows = [deviations.findall(line) for line in text.splitlines() if line.startswith("|") and "±" in line]
+    known = {tuple(deviations.findall(row)[:3]) for table in TABLES for row in seeds_of_rows(table)}
+    assert len(rows) >= 7
+    for row in rows:
+        assert tuple(row) in known
