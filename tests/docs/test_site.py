@@ -69,6 +69,13 @@ def test_nothing_is_loaded_from_elsewhere(site: Path) -> None:
         assert not (found := loads.search(path.read_text(encoding="utf-8"))), f"{path}: {found[0]}"
 
 
+def test_figures_and_short_code_stay_in_one_line(site: Path) -> None:
+    page = (site / "performance.html").read_text(encoding="utf-8")
+    assert re.search(r'<td class="figure"[^>]*>0\.85</td>', page)
+    assert '<code class="short">make bench</code>' in page
+    assert not re.search(r'<td class="figure"[^>]*>[a-z]', page)
+
+
 def test_docstrings_name_the_arguments_that_there_are() -> None:
     """mkdocstrings' own check is off, since it takes `height, width: ...` for the name of one argument."""
     package = griffe.load("grcn", search_paths=[ROOT / "src"])

@@ -315,7 +315,7 @@ def test_predict_names_what_it_leaves_out(tmp_path: Path, capsys: pytest.Capture
     (folder / "broken.png").write_bytes(b"no picture")
     assert main(["predict", "run", str(folder), "--out", str(tmp_path / "out"), "--score", "1"]) == 4
     out, err = capsys.readouterr()
-    assert out == f"{tmp_path / 'out'}: nothing in 1 images\n"
+    assert out == f"{tmp_path / 'out'}: nothing in 1 image; the pictures are in {tmp_path / 'out' / 'drawn'}\n"
     left_out, photos, loaded, broken, end = err.splitlines()
     assert loaded == "grcn: run: grcn_r18 on cpu, optimize fold"
     assert left_out.startswith("grcn: 4 files are left out (neither image nor video): ")

@@ -217,6 +217,8 @@ def test_two_detectors_side_by_side(work: Path, server: Server, browser: Any, de
         last = figures[1].locator("rect:visible").last  # the smallest: nothing lies over it
         last.tap() if device is PHONE else last.hover()
         assert tab.locator(".tip").inner_text() == last.get_attribute("aria-label")
+        tip, box = tab.locator(".tip").bounding_box(), last.bounding_box()
+        assert tip["y"] + tip["height"] <= box["y"], "nothing of what it names is hidden"
         figures[0].locator("rect:visible").last.focus()  # or the keyboard
         assert tab.locator(".tip").inner_text() == figures[0].locator("rect:visible").last.get_attribute("aria-label")
         assert any("<b>eel</b>" in label for figure in figures for label, _ in shown(figure))

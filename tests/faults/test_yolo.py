@@ -232,7 +232,7 @@ def test_nothing_names_the_classes(root: Path) -> None:
     assert (data.class_names, data[0].target.labels.tolist()) == (("0", "1", "2", "3", "4"), [0, 2])
     (said,) = data.defects
     assert (said.kind, said.file, said.exit_code) == ("classes-by-number", "classes.txt", 0)
-    assert "nothing else names the classes: their names are their numbers, 0 to 4; it may name them" in said.message
+    assert "no other file names the classes, so they are called 0 to 4; to name them, write that file" in said.message
     with pytest.raises(AnnotationError, match=r"a\.txt: line 2: '77 far' does not"):
         open_dataset(root, split="val")
     kinds = [defect.kind for defect in check_dataset(root).defects]
@@ -249,7 +249,7 @@ def test_training_says_once_that_nothing_names_the_classes(root: Path) -> None:
     heard: list[str] = []
     train, val = open_data(TrainConfig(data=str(root), val_split="val"), heard.append)
     assert (train.class_names, val and val.class_names) == (("0",), ("0",))
-    assert ["nothing else names the classes" in line for line in heard].count(True) == 1
+    assert ["no other file names the classes" in line for line in heard].count(True) == 1
 
 
 @pytest.mark.parametrize("listed", [False, True])

@@ -59,7 +59,9 @@ def predict(argv: Sequence[str]) -> int:
         )
     counts = ", ".join(f"{count} {name}" for name, count in summary.found.most_common()) or "nothing"
     frames = f" and {summary.frames} video frames" if summary.frames else ""
-    print(f"{out}: {counts} in {summary.images} images{frames}")
+    images = f"{summary.images} image{'' if summary.images == 1 else 's'}"
+    drawn = f"; the pictures are in {out / 'drawn'}" if summary.images or summary.frames else ""
+    print(f"{out}: {counts} in {images}{frames}{drawn}")
     if summary.broken:
         raise ImageError(f"{len(summary.broken)} of {len(sources)} sources could not be done; the others are")
     return 0

@@ -359,7 +359,8 @@ def render(report: CheckReport, console: Console | None = None, *, limit: int | 
 
     if report.sizing is not None and report.suggested is not None:
         console.print(_sizing_table(report.sizing, report.suggested))
-        say(f"To train with what is suggested: grcn train --data {shlex.quote(str(report.root))} --fit data")
+        command = f"grcn train --data {shlex.quote(str(report.root))}"
+        say(f"{command} uses the suggested sizes; --fit none keeps the configured ones")
 
     say("Defects" if report.exit_code else "No defects found.", "bold")
     kinds: dict[str, list[Defect]] = {}

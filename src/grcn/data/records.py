@@ -231,10 +231,9 @@ class Findings:
         if highest >= MOST_CLASSES:
             raise AnnotationError(f"{place}: class {highest} with nothing to name it; name the classes in classes.txt")
         if highest >= 0:
-            message = f"is not there, and nothing else names the classes: their names are their numbers, 0 to {highest}"
-            self.remark(
-                "classes-by-number", place / "classes.txt", f"{message}; it may name them, one a line in that order"
-            )
+            message = f"is missing, and no other file names the classes, so they are called 0 to {highest}"
+            remedy = "to name them, write that file, one name a line in that order"
+            self.remark("classes-by-number", place / "classes.txt", f"{message}; {remedy}")
         return tuple(map(str, range(highest + 1)))
 
     def unread(self, image: Path) -> None:

@@ -41,8 +41,8 @@ function makeView(photo, detector) {
       const label = `${name} ${detection.score.toFixed(2)}`;
       const said = { tabindex: 0, role: "img", "aria-label": label };
       const rect = make(group, "rect", { x, y, width, height, stroke: color, ...said });
-      const tell = (event) => showTip(rect, label, color, event);
-      for (const kind of ["pointerenter", "pointermove", "focus"]) rect.addEventListener(kind, tell);
+      const tell = () => showTip(rect, label, color);
+      for (const kind of ["pointerenter", "focus"]) rect.addEventListener(kind, tell);
       for (const kind of ["pointerleave", "blur"]) rect.addEventListener(kind, hideTip);
       return { detection, name, color, rect };
     });
@@ -91,17 +91,16 @@ function update() {
   }
 }
 
-function showTip(rect, label, color, event) {
+function showTip(rect, label, color) {
   const tip = part(".tip");
   tip.textContent = label;
   tip.style.borderColor = color;
   tip.hidden = false;
-  // Beside the pointer, or at the box's corner for the keyboard; in the view's coordinates, so that it scrolls along.
-  const pointed = event.clientX !== undefined;
-  const at = pointed ? { left: event.clientX + 14, top: event.clientY + 14 } : rect.getBoundingClientRect();
-  const view = element.getBoundingClientRect();
-  tip.style.left = `${Math.max(0, Math.min(at.left - view.left, view.width - tip.offsetWidth))}px`;
-  tip.style.top = `${Math.max(0, Math.min(at.top - view.top, view.height - tip.offsetHeight))}px`;
+  // Above the box, so that it hides nothing of it, unless that is beyond the screen; in the view's coordinates, so that
+  // it scrolls along.
+  const [box, view] = [rect, element].map((node) => node.getBoundingClientRect());
+  tip.style.left = `${Math.max(0, Math.min(box.left - view.left, view.width - tip.offsetWidth))}px`;
+  tip.style.top = `${Math.max(box.top - tip.offsetHeight - 4, 0) - view.top}px`;
 }
 
 function hideTip() {

@@ -1,4 +1,4 @@
-"""Detections drawn on pictures, readable on small and large ones."""
+"""Detections drawn on pictures, readable on small and large ones; and the colours of all drawings, plots and pages."""
 
 from __future__ import annotations
 
@@ -15,20 +15,33 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-# Dark enough for white text on them, told apart also where red and green are not (by lightness).
-PALETTE = ("#c2271f", "#1f5fb4", "#1b7f3a", "#8a3fb5", "#b85c00", "#0e7490", "#b0186b", "#5b6b12", "#6f4326", "#374151")
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Okabe and Ito's colours, told apart by every kind of colour vision. Their yellow is left out: paper swallows it."""
 MIN_SIDE = 512
 """Pictures whose longer side is shorter are enlarged to it, so that labels leave something to see."""
+LEAST_LETTERS = 13
+"""The least size of letters, in pixels of what is drawn."""
 
-# What a label's place costs by the share of it that lies on each.
-_ON_LABELS, _ON_ITS_OBJECT, _ON_OTHERS = 12.0, 10.0, 1.0
+
+def ink(color: str) -> str:
+    """`black` or `white`: what text on a colour has the higher contrast in, by WCAG's measure.
+
+    Args:
+        color: as `#rrggbb`.
+    """
+    shares = np.array(ImageColor.getrgb(color)[:3]) / 255
+    linear = np.where(shares <= 0.04045, shares / 12.92, ((shares + 0.055) / 1.055) ** 2.4)
+    luminance = linear @ (0.2126, 0.7152, 0.0722)
+    return "black" if (luminance + 0.05) / 0.05 > 1.05 / (luminance + 0.05) else "white"
 
 
 def draw_detections(image: NDArray[np.uint8], detections: Detections, view: int | None = None) -> NDArray[np.uint8]:
     """A copy of the picture with each detection's box, class name and score, and number where it was tracked.
 
-    A label lies beside its box where there is room, on no other label, and in the picture. Classes whose names no font
-    at hand can write are called by their number (`grcn.fonts`).
+    A label lies above its box, else below, else beside it, and in the box only where there is no room elsewhere. It is
+    whole in the picture and, where that can be, on no other label. Lines have an edge in the colour of their label's
+    text, so that they are seen on any ground. Classes whose names no font at hand can write are called by their number
+    (`grcn.fonts`).
 
     Args:
         image: [H, W, 3] uint8 RGB.
@@ -84,29 +97,42 @@ def draw_marks(
     scale = max(1.0, MIN_SIDE / max(height, width))
     size = (max(round(width * scale), 1), max(round(height * scale), 1))
     picture = image.copy() if scale == 1 else np.array(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
-    view = min(view or max(size), max(size))
+    view = min(view or max(size), max(size), 4 * min(size))  # of a long strip a part is looked at at once
     thickness = max(2, round(view / 500))
     for others, color in thin:
         for box in _outlines(others * scale, size, thickness // 2).tolist():
-            _draw_box(picture, box, thickness // 2, ImageColor.getrgb(color))
+            _draw_lines(picture, box, thickness // 2, ImageColor.getrgb(color))
     if not marks:
         return picture
     outlines = _outlines(boxes * scale, size, thickness)
-    labels = _labels(marks, class_names, max(12, round(view / 55)), size[0])
-    places = _places(outlines, np.array([(label.width, label.height) for label in labels]), size)
-    colors = [ImageColor.getrgb(mark.color) for mark in marks]
+    labels = _labels(marks, class_names, max(LEAST_LETTERS, round(view / 50)), size[0])
+    edges = outlines + _edge(thickness) * np.array((-1, -1, 1, 1))
+    places = _places(edges, np.array([(label.width, label.height) for label in labels]), size)
     first_last = range(len(labels) - 1, -1, -1)
     for i in first_last:
-        _draw_box(picture, outlines[i].tolist(), thickness, colors[i])
+        _draw_box(picture, outlines[i].tolist(), thickness, marks[i].color)
     for i in first_last:
         x, y = places[i].tolist()
-        tile = _draw_label(labels[i], colors[i])[: size[1] - y, : size[0] - x]
+        tile = _draw_label(labels[i], marks[i].color)[: size[1] - y, : size[0] - x]
         picture[y : y + tile.shape[0], x : x + tile.shape[1]] = tile
     return picture
 
 
-def _draw_box(picture: NDArray[np.uint8], box: Sequence[int], thickness: int, color: tuple[int, ...]) -> None:
-    """Draws a box's lines, inwards from its first and last pixels; what lies outside the picture is left out."""
+def _edge(thickness: int) -> int:
+    """How thick the edge of a line is."""
+    return max(1, thickness // 3)
+
+
+def _draw_box(picture: NDArray[np.uint8], box: Sequence[int], thickness: int, color: str) -> None:
+    """Draws a box's lines, inwards from its first and last pixels, and around them their edge."""
+    edge, (left, top, right, bottom) = _edge(thickness), box
+    around = (left - edge, top - edge, right + edge, bottom + edge)
+    _draw_lines(picture, around, edge, ImageColor.getrgb(ink(color)))
+    _draw_lines(picture, box, thickness, ImageColor.getrgb(color))
+
+
+def _draw_lines(picture: NDArray[np.uint8], box: Sequence[int], thickness: int, color: tuple[int, ...]) -> None:
+    """Draws four lines, inwards from its first and last pixels; what lies outside the picture is left out."""
     left, top, right, bottom = (max(value, 0) for value in (box[0], box[1], box[2] + 1, box[3] + 1))
     lines = (
         (left, top, right, min(box[1] + thickness, bottom)),
@@ -118,11 +144,11 @@ def _draw_box(picture: NDArray[np.uint8], box: Sequence[int], thickness: int, co
         picture[y1 : max(y2, 0), x1 : max(x2, 0)] = color
 
 
-def _draw_label(label: _Label, color: tuple[int, ...]) -> NDArray[np.uint8]:
+def _draw_label(label: _Label, color: str) -> NDArray[np.uint8]:
     """A label as a picture of its own, [height, width, 3]."""
     tile = Image.new("RGB", (label.width, label.height), color)
     where = (label.padding, label.padding // 2)
-    ImageDraw.Draw(tile).text(where, label.text, fill="white", font=label.font)
+    ImageDraw.Draw(tile).text(where, label.text, fill=ink(color), font=label.font)
     return np.asarray(tile)
 
 
@@ -162,22 +188,28 @@ def _outlines(boxes: Array, size: tuple[int, int], thickness: int) -> Array:
 def _places(boxes: Array, sizes: Array, size: tuple[int, int]) -> Array:
     """Where the labels lie, [N, 2] int64: left and top; the first takes what is best for it.
 
+    The best place covers least of the label's own box and of the labels before it; among such places, least of other
+    boxes; among those, it is the first of: above, below, to the right, to the left, inside.
+
     Args:
-        boxes: [N, 4], from `_outlines`.
+        boxes: [N, 4], first and last pixels.
         sizes: [N, 2], width and height of the labels.
         size: width and height of the picture.
     """
     areas = np.concatenate([boxes[:, :2], boxes[:, 2:] + 1], axis=1)  # half-open
     taken = np.empty_like(areas)
     for i, ((left, top, right, bottom), (w, h)) in enumerate(zip(areas.tolist(), sizes.tolist(), strict=True)):
-        beside = [(left, top - h), (right - w, top - h), (right, top), (left - w, top)]
-        beside += [(left, bottom), (right - w, bottom), (right, bottom - h), (left - w, bottom - h), (left, top)]
-        first = np.clip(beside, 0, (max(size[0] - w, 0), max(size[1] - h, 0)))
-        label = np.concatenate([first, first + np.array((w, h))], axis=1)  # [9, 4]
+        columns, rows = (left, right - w, (left + right - w) // 2), (top, bottom - h, (top + bottom - h) // 2)
+        around = [(x, y) for y in (top - h, bottom) for x in columns] + [
+            (x, y) for x in (right, left - w) for y in rows
+        ]
+        inside = [(x, y) for y in rows[:2] for x in columns[:2]]
+        first = np.clip(around + inside, 0, (max(size[0] - w, 0), max(size[1] - h, 0)))
+        label = np.concatenate([first, first + np.array((w, h))], axis=1)  # [16, 4]
         on_boxes = _shared(label, areas)
-        cost = _ON_OTHERS * on_boxes.sum(axis=1) + (_ON_ITS_OBJECT - _ON_OTHERS) * on_boxes[:, i]
-        cost += _ON_LABELS * _shared(label, taken[:i]).sum(axis=1)
-        taken[i] = label[int(cost.argmin())]
+        own = on_boxes[:, i]
+        worst = own + _shared(label, taken[:i]).sum(axis=1)
+        taken[i] = label[np.lexsort((on_boxes.sum(axis=1) - own, worst))[0]]
     return taken[:, :2]
 
 

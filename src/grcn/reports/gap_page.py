@@ -10,6 +10,7 @@ import numpy as np
 
 from grcn.evaluation.coco import IOU, nan_mean
 from grcn.evaluation.gap import ERRORS, KEYS, ORACLES, Gap, Intervals, rank_correlation
+from grcn.predict.draw import PALETTE
 from grcn.reports.figures import figure_fonts
 
 if TYPE_CHECKING:
@@ -18,8 +19,7 @@ if TYPE_CHECKING:
 
     _Draw = Callable[[Axes, Sequence[str], Sequence[Gap]], None]
 
-# Okabe and Ito's colours, told apart by every kind of colour vision; in grey print by line style, marker and hatch.
-_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+# Detectors have a colour of the palette each; grey print tells them apart by line style, marker and hatch.
 _LINES = ("-", "--", "-.", ":")
 _HATCHES = ("", "///", "\\\\\\", "xx", "--", "||", "++")
 
@@ -128,7 +128,7 @@ def _bars(axes: Axes, names: Sequence[str], groups: Sequence[str], values: Seque
     width = 0.8 / len(names)
     for i, (name, heights) in enumerate(zip(names, values, strict=True)):
         at = np.arange(len(groups)) - 0.4 + width * (i + 0.5)
-        style = {"color": _COLORS[i % len(_COLORS)], "hatch": _HATCHES[i % len(_HATCHES)], "edgecolor": "white"}
+        style = {"color": PALETTE[i % len(PALETTE)], "hatch": _HATCHES[i % len(_HATCHES)], "edgecolor": "white"}
         bars = axes.bar(at, 100 * np.asarray(heights), width, label=name, **style)  # type: ignore[arg-type]
         axes.bar_label(bars, fmt="%.1f", fontsize=7)
     axes.set_xticks(range(len(groups)), groups)
@@ -146,7 +146,7 @@ def _legend(axes: Axes) -> None:
 
 def _line(i: int) -> dict[str, Any]:
     """How the lines of detector i look."""
-    return {"color": _COLORS[i % len(_COLORS)], "linestyle": _LINES[i % len(_LINES)]}
+    return {"color": PALETTE[i % len(PALETTE)], "linestyle": _LINES[i % len(_LINES)]}
 
 
 def _draw_losses(axes: Axes, names: Sequence[str], gaps: Sequence[Gap]) -> None:

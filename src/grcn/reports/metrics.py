@@ -16,6 +16,7 @@ from grcn.evaluation.confusion import confusion_matrix
 from grcn.evaluation.voc import VocMatches, ap_key, match_voc
 from grcn.files import atomic_file, write_json
 from grcn.fonts import drawable
+from grcn.predict.draw import PALETTE
 from grcn.reports.figures import figure_fonts
 from grcn.reports.scores import print_scores, reliability_figure
 from grcn.types import Array, Detections, Target
@@ -26,10 +27,10 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 CURVE_IOU = (0.5, 0.7)
-# Okabe and Ito's blue and vermilion: told apart by every kind of colour vision, and by line style in grey print.
+# Told apart by line style in grey print.
 _CURVE_STYLES: tuple[dict[str, Any], ...] = (
-    {"color": "#0072B2", "linestyle": "-"},
-    {"color": "#D55E00", "linestyle": "--"},
+    {"color": PALETTE[0], "linestyle": "-"},
+    {"color": PALETTE[1], "linestyle": "--"},
 )
 _CLASSES_A_PAGE = 80
 _DPI = 150

@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from grcn.predict.draw import PALETTE
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from rich.console import Console
 
-_BEFORE, _AFTER = "#0072B2", "#D55E00"  # as the curves of precision and recall
+_BEFORE, _AFTER = PALETTE[:2]  # as the curves of precision and recall
 
 
 def reliability_figure(calibration: dict[str, Any]) -> Figure:

@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from grcn.data.records import Dataset
 
 FOLDER = "worst"
-FALSE, MISSED, RIGHT, LOOSE = PALETTE[:4]  # red, blue, green, violet
+MISSED, FALSE, RIGHT, LOOSE = PALETTE[:4]  # blue, orange-red, green, pink
 _MAX_STEM = 60  # letters: a name has at most 255 bytes
 
 
 def draw_errors(image: NDArray[np.uint8], target: Target, errors: PhotoErrors) -> NDArray[np.uint8]:
-    """A copy of the photo with what is wrong in it, each with its class: missed objects blue, false detections red,
-    loose boxes violet, with a thin line where the object is. What is right has a thin green line.
+    """A copy of the photo with what is wrong in it, each with its class: missed objects blue, false detections
+    orange-red, loose boxes pink, with a thin line where the object is. What is right has a thin green line.
 
     Args:
         image: [H, W, 3] uint8 RGB.

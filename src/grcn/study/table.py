@@ -14,6 +14,7 @@ import numpy as np
 
 from grcn.errors import DataError
 from grcn.files import atomic_file
+from grcn.predict.draw import PALETTE
 from grcn.presets import detector_of
 from grcn.study.plan import METRICS, Decision, Study, Trial
 from grcn.study.run import read_result
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 KEYS = ("AP50", "AP70", "AP")
-# Okabe and Ito's colours, told apart by every kind of colour vision.
-_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
 
 @dataclass(frozen=True)
@@ -364,7 +363,7 @@ def _draw_differences(axes: Axes, study: Study, results: Results, data: str) -> 
     """Each cell's difference to the baseline: the seeds as dots, the interval as a bar."""
     of = {cell: _of(results, data, cell) for cell in study.baselines}
     cells = [cell for cell, versus in study.baselines.items() if cell != versus and of[cell].keys() & of[versus]]
-    for k, (key, color) in enumerate(zip(("AP70", "AP"), _COLORS, strict=False)):
+    for k, (key, color) in enumerate(zip(("AP70", "AP"), PALETTE, strict=False)):
         for row, cell in enumerate(cells):
             own, base = of[cell], of[study.baselines[cell]]
             difference = _difference(own, base, key)
@@ -390,7 +389,7 @@ def _draw_curves(axes: Axes, study: Study, results: Results, data: str) -> None:
     """AP over iterations."""
     for i, cell in enumerate(study.baselines):
         if curve := _curve(results, data, cell):
-            style = {"color": _COLORS[i % len(_COLORS)], "linestyle": ("-", "--", ":")[i // len(_COLORS) % 3]}
+            style = {"color": PALETTE[i % len(PALETTE)], "linestyle": ("-", "--", ":")[i // len(PALETTE) % 3]}
             axes.plot(list(curve), [100 * ap for _, ap in curve.values()], marker=".", label=cell, **style)  # type: ignore[arg-type]
     axes.set(xlabel="iteration", ylabel="AP", ylim=(0, None))
     axes.grid(color="0.9")

@@ -134,7 +134,7 @@ def check_same(path: str | Path, saved: dict[str, Any], now: dict[str, Any]) -> 
     if told := differences(former, present):
         raise CheckpointError(
             f"{path}: cannot be resumed as this run: {'; '.join(told)}. Resume with the former values, or start "
-            "a new run in another folder (weights=FILE starts from its weights)"
+            "a new run in another folder (--weights FILE starts from its weights)"
         )
 
 

@@ -81,7 +81,9 @@ def _train(given: TrainConfig, config: TrainConfig, fabric: Fabric, started: flo
     out, lead = Path(config.out), fabric.is_global_zero
     say: Say = tell if progress and lead else say_nothing
     if lead and not config.resume and (out / "config.yaml").exists():
-        raise ConfigError(f"{out}: holds a run already; continue it with resume, or choose another folder with out")
+        raise ConfigError(
+            f"{out}: holds a run already; continue it with --resume true, or choose another folder with --out"
+        )
     check_loggers(config.loggers)
     data, val_data = open_data(config, say)
     config = replace(config, train_split=data.split, val_split=val_data.split if val_data else "none")

@@ -73,7 +73,7 @@ def test_counts_of_a_clean_set(voc: Path) -> None:
     text = printed(report)
     assert "No defects found" in text
     assert "parasol" in text
-    assert f"--data {voc} --fit data" in text
+    assert f"grcn train --data {voc} uses the suggested sizes" in text
 
 
 def test_size_classes_are_cocos(voc: Path) -> None:
@@ -228,7 +228,7 @@ def test_a_set_without_objects_has_no_sizes(voc: Path) -> None:
     assert report.suggested is None
     assert [split.empty for split in report.splits] == [split.images for split in report.splits]
     assert json.loads(json.dumps(report.to_dict()))["sizing"] is None
-    assert "--fit data" not in printed(report)
+    assert "uses the suggested sizes" not in printed(report)
 
 
 def test_json_is_complete_and_strict(voc: Path) -> None:

@@ -423,7 +423,9 @@ def test_a_file_of_another_network_is_refused(change: Callable[[Any], Any], said
 def test_weights_without_a_known_address_are_named() -> None:
     with torch.device("meta"):
         backbone = make_backbone("timm:regnety_004", pretrained=True)
-    with pytest.raises(ConfigError, match=r"timm:regnety_004': no address .* fetch them by hand and pass weights FILE"):
+    with pytest.raises(
+        ConfigError, match=r"timm:regnety_004': no address .* download them and give them as --weights FILE"
+    ):
         load_backbone(backbone, "imagenet")
 
 

@@ -110,7 +110,7 @@ def replace_input(model: RCNN) -> RCNN:
 @pytest.mark.parametrize(
     ("config", "weights", "said"),
     [
-        (CONFIG, "imagenet", "backbone 'plain' takes no file of weights; start from weights random"),
+        (CONFIG, "imagenet", "backbone 'plain' takes no file of weights; start with --weights random"),
         (CONFIG, "network.pth", "takes no file of weights"),
         (replace(CONFIG, head="vgg_fc", roi=replace(CONFIG.roi, size=7)), None, "it has no fc6 and fc7"),
         (replace(CONFIG, frozen_stages=2), None, "frozen_stages 2 with random weights"),

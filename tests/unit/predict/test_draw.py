@@ -28,15 +28,22 @@ def test_a_box_is_drawn_in_its_class_color_at_its_place() -> None:
         for x, y in [(x1, (y1 + y2) // 2), (x2, (y1 + y2) // 2), ((x1 + x2) // 2, y2)]:
             assert np.abs(drawn[y, x].astype(int) - color(class_id)).max() <= 2
         assert (drawn[y1 + 10 : y2 - 10, x1 + 10 : x2 - 10] == 128).all(), "what is inside stays to be seen"
-        label = drawn[y1 - 12 : y1, x1 + 2 : x1 + 60].reshape(-1, 3)
-        assert (label.min(axis=1) > 200).any(), "white text"
+        label = drawn[y1 - 12 : y1 - 2, x1 + 2 : x1 + 60].reshape(-1, 3)
+        text = 255 if draw.ink(PALETTE[class_id]) == "white" else 0
+        assert (np.abs(label.astype(int) - text).max(axis=1) < 50).any(), "its text"
     assert (drawn[:150] == 128).all()
 
 
-def test_labels_of_boxes_at_the_border_stay_in_the_picture() -> None:
-    image = np.zeros((600, 800, 3), dtype=np.uint8)
-    drawn = draw_detections(image, detections((700, 0, 800, 300), classes=(2,)))
-    assert (drawn[:30].min(axis=2) > 200).sum() > 100, "the text of the label, though the box begins at the top"
+@pytest.mark.parametrize("ground", [0, 255])
+@pytest.mark.parametrize("class_id", range(len(PALETTE)))
+def test_lines_are_seen_on_black_and_on_white(ground: int, class_id: int) -> None:
+    """They have their colour and, outside it, an edge in black or white."""
+    image = np.full((600, 800, 3), ground, dtype=np.uint8)
+    names = tuple(f"c{i}" for i in range(len(PALETTE)))
+    drawn = draw_detections(image, Detections([[100, 200, 300, 400]], [0.9], [class_id], names))
+    across = drawn[300, 90:110].astype(int)
+    assert (across == color(class_id)).all(axis=1).any()
+    assert np.ptp(across.sum(axis=1)) > 250, "light beside dark"
 
 
 EDGES = {
@@ -56,21 +63,22 @@ EDGES = {
 
 @pytest.mark.parametrize("box", EDGES.values(), ids=EDGES)
 @pytest.mark.parametrize("class_id", [0, 2])
-def test_the_whole_label_is_in_the_picture(box: tuple[float, float, float, float], class_id: int) -> None:
-    """It has the same pixels as that of a box in the middle."""
+def test_the_whole_label_is_in_the_picture(
+    box: tuple[float, float, float, float], class_id: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = []
 
-    def label(box: tuple[float, float, float, float]) -> np.ndarray:
-        image = np.zeros((600, 800, 3), dtype=np.uint8)
-        found = Detections(np.array([box]), [0.9], [class_id], NAMES)
-        drawn = draw_detections(image, found)
-        rows, columns = np.nonzero(drawn.min(axis=2) > 150)  # its text
-        return drawn[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
+    def plain(label: draw._Label, color: str) -> np.ndarray:
+        sizes.append(label.width * label.height)
+        return np.full((label.height, label.width, 3), (1, 2, 3), np.uint8)
 
-    np.testing.assert_array_equal(label(box), label((300, 250, 500, 350)))
+    monkeypatch.setattr(draw, "_draw_label", plain)
+    drawn = draw_detections(np.zeros((600, 800, 3), np.uint8), Detections(np.array([box]), [0.9], [class_id], NAMES))
+    assert [(drawn == (1, 2, 3)).all(axis=2).sum()] == sizes
 
 
 @pytest.mark.parametrize("size", [(600, 800), (1200, 300), (100, 1600)])
-def test_labels_lie_on_no_other_and_beside_their_boxes_where_there_is_room(size: tuple[int, int]) -> None:
+def test_labels_lie_on_no_other(size: tuple[int, int]) -> None:
     height, width = size
     rng = np.random.default_rng(0)
     for count in (1, 3, 6):
@@ -83,10 +91,55 @@ def test_labels_lie_on_no_other_and_beside_their_boxes_where_there_is_room(size:
         assert (areas[:, 2:] <= (width, height)).all()
         shared = draw._shared(areas, areas)
         assert shared.sum() == np.prod(labels, axis=1).sum(), "each with itself alone"
-    alone = draw._places(np.array([[100, 40, 140, 60]]), np.array([[50, 15]]), (width, height))
-    assert alone.tolist() == [[100, 25]], "above, flush with its left side"
-    high = draw._places(np.array([[100, 5, 140, 60]]), np.array([[50, 15]]), (width, height))
-    assert high.tolist() == [[141, 5]], "no room above: to its right"
+
+
+# The first and last pixels of boxes, the first that of the label that is looked at; where the label, 50 x 15, lies in a
+# picture of 200 x 100.
+PLACES = {
+    "above, flush with its left side": ([(100, 40, 140, 60)], (100, 25)),
+    "above, shifted into the picture": ([(180, 40, 199, 60)], (150, 25)),
+    "no room above: below": ([(100, 5, 140, 60)], (100, 61)),
+    "another object above: below": ([(100, 40, 140, 60), (60, 10, 190, 35)], (100, 61)),
+    "another object above its left half: above its right": ([(50, 40, 149, 60), (40, 20, 99, 35)], (100, 25)),
+    "no room above or below: to the right": ([(100, 5, 140, 95)], (141, 5)),
+    "nor to the right: to the left": ([(120, 5, 190, 95)], (70, 5)),
+    "nor there: over its upper line, where it covers least": ([(10, 5, 190, 95)], (10, 0)),
+    "all of the picture: inside": ([(0, 0, 199, 99)], (0, 0)),
+    "others on all sides: on them, not on its own": ([(60, 20, 139, 79)] + 30 * [(0, 0, 199, 99)], (60, 5)),
+}
+
+
+@pytest.mark.parametrize(("boxes", "place"), PLACES.values(), ids=PLACES)
+def test_a_label_is_above_else_below_else_beside_else_inside(
+    boxes: list[tuple[int, int, int, int]], place: tuple[int, int]
+) -> None:
+    sizes = np.array([(50, 15), *[(1, 1)] * (len(boxes) - 1)])
+    assert tuple(draw._places(np.array(boxes), sizes, (200, 100))[0].tolist()) == place
+
+
+def test_a_label_leaves_its_place_to_one_of_a_surer_box() -> None:
+    """Two boxes at the same place: above and below; a third beside them."""
+    boxes, sizes = np.array([(50, 40, 99, 59)] * 3), np.array([(50, 15)] * 3)
+    assert draw._places(boxes, sizes, (200, 100)).tolist() == [[50, 25], [50, 60], [100, 40]]
+
+
+def luminance(color: str) -> float:
+    """WCAG 2's relative luminance, by its definition."""
+    parts = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    red, green, blue = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+@pytest.mark.parametrize("color", PALETTE)
+def test_text_on_the_palette_can_be_read(color: str) -> None:
+    """By WCAG's contrast for text, 4.5; and the colours can be seen on white paper."""
+    ground, text = luminance(color), {"black": 0.0, "white": 1.0}[draw.ink(color)]
+    assert (max(ground, text) + 0.05) / (min(ground, text) + 0.05) >= 4.5
+    assert 1.05 / (ground + 0.05) > 2
+
+
+def test_the_better_of_black_and_white_is_taken() -> None:
+    assert [draw.ink(color) for color in ("#ffffff", "#777777", "#707070", "#000000")] == ["black"] * 2 + ["white"] * 2
 
 
 def test_the_surest_is_on_top() -> None:

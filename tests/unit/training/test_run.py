@@ -207,7 +207,7 @@ def test_a_folder_that_cannot_be_written_is_refused_before_the_photos_are_opened
 
 
 def test_a_run_is_never_overwritten_by_a_new_one(tiny, beach, whole):
-    with pytest.raises(ConfigError, match="holds a run already; continue it with resume"):
+    with pytest.raises(ConfigError, match="holds a run already; continue it with --resume true"):
         train(config_of(tiny, beach, whole), progress=False)
 
 
@@ -257,7 +257,9 @@ def test_minutes_become_iterations(tiny, beach, tmp_path, capsys):
     config = from_dict(TrainConfig, yaml.safe_load((tmp_path / "run/config.yaml").read_text()))
     assert config.minutes == 0
     assert f"0.02 minutes: {config.iterations} iterations of " in said
-    assert f"{2 * config.iterations} images are few to learn from: " in said
+    assert (
+        f"training will see {2 * config.iterations} images, counting each photo every time it is seen: too few" in said
+    )
     state = load_state(tmp_path / "run/checkpoints/last.ckpt")
     assert state["global_step"] == config.iterations >= 1
     assert "exp_avg_sq" in state["optimizer"]["state"][0]

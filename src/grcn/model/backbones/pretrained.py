@@ -27,7 +27,7 @@ def load_backbone(backbone: Backbone, weights: str | Path, *, fc: bool = False) 
     """
     network = backbone.network
     if network is None:
-        raise ConfigError(f"backbone '{backbone.name}' takes no file of weights; start from weights random")
+        raise ConfigError(f"backbone '{backbone.name}' takes no file of weights; start with --weights random")
     if str(weights) == "coco":
         raise ConfigError(
             "weights 'coco' are those of a whole detector: load it by its preset's name, or start a training from it"
@@ -37,8 +37,8 @@ def load_backbone(backbone: Backbone, weights: str | Path, *, fc: bool = False) 
             raise ConfigError("norm 'group' with weights 'imagenet': those were trained with batch norm; use 'bn'")
         if backbone.url is None:
             raise ConfigError(
-                f"backbone '{backbone.name}': no address of its ImageNet weights is known here; fetch them by hand and "
-                "pass weights FILE, or start from weights random"
+                f"backbone '{backbone.name}': no address of its ImageNet weights is known here; download them "
+                "and give them as --weights FILE, or start without them with --weights random"
             )
         state = download_state_dict(backbone.url)
     else:
@@ -82,7 +82,8 @@ def download_state_dict(url: str) -> dict[str, Tensor]:
             return torch.hub.load_state_dict_from_url(url, map_location="cpu", check_hash=True, weights_only=True)
     except Exception as error:  # urllib, hashing and unpickling each raise their own
         raise CheckpointError(
-            f"{url}: {first_line(error)}; fetch it by hand and pass weights=FILE, or start from weights=random"
+            f"{url}: {first_line(error)}; download it elsewhere and give it as --weights FILE, or "
+            "start without it with --weights random"
         ) from None
 
 
