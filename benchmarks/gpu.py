@@ -174,9 +174,7 @@ def run_trials(
         planned |= {(trial.data, trial.digest) for job in jobs for trial in job}
         print(f"{plan.name}: {sum(map(len, jobs))} of its {len(plan.trials)} trials to do", flush=True)
         todo += [(study, job) for job in jobs]
-    todo.sort(
-        key=lambda entry: entry[1][0].seed
-    )  # what the time leaves undone is then whole seeds
+    todo.sort(key=lambda entry: entry[1][0].seed)  # what the time leaves undone is then whole seeds
     running: dict[subprocess.Popen[bytes], tuple[Job, float]] = {}
     try:
         while session.left > SAVING and (todo or running):
