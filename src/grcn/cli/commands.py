@@ -21,25 +21,25 @@ class Command:
 
 GROUPS = {
     "look at data": {
-        "check": Command("what a data set holds, and what is wrong with it", data.check),
-        "data generate": Command("write a small rendered data set, to try things on", data.generate),
-        "data download": Command("fetch VOC 2007, VOC 2012 or COCO 2017", data.download),
+        "check": Command("show what a data set holds, and what is wrong with it", data.check),
+        "data generate": Command("write a small rendered data set to try things on", data.generate),
+        "data download": Command("download VOC 2007, VOC 2012 or COCO 2017", data.download),
     },
     "train": {
         "train": Command("train a detector on a folder of labelled photos", train.train),
         "models": Command("list the detectors, or show one stage by stage", models.models),
     },
     "measure": {
-        "evaluate": Command("score a detector, or anyone's results, against labels", evaluate.evaluate),
-        "gap": Command("tell what wrong classes and loose boxes each cost", evaluate.gap),
-        "benchmark": Command("time a detector here, and weigh its memory", benchmark.benchmark),
+        "evaluate": Command("score a detector, or results of any tool, against labels", evaluate.evaluate),
+        "gap": Command("measure what wrong classes and loose boxes each cost", evaluate.gap),
+        "benchmark": Command("measure speed and memory of detectors on this machine", benchmark.benchmark),
         "study run": Command("train and score the detectors of a comparison", study.run),
         "study table": Command("write the tables and plots of a comparison", study.table),
     },
     "use": {
         "predict": Command("find objects in photos and videos", predict.predict),
-        "demo": Command("try the whole job, or a trained detector, in a browser", demo.demo),
-        "serve": Command("answer over HTTP: photos in, objects out", serve.serve),
+        "demo": Command("run the whole job on sample data; try a detector in a browser", demo.demo),
+        "serve": Command("serve a detector over HTTP: photos in, objects out", serve.serve),
     },
     "share": {
         "export": Command("write a detector for ONNX Runtime, OpenVINO or torch", export.export),

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from grcn.errors import DataError, Interrupted
 
 if TYPE_CHECKING:
-    from grcn.cli.parser import Parser
+    from grcn.cli.parser import Group, Parser
     from grcn.data.dataset import Dataset
     from grcn.predict.detector import Detector
     from grcn.thresholds import Thresholds
@@ -22,52 +22,47 @@ if TYPE_CHECKING:
 
 
 def add_data_options(parser: Parser, split: str) -> None:
-    parser.add_argument("--data", type=str, required=True, metavar="DIR", help="folder of the data set")
-    parser.add_argument("--split", type=str, default="auto", help=f"auto: the {split} split by its usual name")
-    add_format_option(parser)
+    group = parser.add_argument_group("data set")
+    group.add_argument("--data", type=str, required=True, metavar="DIR", help="folder of the data set")
+    add_split_options(group, split)
 
 
-def add_format_option(parser: Parser, name: str = "--format") -> None:
+def add_split_options(group: Group, split: str, format_name: str = "--format") -> None:
+    group.add_argument(
+        "--split", type=str, default="auto", metavar="NAME", help=f"split to use; auto finds the {split} split"
+    )
+    add_format_option(group, format_name)
+
+
+def add_format_option(group: Group, name: str = "--format") -> None:
     from grcn.config import ReadFormat
 
-    parser.add_argument(name, choices=get_args(ReadFormat), default="auto", help="of the annotations")
+    group.add_argument(name, choices=get_args(ReadFormat), default="auto", help="annotation format")
 
 
 def add_device_options(parser: Parser, batches: bool = True) -> None:
-    parser.add_argument(
-        "--device", type=str, default="auto", help="cpu, cuda, cuda:1, ...; auto: of an exported file the CPU"
-    )
-    parser.add_argument(
+    group = parser.add_argument_group("running the detector")
+    group.add_argument("--device", type=str, default="auto", help=DEVICES)
+    group.add_argument(
         "--optimize",
         choices=("fold", "bf16", "none"),
         default="fold",
-        help="fold: batch norm inside the convolutions, the same detections in less time; bf16: weights in bfloat16 as "
-        "well, slightly other detections; none: the network as trained",
+        help="fold: batch norm merged into the convolutions, faster with the same detections; bf16: weights in "
+        "bfloat16 as well, with slightly different detections; none: the network as trained",
     )
     if batches:
-        parser.add_argument("--batch_size", type=int, default=1, help="images of one size at a time")
-        parser.add_argument("--workers", type=int, default=2, help="threads that read images meanwhile")
+        group.add_argument("--batch_size", type=int, default=1, help="images per batch, all of one size")
+        group.add_argument("--workers", type=int, default=2, help="threads that read images ahead")
 
 
-def add_score_options(parser: Parser, score: float) -> None:
-    from grcn.config import Score
-
-    parser.add_argument(
-        "--score",
-        type=Score,
-        default=score,
-        metavar="SCORE",
-        help="leave out detections below this; best: below the score of best F1 of each class, precise: below that of "
-        "a wanted precision, both as a validation split has chosen them",
-    )
-    add_calibration_option(parser)
+DEVICES = "cpu, cuda, cuda:1, ...; auto takes a GPU if there is one, and the CPU for exported files"
 
 
-def add_calibration_option(parser: Parser) -> None:
-    parser.add_argument(
+def add_calibration_option(group: Group) -> None:
+    group.add_argument(
         "--calibrated",
         action="store_true",
-        help="scores that are probabilities of being right, by the temperature in the file, not the network's own",
+        help="give scores as probabilities of being right; `grcn evaluate --save thresholds` stores what this needs",
     )
 
 

@@ -10,7 +10,7 @@ import argparse
 import difflib
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jsonargparse
@@ -19,6 +19,7 @@ import yaml
 from grcn.errors import ConfigError
 
 Options = jsonargparse.Namespace
+Group = argparse._ArgumentGroup
 MAX_DEPTH = 50
 """Levels of nesting in a value or a file; a configuration has four."""
 
@@ -40,19 +41,35 @@ jsonargparse.set_loader("yaml", _load_shallow, exceptions=(yaml.YAMLError,))
 
 
 class _HelpFormatter(jsonargparse.DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """jsonargparse's help with line breaks kept and types left out; a default is shown where it says something."""
+    """jsonargparse's help with line breaks kept, types left out, short names for values, and every default."""
 
     def _get_help_string(self, action: argparse.Action) -> str:
         text = re.sub(r"(?<!\.)\.$", "", action.help or "")
-        if action.required and action.option_strings:
-            return f"{text} (required)"
-        default = action.default
-        empty = default is None or default is False or default in ("", [], argparse.SUPPRESS)
-        return text if empty or not action.option_strings else f"{text} (default: %(default)s)"
+        if not action.option_strings or action.nargs == 0 or action.default is argparse.SUPPRESS or "default:" in text:
+            return text
+        return f"{text} ({'required' if action.required else f'default: {_shown(action)}'})"
+
+    def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:
+        kind = self._get_type_str(action) or ""
+        return "N" if "int" in kind else "X" if "float" in kind else super()._get_default_metavar_for_optional(action)
+
+    def _format_args(self, action: argparse.Action, default_metavar: str) -> str:
+        text = super()._format_args(action, default_metavar)
+        return re.sub(r"^(.*) \[\1 \.\.\.\]$", r"\1 ...", text)
+
+
+def _shown(action: argparse.Action) -> str:
+    """The default of an option, as one types it."""
+    default = action.default
+    if isinstance(default, (list, tuple)):
+        return " ".join(map(str, default)) if action.nargs else f"[{','.join(map(str, default))}]"
+    if isinstance(default, bool) or default is None:
+        return {True: "true", False: "false", None: "null"}[default]
+    return f"{default:g}" if isinstance(default, float) else str(default) or "''"
 
 
 class Parser(jsonargparse.ArgumentParser):
-    """The parser of one subcommand.
+    """The parser of one subcommand. Its options stand in groups with headings; those of every command come last.
 
     Args:
         command: the subcommand's words, such as `data generate`.
@@ -71,10 +88,36 @@ class Parser(jsonargparse.ArgumentParser):
             exit_on_error=False,
             allow_abbrev=False,
         )
-        self.add_argument("--config", action="config", help="YAML file of options; the command line overrides it")
+        self._optionals.title = "general"
+        self.add_argument(
+            "--config",
+            action="config",
+            metavar="FILE",
+            help="YAML file of options, which the command line overrides; default: no file",
+        )
         help_of = {action.dest: action for action in self._actions}
-        help_of["help"].help = "show this and exit"
+        help_of["help"].help = "show this help and exit"
         help_of["print_config"].help = "print all options as a file for --config, and exit"
+
+    def add_part(self, part: type, key: str, titles: Mapping[str, str], default: str = "") -> None:
+        """Adds the fields of a configuration, and of those within it, as `--KEY.FIELD`.
+
+        Args:
+            part: a dataclass.
+            key: its key.
+            titles: the heading for the key, and for each key within it.
+            default: where the defaults come from, if not from the dataclass.
+        """
+        self.add_class_arguments(part, key)
+        groups = self.groups or {}
+        for name, title in titles.items():
+            group = groups[name]
+            group.title = title
+            if default:
+                for action in group._group_actions:
+                    action.help = f"{(action.help or '').rstrip('.')}; default: {default}"
+            whole = self._option_string_actions[f"--{name}"]
+            whole.metavar, whole.help = "FILE", "YAML file of the options in this group"
 
     def read(self, arguments: Sequence[str], *, defaults: bool = True) -> Options:
         """The options of a command line.
@@ -86,6 +129,7 @@ class Parser(jsonargparse.ArgumentParser):
             ConfigError: on anything that cannot be parsed, in one line.
             SystemExit: after `--help` or `--print_config`.
         """
+        self._action_groups = sorted(self._action_groups, key=lambda group: group is self._optionals)  # general: last
         try:
             return self.parse_args(list(arguments), defaults=defaults)
         except Exception as error:  # whatever the parser stumbles over, it is the command line that is wrong
