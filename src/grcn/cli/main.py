@@ -104,11 +104,13 @@ def _overview(prefix: str = "") -> str:
     listed = "\n\n".join(parts)
     return f"""usage: grcn {prefix}COMMAND [options]
 
-Trains object detectors on your own labelled photos, measures them, and finds objects.
+Trains object detectors on your own labelled photos, measures how good they are,
+and finds objects with them.
 
 {listed}
 
-`grcn {prefix}COMMAND --help` explains one, with an example. --debug shows tracebacks.
+`grcn {prefix}COMMAND --help` explains a command, with an example.
+With --debug, an error shows its traceback.
 
 example:
 {_EXAMPLES[prefix]}"""
