@@ -161,7 +161,10 @@ def table(measured: Sequence[Measured]) -> str:
         if i == 0 or own.source != measured[i - 1].source:
             lines.append(own.source if len(own.source) <= 80 else f"...{own.source[-77:]}")
         figures = [own.percentile(50), own.percentile(95), *own.per_second.values()]
-        label = f"  {own.label}"[: name - 1]
+        label = f"  {own.label}"
+        if len(label) >= name:  # on a line of its own
+            lines.append(label)
+            label = ""
         line = f"{label:<{name}}" + "".join(f"{value:>7.1f}" for value in figures) + f"{own.megabytes[1]:>7.0f}"
         if has_gpu:
             gpu = own.gpu_megabytes[1]

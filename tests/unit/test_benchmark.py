@@ -60,6 +60,7 @@ def test_a_long_table_has_80_columns() -> None:
         lines = table(rows).splitlines()
         assert max(map(len, lines)) <= 80
         assert lines[2].endswith("xxx")
+        assert any("  OpenVINO, float32 in bfloat16" in line for line in lines)
         assert "GPU" in lines[0]
     assert "GPU" not in table([replace(own, gpu_megabytes=dict.fromkeys(many))])
 

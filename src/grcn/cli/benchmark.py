@@ -42,7 +42,7 @@ def benchmark(argv: Sequence[str]) -> int:
     shown = ", ".join(sizes[:3]) + (", ..." if len(sizes) > 3 else "")
     print()
     for told in (
-        f"{len(photos)} photos of {shown}, decoded; {options.rounds} rounds in turn, medians; {threads}",
+        f"{len(photos)} decoded photos of {shown}; medians of {options.rounds} rounds in turn; {threads}",
         f"{about['processor']}, {about['cores']} cores",
     ):
         print(textwrap.fill(told, 80))

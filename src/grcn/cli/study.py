@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -63,8 +64,8 @@ def table(argv: Sequence[str]) -> int:
         "study table",
         "FILE [options]",
         "Writes tables (Markdown, CSV) and plots from the results of a study: means and spreads over seeds, and "
-        "differences to the baseline with confidence intervals from paired seeds. If the study states questions, prints "
-        "yes, no or open for each.",
+        "differences to the baseline with confidence intervals from paired seeds. If the study states questions, "
+        "prints yes, no or open for each.",
         "grcn study table context --out studies",
     )
     _add_options(parser)
@@ -74,8 +75,10 @@ def table(argv: Sequence[str]) -> int:
 
     check_folder(options.out)
     study = read_study(options.file).only(options.data)
-    for line in (*write_tables(study, options.out), *verdicts(study, options.out)):
-        print(line)
+    for path in write_tables(study, options.out):
+        print(path)
+    for line in verdicts(study, options.out):
+        print(textwrap.fill(line, 80, subsequent_indent="  ", break_on_hyphens=False))
     return 0
 
 

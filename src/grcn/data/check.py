@@ -17,7 +17,7 @@ import numpy as np
 from grcn.config import DetectorConfig, InputConfig
 from grcn.data.dataset import DataFolder
 from grcn.data.records import Dataset, Defect, ImageRecord
-from grcn.data.sizing import QUANTILES, Sizing, fit_config, measure
+from grcn.data.sizing import IOUS, QUANTILES, Sizing, fit_config, measure
 from grcn.data.unused import unused_files
 from grcn.errors import DataError, GrcnError, ImageError
 from grcn.presets import PRESETS
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 SMALL, MEDIUM = 32**2, 96**2  # COCO's limits of area, pixels of the original image
+MOST_CLASSES = 100  # in a table, unless all are wanted
 _SHOWN = tuple(QUANTILES.index(q) for q in (0.1, 0.5, 0.9))
 
 
@@ -330,7 +331,8 @@ def render(report: CheckReport, console: Console | None = None, *, limit: int | 
 
     Args:
         console: where to. Default: standard output.
-        limit: defects shown of each kind, the rest being counted; None: all.
+        limit: how many defects of each kind are listed, and the first MOST_CLASSES classes; the rest is counted.
+            None: all.
     """
     from rich.console import Console
     from rich.table import Table
@@ -342,24 +344,29 @@ def render(report: CheckReport, console: Console | None = None, *, limit: int | 
         console.print(Text(line, style=style), soft_wrap=True)  # Text: names are not markup
 
     say(f"{report.root}: {report.format}, {report.images} images, {len(report.classes)} classes", "bold")
-    table = Table("split")
+    table = Table()
+    table.add_column("split", overflow="fold")
     for head in ("images", "without objects", "boxes", "difficult", "crowd"):
-        table.add_column(head, justify="right")
+        table.add_column(head, justify="right", no_wrap=True)
     for split in report.splits:
         counts = (split.images, split.empty, split.boxes, split.difficult, split.crowd)
         table.add_row(Text(split.name), *map(str, counts))
     console.print(table)
 
-    table = Table("class")
-    for head in ("boxes", "small, to 32 px", "medium, to 96 px", "large"):
-        table.add_column(head, justify="right")
-    for item in report.classes:
+    table = Table()
+    table.add_column("class", overflow="fold")
+    for head in ("boxes", "small\nto 32 px", "medium\nto 96 px", "large\n"):
+        table.add_column(head, justify="right", no_wrap=True)
+    most = None if limit is None else MOST_CLASSES
+    for item in report.classes[:most]:
         table.add_row(Text(item.name), *map(str, (item.boxes, item.small, item.medium, item.large)))
     console.print(table)
+    if most is not None and len(report.classes) > most:
+        say(f"and {len(report.classes) - most} more classes (--all lists all)")
 
     if report.sizing is not None and report.suggested is not None:
         console.print(_sizing_table(report.sizing, report.suggested))
-        say(f"To train with what is suggested: grcn train --data {shlex.quote(str(report.root))} --fit data")
+        say(_advice(report.root, report.sizing, report.suggested))
 
     say("Defects" if report.exit_code else "No defects found.", "bold")
     kinds: dict[str, list[Defect]] = {}
@@ -373,11 +380,28 @@ def render(report: CheckReport, console: Console | None = None, *, limit: int | 
             say(f"  and {len(defects) - limit} more (--all lists all)")
 
 
+def _advice(root: Path, preset: Sizing, suggested: Sizing) -> str:
+    """How to train with the suggestion, or without it if its anchors lose most objects that the preset's reach.
+
+    Some loss is normal where small photos are no longer enlarged: fewer pixels, and the same stride.
+    """
+    command = f"grcn train --data {shlex.quote(str(root))}"
+    now, then = preset.reach[IOUS[0]], suggested.reach[IOUS[0]]
+    if then > 0 and then >= now / 2:
+        return f"To train with what is suggested: {command} --fit data"
+    return (
+        f"What is suggested does not help here: its anchors reach IoU {IOUS[0]:g} for {then:.1%} of the objects, those "
+        f"of the preset for {now:.1%}. To train without it: {command} --fit none"
+    )
+
+
 def _sizing_table(now: Sizing, then: Sizing) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table("training split", "as configured", "suggested")
+    table = Table()
+    for head in ("training split", "preset", "suggested"):
+        table.add_column(head, overflow="fold")
 
     def row(name: str, value: Callable[[Sizing], str]) -> None:
         table.add_row(name, *(Text(value(sizing)) for sizing in (now, then)))
@@ -396,5 +420,5 @@ def _sizing_table(now: Sizing, then: Sizing) -> Table:
         row(f"anchors reach IoU {iou:g}", lambda s, k=iou: f"{s.reach[k]:.1%} of objects")  # type: ignore[misc]
     if now.most_objects > now.detections_per_image:
         row("detections, at most", lambda s: f"{s.detections_per_image} of {s.most_objects} objects")
-    table.caption = "cells: square root of an object's area / stride, at 10 / 50 / 90% of the objects"
+    table.caption = "cells: root of the objects' areas / stride, at quantiles 10 / 50 / 90%"
     return table
