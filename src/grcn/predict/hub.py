@@ -65,9 +65,13 @@ def download_weights(
         ConfigError: without the extra `hub`, or on a name that no repository can have.
     """
     hub = _import_hub()
-
-    def fetch(dry_run: bool) -> Any:
-        return hub.hf_hub_download(
+    try:
+        if not local_files_only:
+            size = _size_on_hub(hub, repo_id, revision, token)
+            local_files_only = size is None
+            if size is not None and size > MAX_WEIGHTS:
+                raise CheckpointError(f"{repo_id}: {WEIGHTS} has {size} bytes, more than the limit of {MAX_WEIGHTS}")
+        path = hub.hf_hub_download(
             repo_id,
             WEIGHTS,
             revision=revision,
@@ -75,16 +79,30 @@ def download_weights(
             cache_dir=cache_dir,
             local_files_only=local_files_only,
             library_name="grcn",
-            dry_run=dry_run,
         )
-
-    try:
-        size = fetch(dry_run=True).file_size
-        if size is None or size > MAX_WEIGHTS:
-            raise CheckpointError(f"{repo_id}: {WEIGHTS} of {size} bytes; no detector is larger than {MAX_WEIGHTS}")
-        return Path(fetch(dry_run=False))
+        return Path(path)
     except Exception as error:
         raise _explained(error, repo_id, revision) from None
+
+
+def _size_on_hub(hub: Any, repo_id: str, revision: str | None, token: str | None) -> int | None:
+    """The size of the weights in bytes; None if the Hub does not answer. Asked once: the download would ask for 20 s.
+
+    Raises:
+        CheckpointError: if the Hub does not tell the size.
+    """
+    from huggingface_hub import errors
+
+    url = hub.hf_hub_url(repo_id, WEIGHTS, revision=revision)
+    try:
+        size: int | None = hub.get_hf_file_metadata(url, token=token, library_name="grcn").size
+    except (errors.HTTPError, OSError) as error:  # type: ignore[attr-defined]  # its HTTP library's
+        if isinstance(error, errors.HfHubHTTPError) and error.response.status_code < 500:
+            raise
+        return None
+    if size is None:
+        raise CheckpointError(f"{repo_id}: the Hub does not tell the size of {WEIGHTS}")
+    return size
 
 
 def push(
@@ -251,19 +269,19 @@ def _explained(error: Exception, repo_id: str, revision: str | None) -> Exceptio
 
     login = "log in with `hf auth login`, or set HF_TOKEN"
     if isinstance(error, errors.HFValidationError):
-        return ConfigError(f"'{repo_id}' is no name of a repository, such as user/name")
+        return ConfigError(f"'{repo_id}' is not the name of a repository, such as user/name")
     if isinstance(error, errors.LocalTokenNotFoundError):
-        return CheckpointError(f"{repo_id}: no token of the Hub; {login}")
+        return CheckpointError(f"{repo_id}: no token for the Hugging Face Hub; {login}")
     if isinstance(error, errors.LocalEntryNotFoundError):
-        return CheckpointError(f"{repo_id}: not in the cache, and the Hub cannot be reached")
+        return CheckpointError(f"{repo_id}: not in the cache of this machine, and the Hugging Face Hub was not reached")
     if isinstance(error, errors.RevisionNotFoundError):
         return CheckpointError(f"{repo_id}: no revision '{revision}'")
     if isinstance(error, errors.EntryNotFoundError):
-        return CheckpointError(f"{repo_id}: holds no {WEIGHTS}, so it is no detector of grcn")
+        return CheckpointError(f"{repo_id}: has no {WEIGHTS}, so it is not a detector of grcn")
     status = error.response.status_code if isinstance(error, errors.HfHubHTTPError) else None
     if isinstance(error, errors.RepositoryNotFoundError) or status in (401, 403):
-        return CheckpointError(f"{repo_id}: not there, or not for this user; {login}")
+        return CheckpointError(f"{repo_id}: does not exist, or this user may not use it; {login}")
     if isinstance(error, (errors.HTTPError, OSError)):  # type: ignore[attr-defined]  # its HTTP library's
         said = next(iter(str(error).splitlines()), "") or type(error).__name__
-        return CheckpointError(f"{repo_id}: the Hub cannot be reached, or refuses: {said[:200]}")
+        return CheckpointError(f"{repo_id}: the Hugging Face Hub was not reached, or refused: {said[:200]}")
     return error
