@@ -201,7 +201,7 @@ def _candidate(
         except (EOFError, OSError):
             process.join()
             raise CheckpointError(
-                f"{source}: {label}: its process ended with code {process.exitcode}; is memory short?"
+                f"{source}: {label}: its process ended with code {process.exitcode}; perhaps memory ran out"
             ) from None
         if isinstance(answer, Exception):
             raise answer

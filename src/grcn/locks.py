@@ -56,8 +56,8 @@ def locked(path: Path, what: str, *, patience: float = math.inf, remedy: str = "
         _acquire(lock, path, 0 if patience == math.inf else patience)
     except Timeout:
         if patience != math.inf:
-            raise ConfigError(f"{what}: {holder} is at work there{remedy and '; '}{remedy}") from None
-        _tell(f"{what}: {holder} is at work there; waiting for it")
+            raise ConfigError(f"{what}: {holder} is using it{remedy and '; '}{remedy}") from None
+        _tell(f"{what}: {holder} is using it; waiting until it ends")
         _acquire(lock, path)
     try:
         with suppress(OSError):  # on Windows what is locked cannot be written
@@ -78,10 +78,10 @@ def locked_folder(out: Path) -> Iterator[None]:
 
     Raises:
         CheckpointError: where nothing can be written there.
-        ConfigError: where another process is at work there.
+        ConfigError: where another process is using it.
     """
     check_folder(out)
-    with locked(out / ".lock", str(out), patience=MOMENT, remedy="let it end, or choose another folder (--out)"):
+    with locked(out / ".lock", str(out), patience=MOMENT, remedy="wait until it ends, or choose another folder (--out)"):
         yield
 
 

@@ -474,7 +474,7 @@ def serve(detector: Detector, host: str, port: int, limits: ServeLimits, say: Ca
 
 def _listen(host: str, port: int) -> socket.socket:
     if not 0 <= port <= 65535:
-        raise ConfigError(f"port {port}: needs 0..65535")
+        raise ConfigError(f"port {port}: needs 0 to 65535")
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family, backlog=128)

@@ -117,8 +117,8 @@ class Thresholds:
             data, split = str(content["data"])[:200], str(content["split"])[:200]
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise CheckpointError(
-                f"{source}: the thresholds in its header are garbled ({' '.join(str(error).split())[:80]}); "
-                "`grcn evaluate --save thresholds` writes them anew"
+                f"{source}: the thresholds in its header are damaged ({' '.join(str(error).split())[:80]}); "
+                "`grcn evaluate --save thresholds` writes them again"
             ) from None
         return cls(names, best, precise, overall, precision, temperature, iou, data, split)
 
@@ -135,15 +135,17 @@ def check_score(score: Score) -> None:
     """Raises ConfigError where `score` is neither in 0..1 nor a choice."""
     if isinstance(score, str):
         if score not in get_args(ScoreChoice):
-            raise ConfigError(f"score '{score}': use a number in 0..1, or one of {', '.join(get_args(ScoreChoice))}")
+            raise ConfigError(
+                f"score '{score}': use a number from 0 to 1, or one of {', '.join(get_args(ScoreChoice))}"
+            )
     elif not 0 <= score <= 1:
-        raise ConfigError(f"score {score}: needs 0..1")
+        raise ConfigError(f"score {score}: needs a number from 0 to 1")
 
 
 def check_precision(precision: float) -> None:
     """Raises ConfigError outside 0 < precision <= 1."""
     if not 0 < precision <= 1:
-        raise ConfigError(f"precision {precision}: needs more than 0 and at most 1: the share that is right")
+        raise ConfigError(f"precision {precision}: needs a number above 0 and at most 1")
 
 
 def scaled(scores: Any, temperature: float) -> Array:

@@ -199,7 +199,7 @@ def test_a_download_is_waited_for_and_not_made_twice(
             (tmp_path / "go").mkdir()
             assert (first.wait(60), second.wait(60)) == (0, 0)
     assert line.startswith(f"grcn: voc: process {first.pid} on ")
-    assert line.endswith(" is at work there; waiting for it\n")
+    assert line.endswith(" is using it; waiting until it ends\n")
     assert not (tmp_path / "second").exists(), "it has fetched and unpacked nothing"
     assert [status for _, _, status in server.seen] == [200]
     assert set(unpacked(tmp_path / "voc")) == {name for name in WANTED if "ImageSets" not in name}
@@ -238,7 +238,7 @@ def test_a_later_call_continues_after_giving_up(
 ) -> None:
     offer(monkeypatch, server, tar_of(FILES))
     server.cut_after = [120_000, 0, 0]
-    with pytest.raises(DataError, match=r"cut, 2 times; 120000 of \d+ bytes are kept, call again"):
+    with pytest.raises(DataError, match=r"failed 2 times, .*cut; 120000 of \d+ bytes are kept, try again"):
         get(tmp_path / "voc", attempts=2)
     assert unpacked(get(tmp_path / "voc")) == WANTED
     assert server.seen[-1] == ("/voc/VOC.tar", "bytes=120000-", 206)
@@ -304,7 +304,9 @@ def test_a_file_of_another_size_is_refused_before_it_is_fetched(
 ) -> None:
     content = tar_of(FILES)
     offer(monkeypatch, server, content, size=len(content) + 10)
-    with pytest.raises(DataError, match=rf"the server has {len(content)} bytes, expected {len(content) + 10}"):
+    with pytest.raises(
+        DataError, match=rf"the file has {len(content)} bytes on the server, expected {len(content) + 10}"
+    ):
         get(tmp_path / "voc")
     assert not (tmp_path / "voc" / STATE / "VOC.tar.part").exists()
 

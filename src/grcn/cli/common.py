@@ -100,7 +100,7 @@ def read_detections(
         if not is_run:
             splits = ", ".join(f"'{name}'" for name in list_splits(options.data, options.format))
             raise DataError(f"{options.data}: no split for 'test'; name one with --split: {splits} or '{HELD_OUT}'")
-        why = "measured on the photos that training holds out; a run with val_split none has seen them"
+        why = "using the photos that training holds out (a run with val_split none has been trained on them)"
         say(f"{options.data}: no split for 'test': {why}")
 
     def open_with(own: Sequence[str] | None) -> Dataset:
@@ -123,10 +123,13 @@ def read_detections(
     key = read_key(path.with_name(KEY))
     dataset = open_with(key.class_names)
     if dataset.class_names != key.class_names:
-        raise DataError(f"{path}: its classes {list(key.class_names)} are not {list(dataset.class_names)}, the others'")
+        raise DataError(
+            f"{path}: its classes are {list(key.class_names)}, those of the first source "
+            f"{list(dataset.class_names)}; use sources with the same classes"
+        )
     detections, missing = load_own_results(path, key, dataset)
     if not key.complete:
-        say(f"{path}: predict was stopped after {len(key.images)} images; in the others nothing counts as found")
+        say(f"{path}: predict was stopped after {len(key.images)} images; the others count as without detections")
     if missing:
         say(f"{path}: {missing} of {len(key.images)} images are not in '{split}' and are left out")
     return dataset, detections, None

@@ -34,7 +34,7 @@ def demo(argv: Sequence[str]) -> int:
     if options.iterations < 1:
         raise ConfigError(f"iterations {options.iterations}: needs 1 or more")
     if options.port is not None and not 1 <= options.port <= 65535:
-        raise ConfigError(f"port {options.port}: needs 1..65535")
+        raise ConfigError(f"port {options.port}: needs 1 to 65535")
     if options.run is not None:
         return _demo_page(options)
     from grcn.demo import demo

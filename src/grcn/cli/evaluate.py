@@ -135,12 +135,12 @@ def _check_evaluate(options: Any) -> None:
         raise ConfigError("evaluate: needs either RUN or --predictions FILE")
     if "thresholds" in options.save and options.run is None:
         raise ConfigError(
-            "evaluate: --save thresholds needs RUN; those of a results file stand in metrics.json (--out)"
+            "evaluate: --save thresholds needs RUN; for a results file, --out writes the thresholds to metrics.json"
         )
     if "thresholds" in options.save and options.split == "auto":
         raise ConfigError(
-            "evaluate: --save thresholds needs --split: choose them on the validation split (--split val), since "
-            "figures on the test split would flatter afterwards"
+            "evaluate: --save thresholds needs --split; choose thresholds on the validation split (--split val), so "
+            "that later results on the test split are not too good"
         )
     if options.worst < 0:
         raise ConfigError(f"worst {options.worst}: needs 0 or more")
@@ -211,7 +211,7 @@ class _Weights:
 
         located = locate(run)
         if located.kind != "weights" or located.fetched:
-            kind = "fetched into a cache" if located.fetched else f"no weights file of grcn's ({located.kind})"
+            kind = "a download in a cache" if located.fetched else f"not a weights file of grcn ({located.kind})"
             raise ConfigError(f"evaluate: --save thresholds writes into a .safetensors file of a run; {run} is {kind}")
         check_file(located.path)
         self.run, self.path, self.state = run, located.path, located.path.stat()
@@ -224,9 +224,10 @@ class _Weights:
 
         if chosen is None:
             raise DataError(
-                f"{self.path}: nothing that it finds in {dataset.root} ({dataset.split}) is right: no thresholds"
+                f"{self.path}: none of its detections in {dataset.root} ({dataset.split}) is right, so no "
+                "thresholds can be chosen"
             )
-        with locked(self.path.parent / ".lock", str(self.path.parent), patience=MOMENT, remedy="let it end"):
+        with locked(self.path.parent / ".lock", str(self.path.parent), patience=MOMENT, remedy="wait until it ends"):
             now = self.path.stat()
             if (now.st_mtime_ns, now.st_size) != (self.state.st_mtime_ns, self.state.st_size):
                 raise CheckpointError(f"{self.path}: has changed since it was evaluated; evaluate it again")

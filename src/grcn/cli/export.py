@@ -54,7 +54,7 @@ def export(argv: Sequence[str]) -> int:
     int8.add_argument("--images", type=int, default=100, help="number of images for the calibration")
     options = parser.read(argv)
     if options.int8 != (options.data is not None):
-        raise ConfigError("export: --int8 and --data DIR go together")
+        raise ConfigError("export: --int8 needs --data DIR, and --data is used only with --int8")
     if options.size and min(options.size) < 1:
         raise ConfigError(f"size {options.size}: needs positive numbers of pixels")
     if options.images < 1:

@@ -61,7 +61,8 @@ def predict(argv: Sequence[str]) -> int:
     frames = f" and {summary.frames} video frames" if summary.frames else ""
     print(f"{out}: {counts} in {summary.images} images{frames}")
     if summary.broken:
-        raise ImageError(f"{len(summary.broken)} of {len(sources)} sources could not be done; the others are")
+        others = "; the others are done" if len(summary.broken) < len(sources) else ""
+        raise ImageError(f"{len(summary.broken)} of {len(sources)} sources failed{others}")
     return 0
 
 
@@ -143,7 +144,9 @@ def _tiles(options: Any) -> Tiles | None:
     from grcn.config import Tiles
 
     if options.tiles != "auto" and not options.tiles.isdecimal():
-        raise ConfigError(f"tiles '{options.tiles}': needs a number of pixels, or none; write it after RUN and SOURCE")
+        raise ConfigError(
+            f"tiles '{options.tiles}': needs a number of pixels, or no value; put --tiles after RUN and SOURCE"
+        )
     return Tiles(None if options.tiles == "auto" else int(options.tiles), options.overlap)
 
 

@@ -116,7 +116,7 @@ class ScheduleConfig:
     def __post_init__(self) -> None:
         check_fields(self)
         if list(self.milestones) != sorted(set(self.milestones)):
-            raise ConfigError(f"milestones {list(self.milestones)}: needs rising fractions of the run")
+            raise ConfigError(f"milestones {list(self.milestones)}: needs fractions of the run in ascending order")
 
 
 @dataclass(frozen=True)
@@ -200,4 +200,4 @@ class TrainConfig:
         check_fields(self)
         lengths = [name for name in ("iterations", "epochs", "minutes") if getattr(self, name)]
         if len(lengths) > 1:
-            raise ConfigError(f"{' and '.join(lengths)}: give one length of the run")
+            raise ConfigError(f"{' and '.join(lengths)}: give only one of them as the length of the run")

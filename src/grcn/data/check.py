@@ -192,7 +192,7 @@ def _decode(
 
 def _without_photos(datasets: Sequence[Dataset], digests: dict[Path, bytes]) -> list[Defect]:
     """Splits that nothing can be learned from or measured on."""
-    message = "not one of its photos can be read: it can neither be trained nor evaluated on"
+    message = "none of its photos can be read, so it cannot be used for training or evaluation"
     return [
         Defect("no-photos", dataset.split, message, exit_code=DataError.exit_code)
         for dataset in datasets
@@ -206,9 +206,8 @@ def _below_pixel(root: Path, datasets: Sequence[Dataset]) -> list[Defect]:
     for dataset in datasets:
         boxed = [record for record in dataset.records if len(record.target)]
         if boxed and all((r.target.boxes[:, 2:] - r.target.boxes[:, :2] <= 1).all() for r in boxed):
-            message = (
-                f"its boxes, as all of split '{dataset.split}', are below one pixel; are these fractions of sides?"
-            )
+            message = f"all boxes of split '{dataset.split}' are smaller than one pixel; are they fractions of "
+            "the image size?"
             found.append(Defect("boxes-below-pixel", _relative(root, boxed[0].path), message))
     return found
 
@@ -220,9 +219,11 @@ def _dense(datasets: Sequence[Dataset], config: DetectorConfig, suggested: Detec
     for dataset in datasets:
         counts = np.array([int((~record.target.crowd).sum()) for record in dataset.records])
         if (counts > most).any():
-            message = f"{(counts > most).sum()} images hold more than {most} objects, up to {counts.max()}, but at most"
-            message += f" {most} detections of an image come out"
-            message += f"; --fit data makes it {raised}" if raised > most else "; raise model.roi.detections_per_image"
+            message = f"{(counts > most).sum()} images hold more than {most} objects, up to {counts.max()}, but the"
+            message += f" detector gives at most {most} detections per image"
+            message += (
+                f"; --fit data raises this to {raised}" if raised > most else "; raise model.roi.detections_per_image"
+            )
             found.append(Defect("dense-images", dataset.split, message, exit_code=0))
     return found
 
@@ -237,8 +238,8 @@ def _overlaps(root: Path, datasets: Sequence[Dataset], digests: dict[Path, bytes
             same = first.setdefault(digests.get(record.path, record.path), record.path)
             if same != record.path:
                 linked = os.path.samefile(same, record.path)  # one file under two names, maybe with two annotations
-                what, exit_code = ("a link to", DataError.exit_code) if linked else ("the same pixels as", 0)
-                message = f"{what} {_relative(root, same)} of its split: it counts twice"
+                what, exit_code = ("a link to", DataError.exit_code) if linked else ("has the same pixels as", 0)
+                message = f"{what} {_relative(root, same)} in the same split, so it counts twice"
                 found.append(Defect("photo-twice", _relative(root, record.path), message, exit_code=exit_code))
         firsts.append(first)
     for (one, first), (other, _) in itertools.combinations(zip(datasets, firsts, strict=True), 2):
@@ -248,7 +249,7 @@ def _overlaps(root: Path, datasets: Sequence[Dataset], digests: dict[Path, bytes
             twin = first.get(digests.get(record.path, record.path))
             if twin is not None:
                 what = "the same file" if twin == record.path else f"the same pixels as {_relative(root, twin)}"
-                message = f"in split '{other.split}' and in '{one.split}' ({what}): figures on either tell less"
+                message = f"in split '{other.split}' and also in '{one.split}' ({what}): results on them look too good"
                 found.append(
                     Defect("split-overlap", _relative(root, record.path), message, exit_code=DataError.exit_code)
                 )
@@ -267,7 +268,8 @@ def _unknown_classes(training: Sequence[Dataset], datasets: Sequence[Dataset]) -
         Defect(
             "unknown-class",
             dataset.split,
-            f"{count} objects of class '{name}', of which split '{training[0].split}' has none: it cannot be learned",
+            f"{count} objects of class '{name}', but split '{training[0].split}' has none: this class cannot be "
+            "learned",
             exit_code=DataError.exit_code,
         )
         for dataset in datasets

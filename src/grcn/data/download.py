@@ -145,7 +145,7 @@ def download(
     state = out / STATE
     with _disk(out):
         if out.exists() and not state.is_dir() and (not out.is_dir() or any(out.iterdir())):
-            raise DataError(f"{out}: exists and was not made by a download; name another folder")
+            raise DataError(f"{out}: exists and was not made by a download; choose another folder")
         state.mkdir(parents=True, exist_ok=True)
         with locked(state / "lock", str(out)):
             for archive in ARCHIVES[name]:
@@ -170,7 +170,7 @@ def _check_arguments(name: str, base_url: str | None, attempts: int) -> None:
     if base_url is not None and not base_url.startswith(("http://", "https://")):
         raise ConfigError(f"base_url '{base_url}': needs http:// or https://")
     if attempts < 1:
-        raise ConfigError(f"attempts {attempts}: at least 1")
+        raise ConfigError(f"attempts {attempts}: needs 1 or more")
 
 
 def _known() -> str:
@@ -184,14 +184,17 @@ def _disk(out: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DataError(f"{out}: no space left on the disk; free some and call again, it continues") from None
+            raise DataError(f"{out}: no space left on the disk; free some, then try again to continue") from None
         raise DataError(f"{error.filename or out}: {error.strerror or error}") from None
 
 
 def _need_space(folder: Path, size: int, what: str) -> None:
     free = shutil.disk_usage(folder).free
     if size > free:
-        raise DataError(f"{folder}: {what} needs {_gigabytes(size)}, {_gigabytes(free)} are free; free some or move")
+        raise DataError(
+            f"{folder}: {what} needs {_gigabytes(size)}, but only {_gigabytes(free)} are free; free some space or "
+            "choose another folder"
+        )
 
 
 def _gigabytes(size: int) -> str:
@@ -232,7 +235,8 @@ def _fetch(
         failures = 0 if got > have else failures + 1
         if failures >= attempts:
             raise DataError(
-                f"{url}: {reason}, {attempts} times; {got} of {archive.size} bytes are kept, call again to continue"
+                f"{url}: failed {attempts} times, {reason}; {got} of {archive.size} bytes are kept, try again to "
+                "continue"
             )
         if got < archive.size:
             time.sleep(min(pause * 2 ** max(failures - 1, 0), 60.0))
@@ -241,7 +245,8 @@ def _fetch(
         part.unlink()
         _marks(part).unlink(missing_ok=True)
         raise DataError(
-            f"{url}: MD5 {found}, expected {archive.md5}: damaged on the way or another file; deleted, call again"
+            f"{url}: MD5 {found}, expected {archive.md5}: the download was damaged or the file has changed; it "
+            "was deleted, try again"
         )
     part.replace(file)
     _marks(part).unlink(missing_ok=True)
@@ -274,7 +279,9 @@ def _request(archive: Archive, url: str, part: Path, progress: Progress | None, 
             part.unlink()
             return
         if total != archive.size:
-            raise DataError(f"{url}: the server has {total} bytes, expected {archive.size}: another file")
+            raise DataError(
+                f"{url}: the file has {total} bytes on the server, expected {archive.size}; it is a different file"
+            )
         continues = response.status == 206
         etag = response.headers.get("ETag", "")
         version = etag if etag and not etag.startswith("W/") else response.headers.get("Last-Modified")
@@ -338,7 +345,7 @@ def extract(archive: Archive, file: Path, out: Path, progress: Progress | None =
                 _unpack(archive, file, out, list(_tar_entries(tar, file)), progress)
     # zipfile raises NotImplementedError on compression it does not know, RuntimeError on encrypted entries.
     except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-        raise DataError(f"{file}: damaged archive: {error}; delete it and call again") from None
+        raise DataError(f"{file}: damaged archive: {error}; delete it and try again") from None
 
 
 def _tar_entries(tar: tarfile.TarFile, file: Path) -> Iterator[_Entry]:
@@ -370,7 +377,7 @@ def _zip_entries(packed: zipfile.ZipFile, file: Path) -> Iterator[_Entry]:
 def _checked(name: str, file: Path) -> PurePosixPath:
     path = PurePosixPath(name)
     if path.parts[:1] == (STATE,):
-        raise DataError(f"{file}: entry {name!r} would change what the download knows of itself: refused")
+        raise DataError(f"{file}: entry {name!r} would overwrite the records of the download: refused")
     # Backslashes and colons are separators and drives on Windows; no data set has them in names.
     if path.is_absolute() or ".." in path.parts or any(c in name for c in "\\:\0"):
         raise DataError(f"{file}: entry {name!r} leads outside the folder: refused")
@@ -402,7 +409,7 @@ def _unpack(archive: Archive, file: Path, out: Path, entries: list[_Entry], prog
             with entry.open() as source, partial.open("xb") as sink:
                 shutil.copyfileobj(source, sink, CHUNK)
             if partial.stat().st_size != entry.size:
-                raise DataError(f"{file}: entry '{entry.path}' is cut short; delete the archive and call again")
+                raise DataError(f"{file}: entry '{entry.path}' is cut short; delete the archive and try again")
             os.replace(partial, target)
         finally:
             partial.unlink(missing_ok=True)

@@ -334,7 +334,7 @@ class ImageFinder:
             raise NotFoundError("unread-kind", unread(path.suffix), path)
         first, first_by_end = self._found.setdefault(path, (parts, by_end))
         if first != parts and (by_end or first_by_end):
-            raise NotFoundError("ambiguous-name", f"{shown(name)} and {shown('/'.join(first))} both end as {path.name}")
+            raise NotFoundError("ambiguous-name", f"{shown(name)} and {shown('/'.join(first))} both end in {path.name}")
         return path
 
 

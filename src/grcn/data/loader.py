@@ -251,7 +251,8 @@ class Loader(DataLoader[Any]):
             except OSError as error:
                 raise open_files_error(error) or DataError(
                     f"{tempfile.gettempdir()}: loader processes cannot open a socket in this folder for temporary "
-                    f"files: {error}; set TMPDIR to another (a socket's path has at most some 100 bytes), or workers 0"
+                    f"files: {error}; set TMPDIR to a shorter path (a socket's path has about 100 bytes at most), "
+                    "or use workers 0"
                 ) from None
         try:
             return super().__iter__()

@@ -55,8 +55,8 @@ class ImageRecord:
     def _check_size(self, height: int, width: int) -> None:
         if (height, width) != (self.height, self.width):
             raise ImageError(
-                f"{self.path}: is {width} x {height}, but was {self.width} x {self.height} when its boxes were read: "
-                "they would lie elsewhere; save it anew, and leave it alone meanwhile"
+                f"{self.path}: is {width} x {height}, but was {self.width} x {self.height} when its boxes were read; "
+                "check the boxes, and do not change photos while they are in use"
             )
 
 
@@ -229,7 +229,7 @@ class Findings:
             AnnotationError: where these are too many to be classes.
         """
         if highest >= MOST_CLASSES:
-            raise AnnotationError(f"{place}: class {highest} with nothing to name it; name the classes in classes.txt")
+            raise AnnotationError(f"{place}: class {highest} has no name; list the class names in classes.txt")
         if highest >= 0:
             message = f"is not there, and nothing else names the classes: their names are their numbers, 0 to {highest}"
             self.remark(

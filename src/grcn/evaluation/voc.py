@@ -237,7 +237,7 @@ def check_aligned(targets: Sequence[Target], detections: Sequence[Detections], n
     """Raises DataError when targets and detections are not of the same images and classes."""
     if len(targets) != len(detections):
         raise DataError(
-            f"{len(detections)} images of detections for {len(targets)} of targets: give one for each image"
+            f"detections of {len(detections)} images, but targets of {len(targets)}; give both for each image"
         )
     for image, (target, found) in enumerate(zip(targets, detections, strict=True)):
         for what, ids in (("targets", target.labels), ("detections", found.class_ids)):

@@ -103,7 +103,7 @@ def export(
 
 def _check_request(format: Format, half: bool, *, int8: bool) -> None:
     if int8 and format != "openvino":
-        raise ConfigError(f"int8 with format '{format}': only openvino has it")
+        raise ConfigError(f"int8 with format '{format}': use format openvino")
     if int8 and half:
         raise ConfigError("int8 and half: choose one")
     if torch.__version__ < TORCH:

@@ -137,8 +137,8 @@ def filled(
     """
     if backbone is None and not is_named(config.backbone):
         raise CheckpointError(
-            f"{source}: its backbone {config.backbone[:100]!r} is a network of one's own; read it in Python with "
-            "load_detector(path, backbone=...), and export it there for commands and services"
+            f"{source}: its backbone {config.backbone[:100]!r} is your own network; load it in Python with "
+            "load_detector(path, backbone=...), and export it there to use it in commands and services"
         )
     try:
         with torch.device("meta"):

@@ -403,7 +403,7 @@ def to_pixels(picture: Any, name: str = "picture") -> Pixels:
     torch = sys.modules.get("torch")  # whoever has a tensor has imported it
     if torch is not None and isinstance(picture, torch.Tensor):
         return _from_tensor(picture, name)
-    raise ImageError(f"{name}: {type(picture).__name__} is no picture; needs a path, PIL image, array or tensor")
+    raise ImageError(f"{name}: {type(picture).__name__} is not a picture; needs a path, PIL image, array or tensor")
 
 
 def _from_tensor(picture: torch.Tensor, name: str) -> Pixels:

@@ -226,7 +226,9 @@ def _drawn(source: Source, picture: NDArray[np.uint8]) -> bytes:
     """
     height, width = picture.shape[:2]
     if max(height, width) > MAX_JPEG:
-        raise ImageError(f"{source}: {width} x {height} pixels drawn; a JPEG has at most {MAX_JPEG} a side")
+        raise ImageError(
+            f"{source}: the drawn picture has {width} x {height} pixels; a JPEG has at most {MAX_JPEG} per side"
+        )
     return bytes(simplejpeg.encode_jpeg(picture, quality=92, colorsubsampling="420"))
 
 

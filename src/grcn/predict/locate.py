@@ -70,8 +70,8 @@ def locate(source: str | Path) -> Located:
     suffix = path.suffix.lower()
     if suffix == ".pt2":
         raise CheckpointError(
-            f"{source}: grcn does not load .pt2 files: torch evaluates text in them as Python; use torch.export.load "
-            "where you trust the file, or export to onnx or openvino"
+            f"{source}: grcn does not load .pt2 files: torch runs text in them as Python; use torch.export.load "
+            "if you trust the file, or export to onnx or openvino"
         )
     if suffix == ".safetensors" and not _is_ours(path):
         return Located("state_dict", path)

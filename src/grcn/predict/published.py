@@ -109,7 +109,7 @@ def fetch(preset: str) -> Converted:
         CheckpointError: where they cannot be fetched, or are not what they should be.
     """
     if preset not in PUBLISHED:
-        raise ConfigError(f"weights 'coco' with preset '{preset}': published for {' and '.join(PUBLISHED)} alone")
+        raise ConfigError(f"weights 'coco' with preset '{preset}': there are some only for {' and '.join(PUBLISHED)}")
     url = PUBLISHED[preset]
     return convert(download_state_dict(url), url)
 
@@ -130,10 +130,10 @@ def convert(state: Mapping[str, Tensor], source: str) -> Converted:
     """
     if not is_torchvision(state):
         missing = next(name for name in _NEEDED if name not in state)
-        raise CheckpointError(f"{source}: no Faster R-CNN of torchvision's with a pyramid: lacks {missing}")
+        raise CheckpointError(f"{source}: not torchvision's Faster R-CNN with a pyramid: lacks {missing}")
     for name, value in state.items():
         if value.layout != torch.strided or value.is_meta:
-            raise CheckpointError(f"{source}: {_short(name)} is no plain tensor")
+            raise CheckpointError(f"{source}: {_short(name)} is not a plain tensor")
     scores = state["roi_heads.box_predictor.cls_score.weight"]
     if scores.ndim != 2 or len(scores) < 2:
         raise CheckpointError(
@@ -190,8 +190,8 @@ def load_published(config: DetectorConfig) -> LoadedDetector:
     if name := _of_kind(config):
         return as_detector(fetch(name), PUBLISHED[name])
     raise ConfigError(
-        f"weights 'coco' with backbone '{config.backbone}', neck '{config.neck}' and head '{config.head}': published "
-        f"for {' and '.join(PUBLISHED)} alone"
+        f"weights 'coco' with backbone '{config.backbone}', neck '{config.neck}' and head '{config.head}': there are "
+        f"some only for {' and '.join(PUBLISHED)}"
     )
 
 
@@ -257,4 +257,4 @@ def _our_name(name: str, source: str) -> str:
     for theirs, ours in _NAMES:
         if match := theirs.fullmatch(name):
             return match.expand(ours)
-    raise CheckpointError(f"{source}: {_short(name)} is no part of torchvision's fasterrcnn_resnet50_fpn or its _v2")
+    raise CheckpointError(f"{source}: {_short(name)} is not in torchvision's fasterrcnn_resnet50_fpn or its _v2")

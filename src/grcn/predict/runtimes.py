@@ -67,7 +67,7 @@ class Exported(ABC):
         height, width = pixels.shape[:2]
         if any(fixed not in (None, n) for fixed, n in zip(self.shape[1:3], (height, width), strict=True)):
             raise ImageError(
-                f"image of {width}x{height}: {self.path} is made for {self.shape[2]}x{self.shape[1]} alone; "
+                f"image of {width}x{height}: {self.path} takes only {self.shape[2]}x{self.shape[1]}; "
                 "export without --size"
             )
         return Prepared(pixels, (height, width))
@@ -84,7 +84,7 @@ class Exported(ABC):
         if score is not None:
             own = self.config.roi.score_threshold
             raise ConfigError(
-                f"{self.path}: finds nothing of a score below {own:g}, which is built in; ask for that, or use its run"
+                f"{self.path}: its lowest score is {own:g}, set at the export; ask for that or more, or use its run"
             )
         pixels = [image.input for image in images]
         batches = [np.stack(pixels)] if self.shape[0] is None else [image[None] for image in pixels]
@@ -190,7 +190,9 @@ def open_exported(source: Located, optimize: Optimization = "fold", device: str 
     gpu = _gpu(source, device)
     is_bf16 = optimize == "bf16"
     if source.kind == "onnx" and is_bf16:
-        raise ConfigError(f"optimize 'bf16' with {source}: ONNX Runtime has none on a CPU; export to openvino for it")
+        raise ConfigError(
+            f"optimize 'bf16' with {source}: ONNX Runtime has no bfloat16 on a CPU; export to openvino for it"
+        )
     try:
         return OnnxRuntime(source.path, gpu) if source.kind == "onnx" else OpenVino(source.path, bf16=is_bf16)
     except ModuleNotFoundError as error:
@@ -206,7 +208,7 @@ def _gpu(source: Located, device: str) -> int | None:
         raise ConfigError(f"device '{device}': {source} is exported: use cpu, cuda or cuda:1")
     if source.kind != "onnx":
         raise ConfigError(
-            f"device '{device}': {source} runs on the cpu alone; for a GPU export to onnx, or load the run"
+            f"device '{device}': {source} runs only on the cpu; for a GPU export to onnx, or load the run"
         )
     return int(number or 0)
 

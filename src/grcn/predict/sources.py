@@ -64,7 +64,7 @@ def find_sources(arguments: Sequence[str], out: Path) -> tuple[list[Source], lis
     """
     live = [source for source in map(_live_source, arguments) if source is not None]
     if live and len(arguments) > 1:
-        raise DataError(f"{live[0]}: is live, and has no end: give it alone")
+        raise DataError(f"{live[0]}: is a live stream, which has no end; give it as the only source")
     if live:
         return live, []
     results = {(out / folder).resolve() for folder in RESULTS}
@@ -99,7 +99,7 @@ def find_sources(arguments: Sequence[str], out: Path) -> tuple[list[Source], lis
         else:
             raise DataError(f"{argument}: no such file or folder")
         if overwritten := next(filter(is_result, files), None):
-            raise DataError(f"{overwritten}: lies among the results in {out}; choose another --out")
+            raise DataError(f"{overwritten}: would be overwritten by the results in {out}; choose another --out")
         paths += files
     return _name(_unique(paths)), left_out
 

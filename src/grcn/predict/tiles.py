@@ -151,9 +151,7 @@ def _tile_size(network: Network, tiles: Tiles, fixed: tuple[int, int] | None) ->
         size = tiles.size or network.config.input.short_side
         return size, size
     if tiles.size is not None and fixed != (tiles.size, tiles.size):
-        raise ConfigError(
-            f"tiles of {tiles.size}: the file is made for {fixed[1]}x{fixed[0]} alone; leave out the size"
-        )
+        raise ConfigError(f"tiles of {tiles.size}: the file takes only {fixed[1]}x{fixed[0]}; leave out the size")
     return fixed
 
 

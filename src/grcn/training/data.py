@@ -37,7 +37,10 @@ def open_data(config: TrainConfig, say: Say) -> tuple[Dataset, Dataset | None]:
     val_data = folder.open(val_split, class_names=data.class_names, on_error=on_error)
     _say_defects(val_data, say)
     if not has_ap(val_data):
-        say(f"warning: split '{val_split}' holds no objects: no AP, no early stop, and the last weights are the best")
+        say(
+            f"warning: split '{val_split}' holds no objects, so no AP and no early stop; the last weights count "
+            "as the best"
+        )
     return data, val_data
 
 

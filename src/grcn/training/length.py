@@ -81,8 +81,8 @@ def find_length(
     )
     if iterations * images_per_step < FEW_IMAGES:
         say(
-            f"{iterations * images_per_step} images are few to learn from: give more minutes, or a smaller model.input "
-            "without fit, whose strides grow finer as the input shrinks"
+            f"{iterations * images_per_step} images are too few to learn from: give more minutes, or fit none and a "
+            "smaller model.input"
         )
     return iterations
 

@@ -465,7 +465,7 @@ def test_a_gpu_that_is_asked_for_computes_or_is_refused(
     for device in ("mps", "cuda:", "cuda:x", "gpu"):
         with pytest.raises(ConfigError, match=f"device '{device}': .* use cpu, cuda or cuda:1"):
             Detector.load(onnx_file, device=device)
-    with pytest.raises(ConfigError, match="runs on the cpu alone; for a GPU export to onnx"):
+    with pytest.raises(ConfigError, match="runs only on the cpu; for a GPU export to onnx"):
         Detector.load(openvino_folder, device="cuda")
 
 

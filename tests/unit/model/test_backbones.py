@@ -211,7 +211,7 @@ def test_strides_that_timm_cannot_reduce_are_refused(name: str) -> None:
         with pytest.raises(ConfigError, match=f"'{name}': dilation false: timm dilates what it reduces"):
             backbone.stage(5, 16, 16, dilation=False)
     else:
-        with pytest.raises(ConfigError, match=f"'{name}': timm builds it at its own strides alone, .* reduced to 16"):
+        with pytest.raises(ConfigError, match=f"'{name}': timm cannot change its strides, .* reduced to 16"):
             backbone.stage(5, 16, 16)
     assert backbone.stage(5, 16, 32, dilation=False)  # nothing to dilate
 

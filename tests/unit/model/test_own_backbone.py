@@ -67,7 +67,7 @@ def test_it_trains_and_is_read_again_with_its_object_alone(model: RCNN, tmp_path
         found, expected = loaded.model(images)[0], model.eval()(images)[0]
     assert all(torch.equal(found[key], expected[key]) for key in expected)
     with pytest.raises(
-        CheckpointError, match=r"own\.safetensors: its backbone 'plain' is a network of one's own; .* load_detector\("
+        CheckpointError, match=r"own\.safetensors: its backbone 'plain' is your own network; .* load_detector\("
     ):
         load_detector(path)
     for other, said in (
@@ -110,7 +110,7 @@ def replace_input(model: RCNN) -> RCNN:
 @pytest.mark.parametrize(
     ("config", "weights", "said"),
     [
-        (CONFIG, "imagenet", "backbone 'plain' takes no file of weights; start from weights random"),
+        (CONFIG, "imagenet", "backbone 'plain' cannot load a weights file; use weights random"),
         (CONFIG, "network.pth", "takes no file of weights"),
         (replace(CONFIG, head="vgg_fc", roi=replace(CONFIG.roi, size=7)), None, "it has no fc6 and fc7"),
         (replace(CONFIG, frozen_stages=2), None, "frozen_stages 2 with random weights"),

@@ -212,10 +212,10 @@ def far_beyond(header: dict[str, Any], _: dict[str, Any]) -> None:
         (own(extra=[1, 2]), "'extra'"),
         (own(config=[1]), "expected keys and values"),
         (config(norm="auto"), "norm 'auto'"),
-        (config(backbone="resnet19"), "its backbone 'resnet19' is a network of one's own"),
+        (config(backbone="resnet19"), "its backbone 'resnet19' is your own network"),
         (
             config(backbone="os.path"),
-            r"its backbone 'os\.path' is a network of one's own; read it in Python with load_detector",
+            r"its backbone 'os\.path' is your own network; load it in Python with load_detector",
         ),
         (config(backbone="my\nown"), "backbone 'my"),
         (config(backbone="timm:hf_hub:someone/network"), r"not a name in timm\.list_models\(\)"),

@@ -213,8 +213,8 @@ SCORES, DELTAS = "roi_heads.box_predictor.cls_score.weight", "roi_heads.box_pred
         ({SCORES.replace("weight", "bias"): torch.ones(5)}, r"cls_score.bias\' of shape \(5,\), with 91 logits"),
         ({"roi_heads.box_head.fc6.weight": torch.ones(2, 90)}, r"fc6.weight\' of shape \(2, 90\)"),
         ({"roi_heads.box_head.fc6.weight": torch.ones(2)}, r"fc6.weight\' of shape \(2,\)"),
-        ({"backbone.body.conv1.weight": torch.eye(3).to_sparse()}, "conv1.weight' is no plain tensor"),
-        ({"backbone.body.conv1.weight": torch.ones(1, device="meta")}, "conv1.weight' is no plain tensor"),
+        ({"backbone.body.conv1.weight": torch.eye(3).to_sparse()}, "conv1.weight' is not a plain tensor"),
+        ({"backbone.body.conv1.weight": torch.ones(1, device="meta")}, "conv1.weight' is not a plain tensor"),
     ],
 )
 def test_what_is_no_such_detector_is_refused_in_one_line(
@@ -288,10 +288,10 @@ def test_published_weights_that_are_not_what_they_should_be_are_refused(
         fetch("faster_rcnn_r50_fpn")
     publish({"backbone.body.conv1.weight": torch.ones(1)})
     address = re.escape(PUBLISHED["faster_rcnn_r50_fpn"])
-    with pytest.raises(CheckpointError, match=f"^{address}: no Faster R-CNN of torchvision's with a pyramid: lacks"):
+    with pytest.raises(CheckpointError, match=f"^{address}: not torchvision's Faster R-CNN with a pyramid: lacks"):
         fetch("faster_rcnn_r50_fpn")
     with pytest.raises(
-        ConfigError, match=r"'coco' with preset 'grcn_r18': published for faster_rcnn_r50_fpn and .*_v2"
+        ConfigError, match=r"'coco' with preset 'grcn_r18': there are some only for faster_rcnn_r50_fpn and .*_v2"
     ):
         fetch("grcn_r18")
 

@@ -257,7 +257,7 @@ def test_minutes_become_iterations(tiny, beach, tmp_path, capsys):
     config = from_dict(TrainConfig, yaml.safe_load((tmp_path / "run/config.yaml").read_text()))
     assert config.minutes == 0
     assert f"0.02 minutes: {config.iterations} iterations of " in said
-    assert f"{2 * config.iterations} images are few to learn from: " in said
+    assert f"{2 * config.iterations} images are too few to learn from: " in said
     state = load_state(tmp_path / "run/checkpoints/last.ckpt")
     assert state["global_step"] == config.iterations >= 1
     assert "exp_avg_sq" in state["optimizer"]["state"][0]
@@ -317,7 +317,10 @@ def test_without_objects_to_score_the_last_weights_are_the_best_and_patience_doe
     config = config_of(tiny, data, tmp_path / "run", iterations=4, val_every=1, save_every=2, patience=1)
     train(config)
     said = capsys.readouterr().out
-    assert "warning: split 'val' holds no objects: no AP, no early stop, and the last weights are the best\n" in said
+    assert (
+        "warning: split 'val' holds no objects, so no AP and no early stop; the last weights count as the best\n"
+        in said
+    )
     assert "no AP; best.safetensors is at iteration 4 of 4\n" in said
     best, last = (load_detector(tmp_path / "run" / f"{name}.safetensors") for name in ("best", "last"))
     assert best.extra["iteration"] == last.extra["iteration"] == 4

@@ -128,7 +128,7 @@ def _annotation(entry: dict[str, Any]) -> list[Any] | None:
     if not isinstance(annotations, list) or not all(
         isinstance(one, dict) and isinstance(one.get("result"), list) for one in annotations
     ):
-        raise ValueError("'annotations' is no list of objects with a list 'result'")
+        raise ValueError("'annotations' is not a list of objects with a list 'result'")
     valid = [one for one in annotations if not one.get("was_cancelled")]
     if not valid:
         return None
@@ -152,7 +152,7 @@ def _objects(
         try:
             name, corners, size, turned = _box(entry)
             if sizes - {size}:
-                raise ValueError(f"image of {size[1]:g} x {size[0]:g}, another object says otherwise")
+                raise ValueError(f"image of {size[1]:g} x {size[0]:g}, but another object of it has another size")
         except ValueError as error:
             findings.fault("bad-object", path, f"{where}: {error}", index)
             continue

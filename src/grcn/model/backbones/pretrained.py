@@ -27,7 +27,7 @@ def load_backbone(backbone: Backbone, weights: str | Path, *, fc: bool = False) 
     """
     network = backbone.network
     if network is None:
-        raise ConfigError(f"backbone '{backbone.name}' takes no file of weights; start from weights random")
+        raise ConfigError(f"backbone '{backbone.name}' cannot load a weights file; use weights random")
     if str(weights) == "coco":
         raise ConfigError(
             "weights 'coco' are those of a whole detector: load it by its preset's name, or start a training from it"
@@ -37,8 +37,8 @@ def load_backbone(backbone: Backbone, weights: str | Path, *, fc: bool = False) 
             raise ConfigError("norm 'group' with weights 'imagenet': those were trained with batch norm; use 'bn'")
         if backbone.url is None:
             raise ConfigError(
-                f"backbone '{backbone.name}': no address of its ImageNet weights is known here; fetch them by hand and "
-                "pass weights FILE, or start from weights random"
+                f"backbone '{backbone.name}': grcn has no download address for its ImageNet weights; download them "
+                "yourself and pass weights FILE, or use weights random"
             )
         state = download_state_dict(backbone.url)
     else:
@@ -82,7 +82,7 @@ def download_state_dict(url: str) -> dict[str, Tensor]:
             return torch.hub.load_state_dict_from_url(url, map_location="cpu", check_hash=True, weights_only=True)
     except Exception as error:  # urllib, hashing and unpickling each raise their own
         raise CheckpointError(
-            f"{url}: {first_line(error)}; fetch it by hand and pass weights=FILE, or start from weights=random"
+            f"{url}: {first_line(error)}; download it yourself and pass weights=FILE, or use weights=random"
         ) from None
 
 
@@ -100,7 +100,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror or first_line(error)}") from None
     except Exception as error:  # the two readers raise a dozen kinds on hostile input; torch's say how to execute it
         raise CheckpointError(
-            f"{path}: broken, or no file of tensors alone ({type(error).__name__}); nothing in it was executed"
+            f"{path}: damaged, or holds more than tensors ({type(error).__name__}); nothing in it was executed"
         ) from None
     if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
         raise CheckpointError(f"{path}: holds no state dict (names and tensors)")
