@@ -97,7 +97,7 @@ def benchmark(
 
     Raises:
         GrcnError: as `Detector.load` and `Detector.predict`.
-        CheckpointError: where a candidate's process ended by itself.
+        CheckpointError: if a candidate's process ended by itself.
     """
     batches = sorted({1, *batch_sizes})
     ways = [way for source in sources for way in _ways(source)]

@@ -32,11 +32,11 @@ def atomic_file(path: str | Path, *, durable: bool = True) -> Iterator[BinaryIO]
     left, the next one removes.
 
     Args:
-        path: of the file; its folder is made where absent.
+        path: of the file; its folder is created if it does not exist.
         durable: outlive a power cut, too, which takes waiting for the disk; not for files by the thousand.
 
     Raises:
-        CheckpointError: where the file cannot be written, or another that is read or made for it fails, which is named.
+        CheckpointError: if the file cannot be written, or another that is read or made for it fails, which is named.
     """
     path = Path(path)
     partial: Path | None = None
@@ -102,7 +102,7 @@ def _hold(path: Path) -> int | None:
 
     Raises:
         _NoLocks: where the file system has no locks; the file is gone.
-        OSError: where it cannot be made.
+        OSError: if it cannot be made.
     """
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
@@ -175,7 +175,7 @@ def check_folder(out: str | Path) -> None:
     """Tries whether files can be written in a folder, which need not exist; makes nothing that stays.
 
     Raises:
-        CheckpointError: where they cannot.
+        CheckpointError: if they cannot.
     """
     out = Path(out)
     try:

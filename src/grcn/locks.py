@@ -37,7 +37,7 @@ def locked(path: Path, what: str, *, patience: float = math.inf, remedy: str = "
         remedy: against a lock that another process holds, in the error.
 
     Raises:
-        ConfigError: where another process holds it for longer; says which.
+        ConfigError: if another process holds it for longer; says which.
     """
     from filelock import FileLock, Timeout
 
@@ -77,11 +77,13 @@ def locked_folder(out: Path) -> Iterator[None]:
     """Holds the lock of a folder of results, for the one process that writes it.
 
     Raises:
-        CheckpointError: where nothing can be written there.
-        ConfigError: where another process is using it.
+        CheckpointError: if nothing can be written there.
+        ConfigError: if another process is using it.
     """
     check_folder(out)
-    with locked(out / ".lock", str(out), patience=MOMENT, remedy="wait until it ends, or choose another folder (--out)"):
+    with locked(
+        out / ".lock", str(out), patience=MOMENT, remedy="wait until it ends, or choose another folder (--out)"
+    ):
         yield
 
 

@@ -435,7 +435,7 @@ def serve(detector: Detector, host: str, port: int, limits: ServeLimits, say: Ca
         say: told the address when photos are answered, and what the user should know about it.
 
     Raises:
-        ConfigError: where it cannot listen there.
+        ConfigError: if it cannot listen there.
     """
     if not _is_loopback(host):
         say(f"warning: {host} can be reached by others, and there is no encryption or password; put a proxy before it")

@@ -100,7 +100,7 @@ class Thresholds:
             source: what errors call the file.
 
         Raises:
-            CheckpointError: where they are garbled.
+            CheckpointError: if they are garbled.
         """
         if (content := extra.get(KEY)) is None:
             return None

@@ -177,6 +177,23 @@ def test_what_cannot_be_fetched_is_told_in_a_line(hub: Hub, home: Path, pushed: 
     assert not any(request.startswith("GET /large/") for request in hub.requests)
 
 
+def test_a_hub_that_is_not_reached_is_told_at_once_and_the_cache_is_used(
+    hub: Hub, home: Path, pushed: str, beach: Path, tmp_path: Path
+) -> None:
+    """It is asked once: the Hub's own client would try for 20 seconds, with a line for each try."""
+    photo = str(open_dataset(beach, split="test")[0].path)
+    nowhere = {"HF_ENDPOINT": "http://127.0.0.1:9"}
+    words = ("predict", "hf://someone/tiny", photo, "--out", str(tmp_path / "found"))
+    done = grcn(hub, tmp_path, *words, **nowhere)
+    assert done.returncode == 6
+    said = "someone/tiny: not in the cache of this machine, and the Hugging Face Hub was not reached"
+    assert done.stderr == f"grcn: error: {said}\n"
+    assert grcn(hub, home, *words).returncode == 0  # now it is in the cache of this home
+    done = grcn(hub, home, *words[:-1], str(tmp_path / "again"), **nowhere)
+    assert done.returncode == 0, done.stderr
+    assert "Retry" not in done.stderr
+
+
 def changed(run: Path, **extra: Any) -> Any:
     loaded = load_detector(run / "best.safetensors")
     loaded.extra.clear()

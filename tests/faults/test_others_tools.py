@@ -272,7 +272,7 @@ def test_more_objects_than_come_out(tmp_path: Path) -> None:
     report = check_dataset(tmp_path)
     (said,) = [defect for defect in report.defects if defect.kind == "dense-images"]
     assert "1 images hold more than 100 objects, up to 240" in said.message
-    assert said.message.endswith("--fit data makes it 400")
+    assert said.message.endswith("--fit data raises this to 400")
     assert report.suggested
     assert report.suggested.detections_per_image == 400
 

@@ -202,7 +202,7 @@ class _Weights:
         run: as the command line names it.
 
     Raises:
-        ConfigError: where it is no file of one's own.
+        ConfigError: if it is no file of one's own.
     """
 
     def __init__(self, run: str) -> None:

@@ -136,7 +136,7 @@ def from_dict(kind: type[T], values: Any, where: str = "") -> T:
     known = {key: _coerce(hints[key], value, f"{where}{key}") for key, value in values.items()}
     required = [f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING]  # type: ignore[arg-type]
     if missing := [name for name in required if name not in known]:
-        raise ConfigError(f"{where}{missing[0]}: missing")
+        raise ConfigError(f"{where.rstrip('.') or kind.__name__}: '{missing[0]}' is missing")
     try:
         return kind(**known)
     except ConfigError as error:

@@ -118,7 +118,7 @@ def check_dataset(
         progress: called with (images decoded, images in all).
 
     Raises:
-        DataError: where the folder or a named split cannot be found or the format is not recognized. All else is a
+        DataError: if the folder or a named split cannot be found or the format is not recognized. All else is a
             defect of the report.
     """
     folder = DataFolder(root, format)

@@ -137,7 +137,7 @@ def download(
 
     Raises:
         ConfigError: on an unknown name or address.
-        DataError: where the server cannot be reached or has another file, the disk is full, an archive is damaged or
+        DataError: if the server cannot be reached or has another file, the disk is full, an archive is damaged or
             has entries that lead outside `out`, or `out` holds something else.
     """
     _check_arguments(name, base_url, attempts)
@@ -235,8 +235,7 @@ def _fetch(
         failures = 0 if got > have else failures + 1
         if failures >= attempts:
             raise DataError(
-                f"{url}: failed {attempts} times, {reason}; {got} of {archive.size} bytes are kept, try again to "
-                "continue"
+                f"{url}: {reason} (attempts: {attempts}); {got} of {archive.size} bytes are kept, try again to continue"
             )
         if got < archive.size:
             time.sleep(min(pause * 2 ** max(failures - 1, 0), 60.0))

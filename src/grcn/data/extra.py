@@ -34,7 +34,7 @@ class Extra:
         """The sample as the function makes it.
 
         Raises:
-            DataError: where the function fails, or returns no sample.
+            DataError: if the function fails, or returns no sample.
         """
         try:
             made = self.function(image.clone(), boxes.clone(), labels.clone(), rng)
@@ -55,7 +55,7 @@ def load_extra(name: str) -> Extra | None:
     command line or a file handed over names is imported, never what a checkpoint does.
 
     Raises:
-        ConfigError: where there is no such module or function.
+        ConfigError: if there is no such module or function.
     """
     if not name:
         return None

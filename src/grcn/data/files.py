@@ -288,7 +288,7 @@ class ImageFinder:
         """The image file.
 
         Raises:
-            NotFoundError: where there is none, or it is of a kind that is not read.
+            NotFoundError: if there is none, or it is of a kind that is not read.
         """
         own = self.root.join(self.root.path, name) if os.path.isabs(name) else None
         relative = os.path.relpath(own, self.root.path) if own else name

@@ -201,7 +201,7 @@ class Loader(DataLoader[Any]):
 
     Raises:
         ImageError: naming the image that cannot be decoded.
-        DataError: where its processes cannot be started, or cannot hand over what they read; naming the limit where too
+        DataError: if its processes cannot be started, or cannot hand over what they read; naming the limit where too
             many files are open.
     """
 

@@ -226,7 +226,7 @@ class Findings:
         """Names of the classes 0 to `highest` that nothing names: their numbers, which is said.
 
         Raises:
-            AnnotationError: where these are too many to be classes.
+            AnnotationError: if these are too many to be classes.
         """
         if highest >= MOST_CLASSES:
             raise AnnotationError(f"{place}: class {highest} has no name; list the class names in classes.txt")

@@ -209,7 +209,7 @@ def measure(datasets: Sequence[Dataset], config: DetectorConfig) -> Sizing:
     """How `config` suits the data sets.
 
     Raises:
-        DataError: where they have no objects.
+        DataError: if they have no objects.
     """
     objects = objects_at(datasets, config.input.short_side, config.input.long_side)
     _need_objects(objects, datasets)
@@ -260,7 +260,7 @@ def fit_config(dataset: Dataset | Sequence[Dataset], config: DetectorConfig) -> 
         config: of the preset in use; everything else in it stays.
 
     Raises:
-        DataError: where there are no objects.
+        DataError: if there are no objects.
     """
     datasets = [dataset] if isinstance(dataset, Dataset) else list(dataset)
     config = replace(config, input=_fit_input(datasets, config.input))

@@ -68,8 +68,8 @@ def export(
         the file or folder.
 
     Raises:
-        ConfigError: where a package is missing, the format has no int8, or the network's graph depends on the size.
-        CheckpointError: where the file cannot be written.
+        ConfigError: if a package is missing, the format has no int8, or the network's graph depends on the size.
+        CheckpointError: if the file cannot be written.
     """
     out = Path(out)
     _check_request(format, half, int8=bool(calibration))

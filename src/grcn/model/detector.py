@@ -39,7 +39,7 @@ class RCNN(nn.Module):
         backbone: what stages, fully connected layers and the input's mean and deviation are taken from.
 
     Raises:
-        ConfigError: where the backbone cannot be had as `config` asks.
+        ConfigError: if the backbone cannot be had as `config` asks.
     """
 
     mean: Tensor
@@ -159,7 +159,7 @@ def resolve(config: DetectorConfig, backbone: Backbone, *, pretrained: bool) -> 
     """`config` with `norm` and `frozen_stages` settled for pretrained or random weights.
 
     Raises:
-        ConfigError: where random weights would be frozen.
+        ConfigError: if random weights would be frozen.
     """
     frozen_stages = config.frozen_stages if config.frozen_stages is not None else 2 if pretrained else 0
     if not pretrained and (backbone.norm == "frozen_bn" or frozen_stages):
@@ -178,7 +178,7 @@ def outline(config: DetectorConfig, num_classes: int, backbone: Backbone | None 
         backbone: where it is none that `make_backbone` knows by the name in `config`.
 
     Raises:
-        ConfigError: where the name is unknown, or is not that of `backbone`.
+        ConfigError: if the name is unknown, or is not that of `backbone`.
     """
     if backbone is None:
         backbone = make_backbone(config.backbone, config.norm)

@@ -106,7 +106,7 @@ def make_head(config: DetectorConfig, backbone: Backbone, channels: int) -> nn.M
         channels: of the map that its RoIs are of.
 
     Raises:
-        ConfigError: where the backbone has no fully connected layers and the head needs them.
+        ConfigError: if the backbone has no fully connected layers and the head needs them.
     """
     if config.head == "conv5":
         before, after = backbone.strides[3:]
@@ -128,7 +128,7 @@ def takes_fc(config: DetectorConfig, backbone: Backbone) -> bool:
     """Whether the head starts from the fully connected layers of `backbone`: those that are as wide as its own.
 
     Raises:
-        ConfigError: where the backbone has none and the head is made of them.
+        ConfigError: if the backbone has none and the head is made of them.
     """
     if config.head != "vgg_fc":
         return False

@@ -31,7 +31,7 @@ def save_detector(
         class_names: by class id; preset: the name it was built from; extra: JSON values such as metrics.
 
     Raises:
-        CheckpointError: where the file cannot be written; an earlier one of that name stays as it was.
+        CheckpointError: if the file cannot be written; an earlier one of that name stays as it was.
     """
     header = Header(model.config, class_names, preset, extra)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
@@ -43,7 +43,7 @@ def add_to_header(path: str | Path, entries: Mapping[str, Any]) -> None:
     """Sets keys of `extra` in the header of a weights file; its tensors stay as they are.
 
     Raises:
-        CheckpointError: where the file cannot be read or written, or is no detector's.
+        CheckpointError: if the file cannot be read or written, or is no detector's.
     """
     metadata, tensors = _read(path)
     header = read_header(path, metadata)
@@ -87,7 +87,7 @@ def load_detector(path: str | Path, *, backbone: Backbone | None = None) -> Load
         backbone: the network of your own that the detector was built with.
 
     Raises:
-        CheckpointError: where the file is missing, broken, or not a detector of this package.
+        CheckpointError: if the file is missing, broken, or not a detector of this package.
     """
     metadata, tensors = _read(path)
     header = read_header(path, metadata)
@@ -99,7 +99,7 @@ def read_file_header(path: str | Path) -> Header:
     """The header of a weights file, without its tensors.
 
     Raises:
-        CheckpointError: where it is missing, broken, or not a detector's.
+        CheckpointError: if it is missing, broken, or not a detector's.
     """
     try:
         with safetensors.safe_open(path, framework="pt") as file:
@@ -133,7 +133,7 @@ def filled(
         backbone: as `load_detector`.
 
     Raises:
-        CheckpointError: where they are not those of such a detector.
+        CheckpointError: if they are not those of such a detector.
     """
     if backbone is None and not is_named(config.backbone):
         raise CheckpointError(

@@ -53,7 +53,7 @@ class Detector:
         thresholds: of the scores as they are handed out; None where it has none.
 
     Raises:
-        ConfigError: where there are not C names, or two are the same; on `calibrated` without thresholds.
+        ConfigError: if there are not C names, or two are the same; on `calibrated` without thresholds.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class Detector:
                 the network's own.
 
         Raises:
-            CheckpointError: where there is no such file, or it is no detector of grcn.
+            CheckpointError: if there is no such file, or it is no detector of grcn.
             ConfigError: on a preset without class names, class names beside trained weights, an unknown device or
                 optimization, a runtime that is not installed, or `calibrated` with a file that has no temperature.
         """
@@ -158,7 +158,7 @@ class Detector:
             device, optimize, calibrated: as `load`.
 
         Raises:
-            CheckpointError: where it cannot be fetched, or is no detector of grcn.
+            CheckpointError: if it cannot be fetched, or is no detector of grcn.
             ConfigError: without the extra `hub`, on a name that no repository can have, and as `load`.
         """
         file = download_weights(
@@ -170,14 +170,14 @@ class Detector:
         """Uploads the weights file that this detector was loaded from, with a model card, to the Hugging Face Hub.
 
         Args:
-            repo_id: `user/name`, made where absent.
+            repo_id: `user/name`, created if it does not exist.
             options: token, private, license, half, metrics, message: as `grcn.predict.hub.push`.
 
         Returns:
             The repository's address.
 
         Raises:
-            CheckpointError: where the Hub refuses, or the detector was not loaded from a file.
+            CheckpointError: if the Hub refuses, or the detector was not loaded from a file.
             ConfigError: without the extra `hub`, or on a name that no repository can have.
         """
         if self.source is None:
@@ -191,7 +191,7 @@ class Detector:
         """The torch module.
 
         Raises:
-            ConfigError: where the detector is an exported one.
+            ConfigError: if the detector is an exported one.
         """
         model: RCNN | None = getattr(self.network, "model", None)
         if model is None:
@@ -350,7 +350,7 @@ class Detector:
         """The lowest score that is kept where `predict` is asked for `score`; [C] where each class has its own.
 
         Raises:
-            ConfigError: where it has no thresholds, or `score` is none.
+            ConfigError: if it has no thresholds, or `score` is none.
         """
         if not isinstance(score, str):
             return score

@@ -61,7 +61,7 @@ def download_weights(
         local_files_only: do not ask the Hub.
 
     Raises:
-        CheckpointError: where it cannot be fetched, or is larger than MAX_WEIGHTS.
+        CheckpointError: if it cannot be fetched, or is larger than MAX_WEIGHTS.
         ConfigError: without the extra `hub`, or on a name that no repository can have.
     """
     hub = _import_hub()
@@ -116,7 +116,7 @@ def push(
     metrics: dict[str, Any] | None = None,
     message: str = "Detector of grcn",
 ) -> str:
-    """Uploads a detector to a repository, made where absent, in one commit; files of these names are replaced.
+    """Uploads a detector to a repository, created if it does not exist, in one commit; files of these names are replaced.
 
     Args:
         source: its weights file.
@@ -133,7 +133,7 @@ def push(
         The repository's address.
 
     Raises:
-        CheckpointError: where the source is no detector, or the Hub refuses.
+        CheckpointError: if the source is no detector, or the Hub refuses.
         ConfigError: without the extra `hub`, or on a name that no repository can have.
     """
     from grcn.predict.checkpoint import load_detector, save_detector

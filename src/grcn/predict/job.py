@@ -98,7 +98,7 @@ def predict_sources(
     Args:
         detector: the detector.
         sources: from `find_sources`.
-        out: the folder of results, made where absent; results of an earlier run are replaced.
+        out: the folder of results, created if it does not exist; results of an earlier run are replaced.
         score: as `Detector.predict`; detections below it are left out.
         save: any of `grcn.data.formats.WRITERS`.
         batch_size, workers, tiles: as `Detector.stream`.
@@ -111,8 +111,8 @@ def predict_sources(
     Raises:
         ConfigError: on a score that the detector does not have; where saved labels of an earlier run, perhaps corrected
             since, would be replaced, or where another process is at work in the folder.
-        ModuleNotFoundError: where an extra that is needed is not installed.
-        CheckpointError: where what is written once, such as the list of images, cannot be written.
+        ModuleNotFoundError: if an extra that is needed is not installed.
+        CheckpointError: if what is written once, such as the list of images, cannot be written.
     """
     detector.least(score)  # what cannot be asked of it is said before anything is replaced
     if track:
@@ -222,7 +222,7 @@ def _drawn(source: Source, picture: NDArray[np.uint8]) -> bytes:
     """The JPEG of an image with its detections drawn.
 
     Raises:
-        ImageError: where it is larger than a JPEG can be.
+        ImageError: if it is larger than a JPEG can be.
     """
     height, width = picture.shape[:2]
     if max(height, width) > MAX_JPEG:
@@ -258,7 +258,7 @@ def _predict_video(
         begin: the score from which tracks begin; None: nothing is tracked.
 
     Raises:
-        ImageError: where it cannot be opened, holds no frame, or cannot be written.
+        ImageError: if it cannot be opened, holds no frame, or cannot be written.
     """
     names: Counter[str] = Counter()
     with _opened(source, stop) as video, files_of(source) as files:
@@ -323,7 +323,7 @@ def _write_video(
     """Writes a video whole or not at all, and returns how many frames it has and the number of the last.
 
     Raises:
-        CheckpointError: where it cannot be written.
+        CheckpointError: if it cannot be written.
     """
     first = next(frames)
     count = last = 0

@@ -53,7 +53,7 @@ def locate(source: str | Path) -> Located:
             Path, which makes one slash of two, too.
 
     Raises:
-        CheckpointError: where there is none, on a `.pt2` file, and as `grcn.predict.hub.download_weights`.
+        CheckpointError: if there is none, on a `.pt2` file, and as `grcn.predict.hub.download_weights`.
         ConfigError: as `grcn.predict.hub.download_weights`.
     """
     path, text = Path(source), str(source)

@@ -105,8 +105,8 @@ def fetch(preset: str) -> Converted:
     """The published weights of a preset, from torch's cache (TORCH_HOME) or downloaded there and checked by their hash.
 
     Raises:
-        ConfigError: where none are published.
-        CheckpointError: where they cannot be fetched, or are not what they should be.
+        ConfigError: if none are published.
+        CheckpointError: if they cannot be fetched, or are not what they should be.
     """
     if preset not in PUBLISHED:
         raise ConfigError(f"weights 'coco' with preset '{preset}': there are some only for {' and '.join(PUBLISHED)}")
@@ -184,7 +184,7 @@ def load_published(config: DetectorConfig) -> LoadedDetector:
     """COCO's detector that has the backbone, neck and head of `config`.
 
     Raises:
-        ConfigError: where none is published.
+        ConfigError: if none is published.
         CheckpointError: as `fetch`.
     """
     if name := _of_kind(config):
@@ -201,7 +201,7 @@ def read_torchvision(path: Path) -> LoadedDetector | None:
     Classes that are not COCO's are called by their number, from 1.
 
     Raises:
-        CheckpointError: where the file is missing, broken or holds anything but tensors.
+        CheckpointError: if the file is missing, broken or holds anything but tensors.
     """
     state = read_state_dict(path)
     return replace(as_detector(convert(state, str(path)), str(path)), file=path) if is_torchvision(state) else None
@@ -211,7 +211,7 @@ def as_detector(converted: Converted, source: str) -> LoadedDetector:
     """The detector, ready; `source` is what errors call it.
 
     Raises:
-        CheckpointError: where a tensor is missing, or has another shape than torchvision's detectors have it.
+        CheckpointError: if a tensor is missing, or has another shape than torchvision's detectors have it.
     """
     theirs = named(converted.preset)
     rows = len(converted.tensors["roi.scores.weight"]) - 1 - converted.unnamed

@@ -36,11 +36,11 @@ class Results:
     """results.jsonl, which grows; images.json, which is kept up to it; and results.json, once all is there.
 
     Args:
-        out: the folder, made where absent.
+        out: the folder, created if it does not exist.
         class_names: of the detector.
 
     Raises:
-        CheckpointError: where they cannot be written.
+        CheckpointError: if they cannot be written.
     """
 
     def __init__(self, out: Path, class_names: Sequence[str]) -> None:
@@ -194,7 +194,7 @@ def read_key(path: Path) -> ResultsKey:
     """Reads an `images.json` that `grcn predict` wrote.
 
     Raises:
-        AnnotationError: where it is something else.
+        AnnotationError: if it is something else.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -224,7 +224,7 @@ def load_own_results(path: Path, key: ResultsKey, dataset: Dataset) -> tuple[lis
         detections are left out.
 
     Raises:
-        AnnotationError: where none of the predicted images is among the records, or the file is broken.
+        AnnotationError: if none of the predicted images is among the records, or the file is broken.
     """
     by_path = {str(record.path.resolve()): i for i, record in enumerate(dataset.records)}
     by_name = {record.path.name: i for i, record in enumerate(dataset.records)}
@@ -257,7 +257,7 @@ def save_fiftyone(folder: Path, detections: Sequence[Detections], dataset: Datas
     """Writes samples.json, which FiftyOne imports (`grcn.data.formats.fiftyone`); it names the images where they lie.
 
     Args:
-        folder: made where absent.
+        folder: created if it does not exist.
         detections: of each of the data set's images: the field `predictions`; its objects are `ground_truth`.
         dataset: the data set.
     """

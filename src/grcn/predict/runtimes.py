@@ -79,7 +79,7 @@ class Exported(ABC):
 
         Raises:
             ConfigError: on a `score`, since the graph has the model's own threshold built in.
-            CheckpointError: where the graph cannot be computed, or gives something else than detections.
+            CheckpointError: if the graph cannot be computed, or gives something else than detections.
         """
         if score is not None:
             own = self.config.roi.score_threshold
@@ -185,7 +185,7 @@ def open_exported(source: Located, optimize: Optimization = "fold", device: str 
 
     Raises:
         CheckpointError: on a file that is broken or no detector.
-        ConfigError: where the runtime is not installed, or cannot do what `optimize` and `device` say.
+        ConfigError: if the runtime is not installed, or cannot do what `optimize` and `device` say.
     """
     gpu = _gpu(source, device)
     is_bf16 = optimize == "bf16"
@@ -217,7 +217,7 @@ def _load_cuda(onnxruntime: Any) -> None:
     """Makes what ONNX Runtime needs for a GPU ready, where it lies among Python's packages.
 
     Raises:
-        ConfigError: where the ONNX Runtime that is installed is one for CPUs.
+        ConfigError: if the ONNX Runtime that is installed is one for CPUs.
     """
     available = onnxruntime.get_available_providers()
     if _CUDA not in available:

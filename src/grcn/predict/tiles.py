@@ -61,7 +61,7 @@ def stream_tiles(
     prepared by the workers.
 
     Raises:
-        ConfigError: where tiles have another size than the one that an exported network is made for.
+        ConfigError: if tiles have another size than the one that an exported network is made for.
     """
     for source in sources:
         result: T | ImageError

@@ -89,7 +89,7 @@ def load_trained(source: Located) -> LoadedDetector:
     """The trained detector as it was saved.
 
     Raises:
-        CheckpointError: where it cannot be read or fetched, or is an exported one.
+        CheckpointError: if it cannot be read or fetched, or is an exported one.
         ConfigError: on a preset that no COCO weights are published for.
     """
     if source.is_exported:

@@ -67,7 +67,7 @@ def read_video(path: Path) -> Iterator[Video]:
     """Opens a video; its frames can be read until the block is left.
 
     Raises:
-        ImageError: where it cannot be opened or holds no frame, and, from `frames`, where it cannot be read to its end.
+        ImageError: if it cannot be opened or holds no frame, and, from `frames`, where it cannot be read to its end.
     """
     import av
 
@@ -94,7 +94,7 @@ def read_live(address: str, name: str, stop: threading.Event) -> Iterator[Video]
         stop: ends the frames.
 
     Raises:
-        ImageError: where it cannot be opened, gives no frame, or, when the block is left, where it broke off.
+        ImageError: if it cannot be opened, gives no frame, or, when the block is left, where it broke off.
     """
     import av
 
@@ -227,7 +227,7 @@ def write_video(file: BinaryIO, fps: float, height: int, width: int) -> Iterator
     The video is whole once the block is left.
 
     Raises:
-        OSError, av.FFmpegError: where it cannot be written.
+        OSError, av.FFmpegError: if it cannot be written.
     """
     import av
 

@@ -54,7 +54,7 @@ def write_report(
     that of the metrics' section `calibration`.
 
     Args:
-        out: the folder; made where absent, files of these names in it are replaced.
+        out: the folder; created if it does not exist, files of these names in it are replaced.
         metrics: what `evaluate` returned.
         detections, targets, class_names: what it was given.
         score, iou: of the confusion matrix; [C] float32: a score of each class, which `scores_in_words` tells of.

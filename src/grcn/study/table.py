@@ -74,7 +74,7 @@ def write_tables(study: Study, out: str | Path) -> list[Path]:
         The files.
 
     Raises:
-        DataError: where no trial has a result.
+        DataError: if no trial has a result.
         CheckpointError: on a file that is not a result, or a folder that cannot be written.
     """
     from matplotlib.figure import Figure

@@ -62,7 +62,7 @@ def load_state(path: str | Path, *, mapped: bool = False) -> dict[str, Any]:
         mapped: leave the tensors on disk until they are used; for a look at the rest.
 
     Raises:
-        CheckpointError: where it is missing, torn, no training state of this package, or holds code; none of it is run.
+        CheckpointError: if it is missing, torn, no training state of this package, or holds code; none of it is run.
     """
     try:
         state: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)

@@ -15,7 +15,7 @@ def open_data(config: TrainConfig, say: Say) -> tuple[Dataset, Dataset | None]:
     """Training and validation data; None where there is no split to validate on.
 
     Raises:
-        DataError: where there is nothing to learn from, or no such split.
+        DataError: if there is nothing to learn from, or no such split.
     """
     folder = DataFolder(config.data, config.format)
     split = folder.resolve(config.train_split, "train")

@@ -141,7 +141,7 @@ def make_loggers(config: TrainConfig, out: Path, start: int) -> list[Logger]:
     """The loggers that `config` names, continuing at iteration `start`; their ids stay in the folder.
 
     Raises:
-        CheckpointError: where the folder's IDS are no such file.
+        CheckpointError: if the folder's IDS are no such file.
     """
     ids = _read_ids(out / IDS)
     loggers: list[Logger] = []

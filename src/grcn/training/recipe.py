@@ -75,7 +75,7 @@ def read_trained(weights: str) -> Header | None:
     """What the detector to fine-tune from says of itself; None where `weights` names none of grcn's.
 
     Raises:
-        CheckpointError: where there is no such file, or a broken one.
+        CheckpointError: if there is no such file, or a broken one.
     """
     if weights in ("auto", "imagenet", "coco", "random"):
         return None

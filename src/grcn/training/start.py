@@ -22,7 +22,7 @@ def new_detector(config: TrainConfig, data: Dataset, say: Say) -> RCNN:
     """A detector for the classes of `data`, with the weights that `config` names.
 
     Raises:
-        CheckpointError: where they cannot be had, or do not fit.
+        CheckpointError: if they cannot be had, or do not fit.
     """
     classes = len(data.class_names)
     if config.weights in ("imagenet", "random"):

@@ -367,7 +367,7 @@ def test_several_files_of_metadata(tmp_path: Path) -> None:
     photo(tmp_path / "train" / "a.png")
     jsonl(tmp_path / "train" / "metadata.jsonl", [row(GOOD)])
     table(tmp_path / "train" / "metadata.csv", [row(GOOD)])
-    with pytest.raises(AnnotationError, match=r"train: metadata\.jsonl and metadata\.csv: which\? Keep one"):
+    with pytest.raises(AnnotationError, match=r"train: holds metadata\.jsonl and metadata\.csv; keep one"):
         open_dataset(tmp_path)
 
 

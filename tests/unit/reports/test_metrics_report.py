@@ -145,7 +145,7 @@ def test_nan_is_never_written(tmp_path):
 
 def test_what_does_not_correspond_is_refused(tmp_path):
     targets, detections = scene(("cat", "dog"), images=2)
-    with pytest.raises(DataError, match="1 images of detections for 2 of targets"):
+    with pytest.raises(DataError, match="detections of 1 images, but targets of 2"):
         write_report(tmp_path, {}, detections[:1], targets, ("cat", "dog"))
 
 

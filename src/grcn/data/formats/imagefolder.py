@@ -169,7 +169,7 @@ def _metadata(root: Root, folder: Path) -> list[Path]:
     """The file of metadata in a folder, if there is one.
 
     Raises:
-        AnnotationError: where there are several.
+        AnnotationError: if there are several.
     """
     listed = root.listing(folder).names
     found = [root.guarded(folder / name) for wanted in _METADATA if (name := listed.find(wanted))]
@@ -200,7 +200,7 @@ def _read(path: Path, findings: Findings) -> Iterator[Entry]:
     """What the rows of a file say; those that are wrong are told to the findings.
 
     Raises:
-        AnnotationError: where it cannot be read, or holds the photos itself.
+        AnnotationError: if it cannot be read, or holds the photos itself.
         ConfigError: on a Parquet file, where pyarrow is not installed.
     """
     if path.name.lower() not in _METADATA:
@@ -254,8 +254,8 @@ def _parquet(path: Path) -> tuple[list[Row], Any]:
     """The rows of a Parquet file, those columns that are used, and what `datasets` says in it of its columns.
 
     Raises:
-        ConfigError: where pyarrow is not installed.
-        AnnotationError: where it cannot be read, or holds too much.
+        ConfigError: if pyarrow is not installed.
+        AnnotationError: if it cannot be read, or holds too much.
     """
     try:
         import pyarrow
@@ -303,7 +303,7 @@ def _objects(row: Row, entry: Entry, findings: Findings) -> list[Object] | None:
     """What a row says that is in its image; None where it is not annotated.
 
     Raises:
-        ValueError: where it cannot be told which box is of which class.
+        ValueError: if it cannot be told which box is of which class.
     """
     said = row.get("objects", row if "bbox" in row else None)
     said = _parsed(said)

@@ -122,7 +122,7 @@ def _annotation(entry: dict[str, Any]) -> list[Any] | None:
     """The result that counts; None where there is none.
 
     Raises:
-        ValueError: where the task has no annotations in the format's sense.
+        ValueError: if the task has no annotations in the format's sense.
     """
     annotations = entry.get("annotations")
     if not isinstance(annotations, list) or not all(
@@ -218,7 +218,7 @@ def _parts(address: str) -> tuple[str, ...]:
     """The names along an address's path. That of a file served from a local folder stands in its query.
 
     Raises:
-        ValueError: where it is no address, or names no file.
+        ValueError: if it is no address, or names no file.
     """
     split = urlsplit(address)
     local = parse_qs(split.query, errors="surrogateescape").get("d") if split.path.endswith("/local-files/") else None

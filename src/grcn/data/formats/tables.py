@@ -430,7 +430,7 @@ def _listed_names(paths: Sequence[Path], findings: Findings) -> tuple[str, ...] 
     """The classes of keras-retinanet's list of them, `name,id` a row, by id; None where no file is one.
 
     Raises:
-        AnnotationError: where several are, or an id or a name stands there twice.
+        AnnotationError: if several are, or an id or a name stands there twice.
     """
     lists = {}
     for path in paths:

@@ -220,7 +220,7 @@ def _find_yaml(root: Root, folder: Path) -> tuple[Path | None, dict[Any, Any]]:
     """The YAML file that describes the data set, and its content; `data.yaml` and `dataset.yaml` come before others.
 
     Raises:
-        AnnotationError: where several would do and do not say the same.
+        AnnotationError: if several would do and do not say the same.
     """
     files = [*root.files(folder, ".yaml"), *root.files(folder, ".yml")]
     named = [path for path in files if path.stem.lower() in ("data", "dataset")]

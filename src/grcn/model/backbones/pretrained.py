@@ -22,8 +22,8 @@ def load_backbone(backbone: Backbone, weights: str | Path, *, fc: bool = False) 
         fc: fill its fully connected layers as well.
 
     Raises:
-        CheckpointError: where the weights cannot be fetched or read, or do not fit, naming what is missing.
-        ConfigError: where none are published.
+        CheckpointError: if the weights cannot be fetched or read, or do not fit, naming what is missing.
+        ConfigError: if none are published.
     """
     network = backbone.network
     if network is None:
@@ -74,7 +74,7 @@ def download_state_dict(url: str) -> dict[str, Tensor]:
     Another process that downloads the same is waited for.
 
     Raises:
-        CheckpointError: where it cannot be fetched, or its content is not what its name promises.
+        CheckpointError: if it cannot be fetched, or its content is not what its name promises.
     """
     file = Path(torch.hub.get_dir(), "checkpoints", url.rsplit("/", 1)[-1])
     try:
@@ -90,7 +90,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     """The state dict in a .safetensors file or in one that torch.save wrote (tensors only).
 
     Raises:
-        CheckpointError: where the file is missing, broken or holds anything but tensors.
+        CheckpointError: if the file is missing, broken or holds anything but tensors.
     """
     try:
         if str(path).endswith(".safetensors"):

@@ -36,7 +36,7 @@ class Timm(Backbone):
             `pretrained`, else `bn`.
 
     Raises:
-        ConfigError: where timm is not installed or has no such network, or where the network has not the strides 4, 8,
+        ConfigError: if timm is not installed or has no such network, or where the network has not the strides 4, 8,
             16 and 32, is no chain of modules, takes photos of one size alone, or has not that norm.
     """
 
