@@ -1,4 +1,4 @@
-"""What a detector's file says of itself, as JSON under the key `grcn`: the same in weights and in exported files."""
+"""The header of a detector's file, as JSON under the key `grcn`: the same in weights and in exported files."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ KEY, FORMAT = "grcn", "grcn-1"
 
 @dataclass(frozen=True)
 class Header:
-    """What is needed beside a network's weights.
+    """What a detector needs besides the weights of its network.
 
     Args:
-        config: the configuration, with input size and thresholds; class_names: by class id.
-        preset: the name of the configuration it was made from; extra: JSON values, such as metrics.
+        config: the configuration, with input size and thresholds; class_names: the names by class id.
+        preset: the name of the configuration that it was made from; extra: JSON values, such as metrics.
     """
 
     config: DetectorConfig
@@ -41,10 +41,10 @@ class Header:
 
 
 def read_header(path: str | Path, metadata: Mapping[str, str]) -> Header:
-    """The header in a file's metadata.
+    """Reads the header from the metadata of a file.
 
     Raises:
-        CheckpointError: naming `path`, where there is none, or it is not a detector's.
+        CheckpointError: if there is no header, or it is not that of a detector; it names `path`.
     """
     try:
         header = json.loads(metadata[KEY])

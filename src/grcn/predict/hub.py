@@ -51,18 +51,18 @@ def download_weights(
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
 ) -> Path:
-    """The weights file of a repository, from the Hub's cache on this machine or downloaded there.
+    """Returns the weights file of a repository. It is downloaded into the Hub's cache unless it is there already.
 
     Args:
         repo_id: `user/name`.
         revision: branch, tag or commit; None: the main branch.
-        token: of the Hub; None: that of `hf auth login` or HF_TOKEN, where there is one.
-        cache_dir: None: the Hub's own (HF_HOME).
-        local_files_only: do not ask the Hub.
+        token: token for the Hub; None: that of `hf auth login` or HF_TOKEN, if any.
+        cache_dir: folder of the cache; None: the Hub's own (HF_HOME).
+        local_files_only: use only the cache and do not ask the Hub.
 
     Raises:
-        CheckpointError: if it cannot be fetched, or is larger than MAX_WEIGHTS.
-        ConfigError: without the extra `hub`, or on a name that no repository can have.
+        CheckpointError: if the file cannot be downloaded, or is larger than MAX_WEIGHTS.
+        ConfigError: without the extra `hub`, or on an invalid name of a repository.
     """
     hub = _import_hub()
     try:
@@ -116,25 +116,25 @@ def push(
     metrics: dict[str, Any] | None = None,
     message: str = "Detector of grcn",
 ) -> str:
-    """Uploads a detector to a repository, created if it does not exist, in one commit; files of these names are replaced.
+    """Uploads a detector to a repository in one commit. Files of the same names are replaced.
 
     Args:
-        source: its weights file.
-        repo_id: `user/name`, or `name` for the user whose token it is.
-        token: with the right to write; None: that of `hf auth login` or HF_TOKEN.
+        source: the weights file.
+        repo_id: `user/name`, or `name` for the user of the token; created if it does not exist.
+        token: a token that may write; None: that of `hf auth login` or HF_TOKEN.
         private: make a new repository private.
-        license: the Hub's short name, such as `apache-2.0`, for the card. None: the card names none.
-        half: store weights in float16: half the size, detections that differ a little. They load as float32.
-        metrics: for the card, what `grcn evaluate` writes as metrics.json. None: those of the validation that chose the
-            weights, which are in their header.
-        message: of the commit.
+        license: license on the model card, by the Hub's short name such as `apache-2.0`; None: no license.
+        half: store the weights in float16: half the size, slightly different detections. They load as float32.
+        metrics: metrics for the model card, as `grcn evaluate` writes them to metrics.json. None: those of the
+            validation that chose the weights, from their header.
+        message: commit message.
 
     Returns:
-        The repository's address.
+        The address of the repository.
 
     Raises:
         CheckpointError: if the source is no detector, or the Hub refuses.
-        ConfigError: without the extra `hub`, or on a name that no repository can have.
+        ConfigError: without the extra `hub`, or on an invalid name of a repository.
     """
     from grcn.predict.checkpoint import load_detector, save_detector
 
@@ -169,9 +169,9 @@ def model_card(
     half: bool = False,
     metrics: dict[str, Any] | None = None,
 ) -> str:
-    """The README.md of a repository: what the Hub reads, as YAML, then what a person reads.
+    """The README.md of a repository: YAML for the Hub, then text for people.
 
-    All but the arguments comes from the header of the weights; what that lacks, the card leaves out.
+    Everything except the arguments comes from the header of the weights. The card leaves out what the header lacks.
     """
     hub = _import_hub()
     extra = loaded.extra
@@ -240,7 +240,7 @@ def _plain(text: Any) -> str:
 
 
 def _without_paths(train: Any) -> dict[str, Any]:
-    """A training configuration with the last names of its paths alone: a machine's folders are nobody's business."""
+    """A training configuration with only the last part of each path: folders of the machine are not published."""
     if not isinstance(train, dict):
         return {}
     paths = {key: PurePath(train[key]).name for key in ("data", "out", "weights") if isinstance(train.get(key), str)}
@@ -248,7 +248,7 @@ def _without_paths(train: Any) -> dict[str, Any]:
 
 
 def _halve(loaded: LoadedDetector, source: Path) -> None:
-    """Turns weights to float16 in place; buffers, such as norm's statistics, keep their precision."""
+    """Converts weights to float16 in place. Buffers, such as the statistics of norms, keep their precision."""
     for name, parameter in loaded.model.named_parameters():
         parameter.data = parameter.data.half()
         if not parameter.isfinite().all():
@@ -264,7 +264,7 @@ def _import_hub() -> Any:
 
 
 def _explained(error: Exception, repo_id: str, revision: str | None) -> Exception:
-    """The Hub's error as one of grcn's, in one line; other errors as they are."""
+    """Converts an error of the Hub to one of grcn with a message of one line; returns other errors unchanged."""
     from huggingface_hub import errors
 
     login = "log in with `hf auth login`, or set HF_TOKEN"

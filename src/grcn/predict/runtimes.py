@@ -1,8 +1,8 @@
-"""Exported detectors run by ONNX Runtime and OpenVINO, without torch.
+"""Runs exported detectors with ONNX Runtime and OpenVINO, without torch.
 
-Both are opened from files that someone may have handed in. A graph can ask for much time and memory, but executes
-nothing besides arithmetic; whatever is wrong with it is a CheckpointError. torch's own `.pt2` is refused: torch reads
-it with `sympy.sympify`, which evaluates text of the file as Python, and may fall back to unpickling.
+The files may come from strangers. A graph can need much time and memory, but it executes only arithmetic. Anything
+wrong with it is a CheckpointError. torch's own `.pt2` is refused: torch reads it with `sympy.sympify`, which evaluates
+text in the file as Python, and may fall back to unpickling.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ class Exported(ABC):
     """A detector in an exported file.
 
     Args:
-        path: the file; header: what it says of itself.
-        shape: [B, H, W, 3] of the images it takes.
+        path: the file; header: its header.
+        shape: the shape [B, H, W, 3] of the images that it takes; None for a dimension of any size.
     """
 
     device: str
@@ -61,7 +61,7 @@ class Exported(ABC):
         """A photo, uint8 [H, W, 3]; the graph resizes it.
 
         Raises:
-            ImageError: on an image of another size than the one that the file is made for.
+            ImageError: on an image of another size, if the file takes only one size.
         """
         pixels = np.ascontiguousarray(image if isinstance(image, np.ndarray) else image.permute(1, 2, 0).cpu().numpy())
         height, width = pixels.shape[:2]
@@ -75,11 +75,11 @@ class Exported(ABC):
     def detect(
         self, images: list[Prepared], class_names: tuple[str, ...], score: float | None = None
     ) -> list[Detections]:
-        """The objects in photos of one size: together, or one by one where the file is made for one at a time.
+        """Finds the objects in photos of one size, in one batch, or one by one if the file takes one photo at a time.
 
         Raises:
-            ConfigError: on a `score`, since the graph has the model's own threshold built in.
-            CheckpointError: if the graph cannot be computed, or gives something else than detections.
+            ConfigError: on a `score`, since the threshold of the model is built into the graph.
+            CheckpointError: if the graph cannot be computed, or its outputs are not detections.
         """
         if score is not None:
             own = self.config.roi.score_threshold
@@ -177,15 +177,15 @@ class OpenVino(Exported):
 
 
 def open_exported(source: Located, optimize: Optimization = "fold", device: str = "auto") -> Exported:
-    """The detector in an exported file.
+    """Opens the detector in an exported file.
 
     Args:
-        optimize: `bf16` for OpenVINO to compute so.
-        device: `cuda` or `cuda:1` for ONNX Runtime to compute on a GPU; `auto` and `cpu`: the CPU.
+        optimize: with `bf16`, OpenVINO computes in bfloat16.
+        device: with `cuda` or `cuda:1`, ONNX Runtime computes on a GPU; `auto` and `cpu` are the CPU.
 
     Raises:
-        CheckpointError: on a file that is broken or no detector.
-        ConfigError: if the runtime is not installed, or cannot do what `optimize` and `device` say.
+        CheckpointError: on a file that is broken or not a detector.
+        ConfigError: if the runtime is not installed, or cannot do what `optimize` and `device` ask for.
     """
     gpu = _gpu(source, device)
     is_bf16 = optimize == "bf16"
@@ -200,7 +200,7 @@ def open_exported(source: Located, optimize: Optimization = "fold", device: str 
 
 
 def _gpu(source: Located, device: str) -> int | None:
-    """The number of the CUDA device that is asked for; None: the CPU."""
+    """The number of the requested CUDA device; None: the CPU."""
     if device in ("auto", "cpu"):
         return None
     kind, _, number = device.partition(":")
@@ -214,10 +214,10 @@ def _gpu(source: Located, device: str) -> int | None:
 
 
 def _load_cuda(onnxruntime: Any) -> None:
-    """Makes what ONNX Runtime needs for a GPU ready, where it lies among Python's packages.
+    """Loads the CUDA libraries that ONNX Runtime needs, if they are installed as Python packages.
 
     Raises:
-        ConfigError: if the ONNX Runtime that is installed is one for CPUs.
+        ConfigError: if the installed ONNX Runtime is one for CPUs.
     """
     available = onnxruntime.get_available_providers()
     if _CUDA not in available:
