@@ -1,4 +1,4 @@
-"""`grcn check`: what a data set holds, what is wrong with it, and what its sizes mean for a detector."""
+"""`grcn check`: reports the content and the defects of a data set, and what its object sizes mean for a detector."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class SplitCount:
 
 @dataclass(frozen=True)
 class ClassCount:
-    """One class over all splits, each image counted once: its boxes, and how many are small, medium, large (COCO)."""
+    """One class in all splits, each image counted once: its boxes, and how many are small, medium and large (COCO)."""
 
     name: str
     boxes: int
@@ -56,16 +56,16 @@ class ClassCount:
 
 @dataclass(frozen=True)
 class CheckReport:
-    """What `check_dataset` found.
+    """The result of `check_dataset`.
 
     Args:
-        root, format: of the data set.
-        images: distinct image files over the splits.
+        root, format: folder and format of the data set.
+        images: number of distinct image files in the splits.
         splits, classes: counts.
-        defects: everything found wrong, with its file; overlap between splits is among them, and, where no splits
-            were named, every file that no split uses. Those of exit code 0 are remarks.
-        sizing: how the given detector suits the training split; None where that has no objects.
-        suggested: the same for the detector that `grcn.data.sizing.fit_config` makes of it.
+        defects: all defects, each with its file. They include overlap between splits and, if no splits were named,
+            files that no split uses. Defects with exit code 0 are remarks.
+        sizing: how the given detector suits the training split; None if that has no objects.
+        suggested: the same for the detector after `grcn.data.sizing.fit_config`.
     """
 
     root: Path
@@ -79,7 +79,7 @@ class CheckReport:
 
     @property
     def exit_code(self) -> int:
-        """0, or that of the worst defect: the highest."""
+        """The exit code of the worst defect (the highest), or 0."""
         return max((defect.exit_code for defect in self.defects), default=0)
 
     def to_dict(self) -> dict[str, Any]:
@@ -107,19 +107,19 @@ def check_dataset(
     long_side: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> CheckReport:
-    """Reads a data set whole, every image decoded, and reports what it holds and what is wrong with it.
+    """Reads a whole data set, decodes every image, and reports its content and defects.
 
     Args:
-        root: the data set's folder, or one that holds nothing but it.
-        format: how it is annotated.
-        splits: the splits to look at. Default: all.
-        config: the detector to measure the sizes for. Default: the preset grcn_r50.
-        short_side, long_side: another input size than the config's, which also caps the suggested one.
-        progress: called with (images decoded, images in all).
+        root: the folder of the data set, or a folder that holds only this data set.
+        format: the annotation format.
+        splits: the splits to check. Default: all.
+        config: the detector for which sizes are measured. Default: the preset grcn_r50.
+        short_side, long_side: an input size to use in place of the config's; it also limits the suggested one.
+        progress: called with the number of images decoded and of all images.
 
     Raises:
-        DataError: if the folder or a named split cannot be found or the format is not recognized. All else is a
-            defect of the report.
+        DataError: if the folder or a named split cannot be found or the format is not recognized. Anything else is a
+            defect in the report.
     """
     folder = DataFolder(root, format)
     root = folder.root.path
@@ -155,7 +155,7 @@ def check_dataset(
 
 
 def _open_splits(folder: DataFolder, names: Iterable[str]) -> tuple[list[Dataset], list[Defect]]:
-    """The splits that can be read, and what is wrong with all."""
+    """The splits that can be read, and the defects of all splits."""
     datasets: list[Dataset] = []
     unreadable: list[Defect] = []
     for name in names:
@@ -191,7 +191,7 @@ def _decode(
 
 
 def _without_photos(datasets: Sequence[Dataset], digests: dict[Path, bytes]) -> list[Defect]:
-    """Splits that nothing can be learned from or measured on."""
+    """Splits without a single readable photo."""
     message = "none of its photos can be read, so it cannot be used for training or evaluation"
     return [
         Defect("no-photos", dataset.split, message, exit_code=DataError.exit_code)
@@ -201,19 +201,18 @@ def _without_photos(datasets: Sequence[Dataset], digests: dict[Path, bytes]) -> 
 
 
 def _below_pixel(root: Path, datasets: Sequence[Dataset]) -> list[Defect]:
-    """Splits of which no box is larger than a pixel: fractions, most likely, where the format has pixels."""
+    """Splits in which no box is larger than a pixel: most likely fractions, although the format has pixels."""
     found = []
     for dataset in datasets:
         boxed = [record for record in dataset.records if len(record.target)]
         if boxed and all((r.target.boxes[:, 2:] - r.target.boxes[:, :2] <= 1).all() for r in boxed):
-            message = f"all boxes of split '{dataset.split}' are smaller than one pixel; are they fractions of "
-            "the image size?"
+            message = f"all boxes of split '{dataset.split}' are below one pixel; are they fractions of the image size?"
             found.append(Defect("boxes-below-pixel", _relative(root, boxed[0].path), message))
     return found
 
 
 def _dense(datasets: Sequence[Dataset], config: DetectorConfig, suggested: DetectorConfig) -> list[Defect]:
-    """Splits with images that hold more objects than detections can come out; remarks."""
+    """Splits with images that hold more objects than the detector can return; these are remarks."""
     found = []
     most, raised = config.roi.detections_per_image, suggested.roi.detections_per_image
     for dataset in datasets:
@@ -229,7 +228,7 @@ def _dense(datasets: Sequence[Dataset], config: DetectorConfig, suggested: Detec
 
 
 def _overlaps(root: Path, datasets: Sequence[Dataset], digests: dict[Path, bytes]) -> list[Defect]:
-    """Pictures of one split that are in another too, by file or by pixels; and those that one split has twice."""
+    """Photos that are in two splits, by file or by pixels, and photos that are twice in one split."""
     found = []
     firsts: list[dict[bytes | Path, Path]] = []
     for dataset in datasets:
@@ -257,12 +256,12 @@ def _overlaps(root: Path, datasets: Sequence[Dataset], digests: dict[Path, bytes
 
 
 def _contains(whole: Dataset, part: Dataset) -> bool:
-    """Whether `whole` is a split made of others, as trainval is."""
+    """Whether `whole` is a split made of others, like trainval."""
     return part.split in whole.split and {r.path for r in part.records} <= {r.path for r in whole.records}
 
 
 def _unknown_classes(training: Sequence[Dataset], datasets: Sequence[Dataset]) -> list[Defect]:
-    """Classes with objects in a split that the training split has none of."""
+    """Classes with objects in a split, but with none in the training split."""
     known = set(_class_counts(training))
     return [
         Defect(
@@ -293,7 +292,7 @@ def _class_counts(datasets: Sequence[Dataset]) -> Counter[str]:
 
 
 def _training(folder: DataFolder, datasets: Sequence[Dataset]) -> list[Dataset]:
-    """The split to learn from, by its usual name; where there is none, the first that was looked at."""
+    """The training split, found by its usual name; if there is none, the first split checked."""
     try:
         name = folder.resolve("auto", "train")
     except GrcnError:

@@ -1,9 +1,9 @@
-"""Fetches the public data sets from their official addresses: verified, resumed where it stopped, safely extracted.
+"""Downloads public data sets from their official addresses, verifies them, and extracts them safely.
 
-Sizes and MD5 sums are those that public loaders agree on (torchvision's for VOC; several for COCO, whose site gives
-none). They tell a damaged or exchanged file; MD5 still resists a second preimage, which is what that takes. Nothing is
-extracted before its archive is whole and verified, and no entry of an archive is written before all of them were
-looked at.
+Sizes and MD5 sums are those that public loaders agree on (torchvision for VOC; several for COCO, whose site has none).
+They reveal a damaged or exchanged file: exchanging it would need a second preimage, which MD5 still resists. An
+interrupted download resumes. An archive is extracted only if it is complete and verified, and no entry is written
+before all entries of the archive are checked.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ class Archive:
         url: its official address.
         size: bytes.
         md5: of the whole file, hexadecimal.
-        strip: leading folder of the entries that is left away.
-        keep: folders or files (after `strip`) that are unpacked; the others are left out.
+        strip: leading folder of the entries that is removed.
+        keep: folders or files (after `strip`) that are unpacked; all others are left out.
     """
 
     url: str
@@ -116,21 +116,20 @@ def download(
     pause: float = 2.0,
     timeout: float = 30.0,
 ) -> Path:
-    """Makes the folder `out` a copy of a public data set, in its own format (VOC XML or COCO JSON).
+    """Downloads a public data set to the folder `out`, in its own format (VOC XML or COCO JSON).
 
-    Interrupted at any point, the same call continues: a partial archive is taken up where it stopped if the server
-    still has the same file, and what was unpacked whole is not fetched again. Another process that is at the same
-    folder is waited for.
+    If it is interrupted, the same call continues: a partial archive is resumed if the server still has the same file,
+    and archives that are unpacked are not downloaded again. If another process is using the folder, this one waits.
 
     Args:
         name: `voc2007`, `voc2012` or `coco2017`.
-        out: the folder to make.
-        base_url: a mirror that has the archives under their own names, instead of the official address.
-        keep_archives: leave the archives in `out/.grcn-download` after unpacking.
-        progress: called with (what, bytes done, bytes in all), often.
-        attempts: tries in a row that may bring no byte before giving up.
-        pause: seconds before a second try; doubled for each further one.
-        timeout: seconds that the server may be silent.
+        out: the folder to create.
+        base_url: a mirror that has the archives under their usual names, to use in place of the official address.
+        keep_archives: keep the archives in `out/.grcn-download` after unpacking.
+        progress: called often, with a description and the number of bytes done and of all bytes.
+        attempts: number of consecutive tries without a single byte before it gives up.
+        pause: seconds before the second try; doubled for each further try.
+        timeout: seconds to wait for data from the server.
 
     Returns:
         The folder, ready for `open_dataset`.
@@ -179,7 +178,7 @@ def _known() -> str:
 
 @contextmanager
 def _disk(out: Path) -> Iterator[None]:
-    """Turns what the file system refuses into one line that says what to do."""
+    """Converts errors of the file system to errors of one line that say what to do."""
     try:
         yield
     except OSError as error:
@@ -213,7 +212,7 @@ def _fetch(
     pause: float,
     timeout: float,
 ) -> None:
-    """Brings the archive to `file`, whole and verified; until then it is `file.part`, which a later call continues."""
+    """Downloads and verifies the archive `file`; while incomplete it is `file.part`, which a later call continues."""
     part = file.with_name(f"{file.name}.part")
     failures = 0
     while (have := _size(part)) != archive.size:
@@ -261,7 +260,7 @@ def _marks(part: Path) -> Path:
 
 
 def _request(archive: Archive, url: str, part: Path, progress: Progress | None, timeout: float) -> None:
-    """One request for what is missing; appends what comes, from the start where the server cannot continue."""
+    """Requests the missing bytes and appends them; starts again from 0 if the server cannot continue."""
     have = _size(part)
     headers = {"User-Agent": "grcn", "Accept-Encoding": "identity"}
     if have:
