@@ -1,4 +1,4 @@
-"""The data of a run: what it learns from, what it is validated on, and what is said about them at the start."""
+"""The training and validation data of a run, and the messages about them at the start."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from grcn.training.validate import has_ap
 
 
 def open_data(config: TrainConfig, say: Say) -> tuple[Dataset, Dataset | None]:
-    """Training and validation data; None where there is no split to validate on.
+    """The training data and the validation data; the latter is None if there is no split for it.
 
     Raises:
         DataError: if there is nothing to learn from, or no such split.
@@ -59,7 +59,7 @@ def _hold_out(data: Dataset, config: TrainConfig, say: Say) -> tuple[Dataset, Da
 
 
 def _left_out(data: Dataset, config: TrainConfig) -> str:
-    """Of a data set that has objects none of which is trained on: why."""
+    """The reason why none of the objects of a data set is trained on."""
     crowd = sum(int(r.target.crowd.sum()) for r in data.records)
     difficult = sum(len(r.target) for r in data.records) - crowd
     parts = [f"{crowd} crowd"] if crowd else []
