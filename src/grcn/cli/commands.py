@@ -1,6 +1,6 @@
-"""The commands of `grcn`: each parses its words, does its job with the package's functions, and returns the exit code.
+"""The commands of `grcn`. Each parses its arguments, calls the functions of the package, and returns the exit code.
 
-A command imports what it needs when it runs, after its words are read: `--help` and wrong words are answered at once.
+A command imports what it needs only after its arguments are parsed, so that `--help` and errors are printed at once.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from grcn.cli import benchmark, data, demo, evaluate, export, models, predict, p
 
 @dataclass(frozen=True)
 class Command:
-    """A subcommand: what it does in a line, and the function that takes its words and returns the exit code."""
+    """A subcommand: a summary in one line, and the function that takes its arguments and returns the exit code."""
 
     summary: str
     run: Callable[[Sequence[str]], int]
@@ -46,6 +46,6 @@ GROUPS = {
         "push": Command("upload a detector to the Hugging Face Hub", push.push),
     },
 }
-"""The commands by what a person wants."""
+"""The commands, grouped by what a person wants to do."""
 
 COMMANDS = {name: command for group in GROUPS.values() for name, command in group.items()}

@@ -1,4 +1,4 @@
-"""What several commands share: options, opening what they name, progress and messages."""
+"""Code that several commands share: options, loading what they name, progress and messages."""
 
 from __future__ import annotations
 
@@ -81,13 +81,13 @@ def load_detector(source: str, options: Any) -> Detector:
 def read_detections(
     source: str, options: Any, *, is_run: bool, class_names: Sequence[str] | None = None
 ) -> tuple[Dataset, list[Detections], Thresholds | None]:
-    """The data set that the options name, what a run or a results file found in it, and the thresholds of the run.
+    """Returns the data set that the options name, the detections of a run or a results file, and the run's thresholds.
 
     Args:
-        source: run folder or weights, or a COCO results file.
-        options: with `data`, `split`, `format` and, for a run, those of its device.
-        is_run: which of them `source` is.
-        class_names: that the data set must be opened with; None: the source's own.
+        source: a run folder or weights, or a COCO results file.
+        options: options with `data`, `split`, `format` and, for a run, those of `add_device_options`.
+        is_run: whether `source` is a run; otherwise it is a results file.
+        class_names: class names to open the data set with; None: those of the source.
     """
     from grcn.data.dataset import list_splits, open_dataset, resolve_split
     from grcn.data.holdout import HELD_OUT
@@ -137,10 +137,10 @@ def read_detections(
 
 @contextmanager
 def keeping(what: str) -> Iterator[None]:
-    """Ends by Ctrl-C, and in the same way by SIGTERM: with the code of the signal, and a line that says what is kept.
+    """Handles Ctrl-C and SIGTERM in the same way: the exit code is that of the signal, and a line says what is kept.
 
     Raises:
-        Interrupted: in the place of KeyboardInterrupt.
+        Interrupted: in place of KeyboardInterrupt.
     """
     number = signal.SIGINT
 
@@ -160,7 +160,7 @@ def keeping(what: str) -> Iterator[None]:
 
 @contextmanager
 def ended() -> Iterator[threading.Event]:
-    """Ends what has no end of its own by the first Ctrl-C or SIGTERM: they set the event. A second one interrupts."""
+    """For work without an end of its own: the first Ctrl-C or SIGTERM sets the event, a second one interrupts."""
     event = threading.Event()
     numbers = (signal.SIGINT, signal.SIGTERM)
     before = [signal.getsignal(number) for number in numbers]
@@ -191,7 +191,7 @@ def say(message: str) -> None:
 
 
 def say_letters(class_names: Sequence[str]) -> None:
-    """Says where pictures cannot have the names of classes."""
+    """Prints a note if pictures cannot show the names of some classes."""
     from grcn.fonts import note
 
     if told := note(tuple(class_names)):
@@ -205,7 +205,7 @@ def print_json(content: Any) -> None:
 
 @contextmanager
 def progress_bar(what: str) -> Iterator[Callable[..., None]]:
-    """A progress bar on standard error, where that is a terminal; told of (done, total) and, optionally, of what."""
+    """A progress bar on standard error if that is a terminal; yields a function of (done, total[, description])."""
     if not sys.stderr.isatty():
         yield lambda *_: None
         return

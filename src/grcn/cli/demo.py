@@ -1,4 +1,4 @@
-"""`grcn demo`: the main job, or with a run a page to try it."""
+"""`grcn demo`: the whole job on sample data, or a page to try a detector."""
 
 from __future__ import annotations
 

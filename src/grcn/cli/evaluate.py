@@ -1,4 +1,4 @@
-"""`grcn evaluate` and `grcn gap`: a detector, or anyone's results, against annotations."""
+"""`grcn evaluate` and `grcn gap`: compare a detector, or results of any tool, with annotations."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def _read_options(argv: Sequence[str]) -> Options:
 
 
 def _check_evaluate(options: Any) -> None:
-    """Raises ConfigError on options that do not go together."""
+    """Raises ConfigError on options that cannot be combined."""
     from grcn.thresholds import check_precision, check_score
 
     if "fiftyone" in options.save and options.out is None:
@@ -152,8 +152,8 @@ def _check_evaluate(options: Any) -> None:
 
 
 class _Scored(NamedTuple):
-    """What scores are worth: sections of metrics.json; what is chosen; the scores at which errors are counted, and the
-    errors of each photo."""
+    """Results on scores: sections of metrics.json, the chosen thresholds, the scores from which errors are counted, and
+    the errors of each photo."""
 
     sections: dict[str, Any]
     chosen: Thresholds | None
@@ -196,13 +196,13 @@ def _measure_scores(
 
 
 class _Weights:
-    """The weights file of a run, into whose header thresholds are to be written.
+    """The weights file of a run, to store thresholds in its header.
 
     Args:
-        run: as the command line names it.
+        run: the run, as on the command line.
 
     Raises:
-        ConfigError: if it is no file of one's own.
+        ConfigError: if it is not a weights file on this machine, outside the download cache.
     """
 
     def __init__(self, run: str) -> None:
@@ -217,7 +217,7 @@ class _Weights:
         self.run, self.path, self.state = run, located.path, located.path.stat()
 
     def save(self, chosen: Thresholds | None, dataset: Dataset) -> None:
-        """Writes them, unless a training has replaced the weights meanwhile."""
+        """Writes the thresholds, unless a training has replaced the weights meanwhile."""
         from grcn.locks import MOMENT, locked
         from grcn.predict.checkpoint import add_to_header
         from grcn.thresholds import KEY

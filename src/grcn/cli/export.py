@@ -87,7 +87,7 @@ def _export_name(options: Any) -> str:
 
 
 def _calibration_images(options: Any) -> list[NDArray[np.uint8]]:
-    """So many images of the data set, evenly spaced over it."""
+    """`options.images` images of the data set, evenly spaced."""
     from grcn.data.dataset import open_dataset, resolve_split
 
     split = resolve_split(options.data, options.split, "train", options.data_format)

@@ -1,6 +1,6 @@
-"""The command line's parser: jsonargparse, with errors of one line that name the nearest key.
+"""The parser of the command line: jsonargparse, with errors of one line that suggest the nearest key.
 
-jsonargparse gives typed options from dataclasses, `--config` (YAML, overridden by the command line) and
+jsonargparse provides typed options from dataclasses, `--config` (a YAML file, which the command line overrides) and
 `--print_config`. Nothing here imports torch or numpy, so that `--help` answers at once.
 """
 
@@ -21,13 +21,13 @@ from grcn.errors import ConfigError
 Options = jsonargparse.Namespace
 Group = argparse._ArgumentGroup
 MAX_DEPTH = 50
-"""Levels of nesting in a value or a file; a configuration has four."""
+"""The largest number of nested levels in a value or a file; a configuration has four."""
 
 _load = jsonargparse.get_loader("yaml")
 
 
 def _load_shallow(text: str) -> Any:
-    """jsonargparse's YAML loader, but for nesting so deep that libyaml, which recurses, would crash the process."""
+    """jsonargparse's YAML loader with a limit on nesting, since libyaml recurses and could crash the process."""
     depth = 0
     for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
         opens, closes = (isinstance(event, k) for k in (yaml.CollectionStartEvent, yaml.CollectionEndEvent))
@@ -120,10 +120,10 @@ class Parser(jsonargparse.ArgumentParser):
             whole.metavar, whole.help = "FILE", "YAML file of the options in this group"
 
     def read(self, arguments: Sequence[str], *, defaults: bool = True) -> Options:
-        """The options of a command line.
+        """Parses the options of a command line.
 
         Args:
-            defaults: with those that it does not give, at their defaults.
+            defaults: include the options that are not given, with their defaults.
 
         Raises:
             ConfigError: on anything that cannot be parsed, in one line.
@@ -136,7 +136,7 @@ class Parser(jsonargparse.ArgumentParser):
             raise ConfigError(self._explain(one_line(error))) from error
 
     def _explain(self, message: str) -> str:
-        """The parser's message in the user's terms, with the nearest key for an unknown one."""
+        """The parser's message in words of the user, with the nearest key for an unknown one."""
         if found := re.search(r"[Uu]nrecognized arguments: (.*)", message):
             words = found[1].split()
             unknown = next((word.split("=")[0] for word in words if word.startswith("--")), None)
@@ -159,7 +159,8 @@ class Parser(jsonargparse.ArgumentParser):
     def _nearest(self, unknown: str) -> str:
         """`; did you mean ...?` with the option nearest to `unknown`, in the same spelling (with or without --).
 
-        Nearest is one that ends so (`lr` for `optim.lr`), else one that begins so, else one spelt alike.
+        The nearest option is one that ends in it (`lr` for `optim.lr`), or else one that begins with it, or else one
+        with a similar spelling.
         """
         key = unknown.lstrip("-")
         names = [name[2:] for action in self._actions for name in action.option_strings if name.startswith("--")]
@@ -171,5 +172,5 @@ class Parser(jsonargparse.ArgumentParser):
 
 
 def one_line(error: Any) -> str:
-    """An error's message with every run of white space, line breaks too, made one blank."""
+    """The message of an error in one line: each run of white space, including line breaks, becomes one blank."""
     return " ".join(str(error).split()) or type(error).__name__

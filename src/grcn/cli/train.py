@@ -23,10 +23,10 @@ def train(argv: Sequence[str]) -> int:
 
 
 def read_train_config(argv: Sequence[str]) -> TrainConfig:
-    """The configuration of a `grcn train` command line; `--model.*` default to the chosen preset's values.
+    """The configuration of a `grcn train` command line; defaults of `--model.*` are those of the chosen preset.
 
     Raises:
-        ConfigError: on whatever is wrong with it.
+        ConfigError: on any error in the command line or its file.
     """
     from grcn.cli.parser import Parser
     from grcn.config import AugmentConfig, DetectorConfig, OptimConfig, ScheduleConfig, TrainConfig, to_dict
@@ -85,7 +85,7 @@ _GROUPS = {
     "machine": ("accelerator", "devices", "nodes", "workers"),
     "output": ("out", "resume", "save_every", "loggers"),
 }
-"""The fields of `TrainConfig` by the heading under which `--help` shows them."""
+"""The headings of `--help`, with the fields of `TrainConfig` under each."""
 
 _MODEL_GROUPS = {
     "model": "architecture of the detector",

@@ -165,7 +165,7 @@ def _sort_out(
         kind[false] = kinds
         claims = np.flatnonzero(objects >= 0)
         claims = claims[~used[objects[claims]]]
-        claimed, first = np.unique(objects[claims], return_index=True)  # detections are by falling score
+        claimed, first = np.unique(objects[claims], return_index=True)  # detections are by descending score
         mended_to[false[claims[first]]] = target.labels[claimed]
         left = ~used & ~target.crowd
         left[claimed] = False

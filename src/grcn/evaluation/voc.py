@@ -223,7 +223,7 @@ def match_voc(
         near = overlap >= threshold
         row[near & best_ignored] = IGNORED
         claims = np.flatnonzero(near & ~best_ignored)
-        _, first = np.unique(best[claims], return_index=True)  # by falling score, so the first claim of each object
+        _, first = np.unique(best[claims], return_index=True)  # by descending score, so the first claim of each object
         row[claims[first]] = HIT
     return VocMatches(
         iou=tuple(float(threshold) for threshold in iou),
