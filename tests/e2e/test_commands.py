@@ -220,7 +220,7 @@ def test_thresholds_are_saved_and_used(work: Path, capsys: pytest.CaptureFixture
     [
         ("run --save thresholds", "--save thresholds needs --split; choose thresholds on the validation split"),
         ("--predictions x.json --split val --save thresholds", "--save thresholds needs RUN"),
-        ("faster_rcnn_r50_fpn --split val --save thresholds", "is no weights file of grcn's (preset)"),
+        ("faster_rcnn_r50_fpn --split val --save thresholds", "is not a weights file of grcn (preset)"),
         ("run --save fiftyone", "--save fiftyone needs --out"),
         ("run --precision 0", "precision 0.0: needs a number above 0 and at most 1"),
         ("run --precision bf16", "precision: expected float, found bf16"),
@@ -261,7 +261,7 @@ def test_weights_that_change_meanwhile_get_no_thresholds(
 def test_where_nothing_is_right_there_are_no_thresholds(capsys: pytest.CaptureFixture[str]) -> None:
     before = Path("run/best.safetensors").read_bytes()
     assert main(["evaluate", "run", "--data", "beach", "--split", "val", "--iou", "1", "--save", "thresholds"]) == 3
-    assert "is right: no thresholds" in capsys.readouterr().err
+    assert "is right, so no thresholds can be chosen" in capsys.readouterr().err
     assert Path("run/best.safetensors").read_bytes() == before
 
 
@@ -325,7 +325,7 @@ def test_predict_names_what_it_leaves_out(tmp_path: Path, capsys: pytest.Capture
         f"{folder / 'e.CR2'}, {folder / 'f.jxl'}"
     )
     assert broken.startswith(f"grcn: error: {folder / 'broken.png'}: ")
-    assert end == "grcn: error: 1 of 2 sources failed; the others are"
+    assert end == "grcn: error: 1 of 2 sources failed; the others are done"
 
 
 @pytest.mark.parametrize(

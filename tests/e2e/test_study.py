@@ -345,7 +345,7 @@ def test_a_trial_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("{path: nowhere}", "no folder .*nowhere; say with --root"),
+        ("{path: nowhere}", "no folder .*nowhere; give the folder of the data sets with --root"),
         ("{path: ../elsewhere}", "leads out of the root"),
         ("{generate: {pictures: 3}}", "data.beach.generate: .*pictures"),
     ],

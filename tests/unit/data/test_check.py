@@ -201,7 +201,7 @@ def test_a_class_that_cannot_be_learned(voc: Path) -> None:
     xml(voc, 8).write_text(f"{text[:first]}<name>whale{text[text.index('</name>', first) :]}")
     report = check_dataset(voc)
     assert [(d.kind, d.file) for d in report.defects] == [("unknown-class", "test")]
-    assert "1 objects of class 'whale', of which split 'train' has none" in report.defects[0].message
+    assert "1 objects of class 'whale', but split 'train' has none" in report.defects[0].message
 
 
 def test_splits_and_input_size_are_taken(voc: Path) -> None:

@@ -212,7 +212,7 @@ with loader.worker_deaths():
     ("length", "case", "code", "said"),
     [
         (10, "foreseen", 0, ""),
-        (120, "foreseen", 1, "DataError: /.*: loader processes cannot open a socket .* set TMPDIR to another"),
+        (120, "foreseen", 1, "DataError: /.*: loader processes cannot open a socket .* set TMPDIR to a shorter"),
         (120, "unforeseen", 1, "cannot hand over a batch: (.*\n)*.*DataError: a loader process died"),
     ],
 )

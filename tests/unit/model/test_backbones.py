@@ -208,7 +208,7 @@ def test_dilation_is_what_keeps_a_reduced_stage_the_same(name: str, height: int)
 def test_strides_that_timm_cannot_reduce_are_refused(name: str) -> None:
     backbone = made(name)
     if name in ORIGINALS:
-        with pytest.raises(ConfigError, match=f"'{name}': dilation false: timm dilates what it reduces"):
+        with pytest.raises(ConfigError, match=f"'{name}': dilation false: timm always dilates where"):
             backbone.stage(5, 16, 16, dilation=False)
     else:
         with pytest.raises(ConfigError, match=f"'{name}': timm cannot change its strides, .* reduced to 16"):
@@ -423,7 +423,10 @@ def test_a_file_of_another_network_is_refused(change: Callable[[Any], Any], said
 def test_weights_without_a_known_address_are_named() -> None:
     with torch.device("meta"):
         backbone = make_backbone("timm:regnety_004", pretrained=True)
-    with pytest.raises(ConfigError, match=r"timm:regnety_004': no address .* fetch them by hand and pass weights FILE"):
+    with pytest.raises(
+        ConfigError,
+        match=r"timm:regnety_004': grcn has no download address .* download them yourself and pass weights FILE",
+    ):
         load_backbone(backbone, "imagenet")
 
 

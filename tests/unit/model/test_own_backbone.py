@@ -111,7 +111,7 @@ def replace_input(model: RCNN) -> RCNN:
     ("config", "weights", "said"),
     [
         (CONFIG, "imagenet", "backbone 'plain' cannot load a weights file; use weights random"),
-        (CONFIG, "network.pth", "takes no file of weights"),
+        (CONFIG, "network.pth", "cannot load a weights file"),
         (replace(CONFIG, head="vgg_fc", roi=replace(CONFIG.roi, size=7)), None, "it has no fc6 and fc7"),
         (replace(CONFIG, frozen_stages=2), None, "frozen_stages 2 with random weights"),
         (replace(CONFIG, loc_stride=8), None, "cls_stride 32 after a trunk of stride 8 .* at most 16"),
