@@ -295,7 +295,7 @@ def test_gap_of_a_run_and_of_its_results(work: Path, capsys: pytest.CaptureFixtu
     [
         ("gap run --data beach --iou 0.52", "iou 0.52: use one of COCO's ten"),
         ("gap run --data beach --resamples -1", "resamples -1 and seed 0: need 0 or more"),
-        ("gap run other/results.json --data beach", "its classes ['dog'] are not"),
+        ("gap run other/results.json --data beach", "its classes are ['dog'], those of the first source"),
     ],
 )
 def test_gap_says_what_is_wrong(words: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
