@@ -250,10 +250,10 @@ def test_training_goes_on_after_a_prediction(picture: np.ndarray) -> None:
         (torch.full((3, 4, 4), 255.0), r"values 255\.\.255; needs 0\.\.1"),
         (torch.full((3, 4, 4), -0.1), r"needs 0\.\.1"),
         (torch.full((3, 4, 4), float("nan")), "values nan"),
-        (None, "NoneType is no picture"),
+        (None, "NoneType is not a picture"),
         (b"bytes", "image: damaged, or not an image"),
-        (3, "int is no picture"),
-        ([np.zeros((4, 4, 3), np.uint8)], "list is no picture"),
+        (3, "int is not a picture"),
+        ([np.zeros((4, 4, 3), np.uint8)], "list is not a picture"),
     ],
 )
 def test_what_is_no_picture_is_refused_by_name(detector: Detector, picture: object, message: str) -> None:
