@@ -47,9 +47,9 @@ def page() -> str:
 
 
 def _help(name: str) -> str:
-    """What a command prints to --help on a terminal of 88 columns."""
+    """What a command prints to --help on a terminal of 80 columns."""
     before = os.environ.get("COLUMNS")
-    os.environ["COLUMNS"] = "88"
+    os.environ["COLUMNS"] = "80"
     try:
         with contextlib.redirect_stdout(io.StringIO()) as printed:
             main([*name.split(), "--help"])

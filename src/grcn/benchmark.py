@@ -97,7 +97,7 @@ def benchmark(
 
     Raises:
         GrcnError: as `Detector.load` and `Detector.predict`.
-        CheckpointError: where a candidate's process ended by itself.
+        CheckpointError: if a candidate's process ended by itself.
     """
     batches = sorted({1, *batch_sizes})
     ways = [way for source in sources for way in _ways(source)]
@@ -161,7 +161,10 @@ def table(measured: Sequence[Measured]) -> str:
         if i == 0 or own.source != measured[i - 1].source:
             lines.append(own.source if len(own.source) <= 80 else f"...{own.source[-77:]}")
         figures = [own.percentile(50), own.percentile(95), *own.per_second.values()]
-        label = f"  {own.label}"[: name - 1]
+        label = f"  {own.label}"
+        if len(label) >= name:  # on a line of its own
+            lines.append(label)
+            label = ""
         line = f"{label:<{name}}" + "".join(f"{value:>7.1f}" for value in figures) + f"{own.megabytes[1]:>7.0f}"
         if has_gpu:
             gpu = own.gpu_megabytes[1]
@@ -198,7 +201,7 @@ def _candidate(
         except (EOFError, OSError):
             process.join()
             raise CheckpointError(
-                f"{source}: {label}: its process ended with code {process.exitcode}; is memory short?"
+                f"{source}: {label}: its process ended with code {process.exitcode}; perhaps memory ran out"
             ) from None
         if isinstance(answer, Exception):
             raise answer

@@ -1,4 +1,4 @@
-"""Errors that a user can act on: one line that says what, where and what to do; one exit code each.
+"""Errors that a user can act on. Each has one line that says what, where and what to do, and an exit code by kind.
 
 The command line prints `str(error)` and exits with `exit_code`; a traceback appears only with `--debug`.
 """
@@ -50,10 +50,10 @@ class DivergedError(GrcnError):
 
 
 class Interrupted(GrcnError):  # noqa: N818 - a stop that was asked for is no error
-    """Work was asked to stop by a signal, and did, with what was done saved.
+    """The work was stopped by a signal, and its results so far are saved.
 
     Args:
-        number: of the signal; the exit code is 128 more, as shells report it.
+        number: the number of the signal; the exit code is 128 more, as shells report it.
     """
 
     def __init__(self, message: str, number: int) -> None:
@@ -65,7 +65,7 @@ class Interrupted(GrcnError):  # noqa: N818 - a stop that was asked for is no er
 
 
 def first_line(error: Exception) -> str:
-    """What an error of another library says in its first line, short enough to stand in one of ours."""
+    """The first line of an error of another library, short enough for one of our messages."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
@@ -91,7 +91,7 @@ EXTRAS = {
 
 
 def missing_part(error: ModuleNotFoundError) -> ConfigError | None:
-    """The error of a part that is not installed, naming the extra to install; None on a module of no extra."""
+    """The error for a module that is not installed, naming the extra to install; None if no extra has the module."""
     module = (error.name or "").partition(".")[0]
     extra = next((extra for extra, modules in EXTRAS.items() if module in modules), None)
     if extra is None:
@@ -100,7 +100,7 @@ def missing_part(error: ModuleNotFoundError) -> ConfigError | None:
 
 
 def met_open_files_limit(error: BaseException | None) -> bool:
-    """Whether an error comes from too many open files, in this process or in one of which it tells."""
+    """Whether an error comes from too many open files, in this process or in a process that it reports on."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
             return True

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and whether any can be."""
+"""Writes files completely or not at all, and checks in advance whether they can be written."""
 
 from __future__ import annotations
 
@@ -25,18 +25,19 @@ NAMES = 8
 
 @contextmanager
 def atomic_file(path: str | Path, *, durable: bool = True) -> Iterator[BinaryIO]:
-    """A file to write that takes its name only when it is complete and on the disk.
+    """Opens a file for writing that gets its name only when it is complete and on the disk.
 
-    A crash, a kill or a full disk leaves the earlier file of that name as it was. Of several writers of one name, also
-    in other processes, each has its own `.NAME.N.partial` beside it; whose is done last remains. What a killed one has
-    left, the next one removes.
+    After a crash, a kill or on a full disk, the earlier file of that name is unchanged. Several writers of one name,
+    also in other processes, each write their own `.NAME.N.partial` beside it, and the last one to finish remains. The
+    next writer removes what a killed one left.
 
     Args:
-        path: of the file; its folder is made where absent.
-        durable: outlive a power cut, too, which takes waiting for the disk; not for files by the thousand.
+        path: the file; its folder is created if it does not exist.
+        durable: also survive a power cut. This waits for the disk, so it is not for thousands of files.
 
     Raises:
-        CheckpointError: where the file cannot be written, or another that is read or made for it fails, which is named.
+        CheckpointError: if the file cannot be written, or another file that is read or made for it fails; it names that
+            file.
     """
     path = Path(path)
     partial: Path | None = None
@@ -102,7 +103,7 @@ def _hold(path: Path) -> int | None:
 
     Raises:
         _NoLocks: where the file system has no locks; the file is gone.
-        OSError: where it cannot be made.
+        OSError: if it cannot be made.
     """
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
@@ -142,8 +143,9 @@ def _sync_folder(folder: Path) -> None:
 
 
 def why_not_lockable(folder: Path) -> str | None:
-    """Why files in a folder cannot be locked: it cannot be written, or its file system has no locks; None where they
-    can."""
+    """The reason why files in a folder cannot be locked: it cannot be written, or its file system has no locks.
+
+    None if they can be locked."""
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
             if fcntl is not None:
@@ -165,17 +167,17 @@ def to_json(content: Any, *, indent: int | None = None) -> bytes:
 
 
 def write_json(path: str | Path, content: Any, *, indent: int | None = None, durable: bool = True) -> None:
-    """Writes a JSON file whole or not at all; arguments and errors as those of `atomic_file` and `to_json`."""
+    """Writes a JSON file completely or not at all; arguments and errors as in `atomic_file` and `to_json`."""
     data = to_json(content, indent=indent)
     with atomic_file(path, durable=durable) as file:
         file.write(data)
 
 
 def check_folder(out: str | Path) -> None:
-    """Tries whether files can be written in a folder, which need not exist; makes nothing that stays.
+    """Checks that files can be written in a folder, which need not exist yet. It leaves nothing behind.
 
     Raises:
-        CheckpointError: where they cannot.
+        CheckpointError: if they cannot be written.
     """
     out = Path(out)
     try:
@@ -191,7 +193,7 @@ def check_folder(out: str | Path) -> None:
 
 
 def check_file(out: str | Path) -> None:
-    """Tries whether a file can be written, as `check_folder` its folder; raises CheckpointError where it cannot."""
+    """Checks that a file can be written, like `check_folder`; raises CheckpointError if not."""
     check_folder(Path(out).parent)
     if Path(out).is_dir():
         raise CheckpointError(f"{out}: a folder; choose the name of a file (--out)")

@@ -97,7 +97,7 @@ def load(path: str, size: int) -> ImageFont.FreeTypeFont:
     """A font; an empty path is Pillow's own.
 
     Raises:
-        OSError: where the file is none, or has no letters of this size.
+        OSError: if the file is none, or has no letters of this size.
     """
     return ImageFont.truetype(path, size) if path else cast(ImageFont.FreeTypeFont, ImageFont.load_default(size))
 

@@ -37,7 +37,7 @@ def locked(path: Path, what: str, *, patience: float = math.inf, remedy: str = "
         remedy: against a lock that another process holds, in the error.
 
     Raises:
-        ConfigError: where another process holds it for longer; says which.
+        ConfigError: if another process holds it for longer; says which.
     """
     from filelock import FileLock, Timeout
 
@@ -56,8 +56,8 @@ def locked(path: Path, what: str, *, patience: float = math.inf, remedy: str = "
         _acquire(lock, path, 0 if patience == math.inf else patience)
     except Timeout:
         if patience != math.inf:
-            raise ConfigError(f"{what}: {holder} is at work there{remedy and '; '}{remedy}") from None
-        _tell(f"{what}: {holder} is at work there; waiting for it")
+            raise ConfigError(f"{what}: {holder} is using it{remedy and '; '}{remedy}") from None
+        _tell(f"{what}: {holder} is using it; waiting until it ends")
         _acquire(lock, path)
     try:
         with suppress(OSError):  # on Windows what is locked cannot be written
@@ -77,11 +77,13 @@ def locked_folder(out: Path) -> Iterator[None]:
     """Holds the lock of a folder of results, for the one process that writes it.
 
     Raises:
-        CheckpointError: where nothing can be written there.
-        ConfigError: where another process is at work there.
+        CheckpointError: if nothing can be written there.
+        ConfigError: if another process is using it.
     """
     check_folder(out)
-    with locked(out / ".lock", str(out), patience=MOMENT, remedy="let it end, or choose another folder (--out)"):
+    with locked(
+        out / ".lock", str(out), patience=MOMENT, remedy="wait until it ends, or choose another folder (--out)"
+    ):
         yield
 
 

@@ -1,4 +1,4 @@
-"""Settings of the process that training and prediction on the CPU want; set by entry points, never on import."""
+"""Settings of the process that make training and prediction on a CPU faster. Entry points set them; imports do not."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8  # mal
 def tune_cpu() -> bool:
     """Lets glibc's malloc keep and reuse large blocks.
 
-    By default it maps each block above 32 MB, such as an activation, afresh from the kernel, and gives it back when it
-    is freed; so every pass through a network touches new pages, and each is a page fault. Kept, they are faulted in
-    once. The price is memory that stays with the process.
+    By default, malloc gets each block above 32 MB, such as an activation, from the kernel, and returns it when it is
+    freed. So every pass through a network touches new pages, and each causes a page fault. If the blocks are kept, this
+    happens only once. The price is that the process keeps the memory.
 
     Returns:
-        whether it was done: not with another C library, nor where MALLOC_... or GLIBC_TUNABLES in the environment say
-        what the user wants.
+        Whether it was done. It is not done with another C library, nor if MALLOC_... or GLIBC_TUNABLES is set in the
+        environment.
     """
     if any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ):
         return False
@@ -36,8 +36,9 @@ def tune_cpu() -> bool:
 
 
 def peak_memory(process: int | str = "self") -> float:
-    """The most memory in MB that a process has held up to now: 0 for another one that has ended, or where the system
-    does not tell of it."""
+    """The largest memory in MB that a process has used so far.
+
+    0 for another process that has ended, or if the system does not tell."""
     try:
         lines = Path(f"/proc/{process}/status").read_text().splitlines()
     except OSError:
@@ -65,15 +66,15 @@ def processor() -> str:
 
 
 def multiplies_bf16() -> bool:
-    """Whether this processor multiplies bfloat16 itself; one that has to emulate it is faster in float32."""
+    """Whether this processor computes in bfloat16; a processor that emulates it is faster in float32."""
     return any(_capabilities().get(name, False) for name in ("avx512_bf16", "amx_bf16", "arm_bf16", "bf16"))
 
 
 @functools.cache
 def convolves_whole_rois() -> bool:
-    """Whether a convolution over whole RoIs is quicker than the matrix product that it equals, in float32 on this CPU.
+    """Whether a convolution over whole RoIs is faster than the equal matrix product, in float32 on this CPU.
 
-    oneDNN has quick ones for AVX-512; without, they take several times as long as the product (docs/performance.md).
+    oneDNN has fast ones for AVX-512; without it they take several times as long as the product (docs/performance.md).
     """
     return bool(_capabilities().get("avx512_f", False))
 

@@ -1,7 +1,7 @@
-"""`grcn serve`: a detector as an HTTP service. POST /predict takes a photo, GET /healthz tells what answers.
+"""`grcn serve`: a detector as an HTTP service. POST /predict takes a photo, GET /healthz tells which detector answers.
 
-What a request passes: `Gate` (bytes and seconds), the endpoint (content type and fields), `Batcher` (one thread that
-predicts what is waiting, and others that decode it). docs/adr/0017-service.md says why.
+A request passes through `Gate` (limits on bytes and seconds), the endpoint (content type and fields), and `Batcher`
+(one thread that predicts waiting photos, and others that decode them). docs/adr/0017-service.md has the reasons.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _Box = Annotated[list[float], Field(min_length=4, max_length=4)]
 
 
 class Prediction(BaseModel):
-    """The objects found in one photo, by falling score: `boxes[i]` is of the class `names[i]`."""
+    """The objects found in one photo, by descending score: `boxes[i]` is of the class `names[i]`."""
 
     width: int = Field(description="of the photo, upright, in pixels")
     height: int
@@ -91,9 +91,9 @@ class _Waiting:
 class Batcher:
     """Predicts the photos of concurrent requests together, in one thread of its own.
 
-    Whenever the thread is free it takes what is waiting, up to `max_batch`; nothing waits for a batch to fill. Only
-    photos of one size share a pass through the network: others would be padded, which moves scores a little, and an
-    answer must not depend on who else is asking.
+    Whenever the thread is free, it takes the waiting photos, up to `max_batch`; no photo waits for a batch to fill.
+    Only photos of one size share a pass through the network: others would be padded, which changes scores slightly, and
+    an answer must not depend on other requests.
     """
 
     def __init__(self, detector: Detector, limits: ServeLimits) -> None:
@@ -435,7 +435,7 @@ def serve(detector: Detector, host: str, port: int, limits: ServeLimits, say: Ca
         say: told the address when photos are answered, and what the user should know about it.
 
     Raises:
-        ConfigError: where it cannot listen there.
+        ConfigError: if it cannot listen there.
     """
     if not _is_loopback(host):
         say(f"warning: {host} can be reached by others, and there is no encryption or password; put a proxy before it")
@@ -474,7 +474,7 @@ def serve(detector: Detector, host: str, port: int, limits: ServeLimits, say: Ca
 
 def _listen(host: str, port: int) -> socket.socket:
     if not 0 <= port <= 65535:
-        raise ConfigError(f"port {port}: needs 0..65535")
+        raise ConfigError(f"port {port}: needs 0 to 65535")
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family, backlog=128)

@@ -1,7 +1,7 @@
-"""What a split says of a detector's scores: from which on a class is shown, and how probable it is that one is right.
+"""Score thresholds of a detector, and the temperature that turns its scores into probabilities.
 
-`grcn.evaluation.thresholds` chooses them; they stand in the header of the weights and of exported files, under `extra`
-with the key `thresholds`. docs/adr/0025-thresholds-and-calibration.md says why they are as they are.
+`grcn.evaluation.thresholds` chooses them on a split. They are stored in the header of the weights and of exported
+files, under `extra` with the key `thresholds`. docs/adr/0025-thresholds-and-calibration.md has the reasons.
 """
 
 from __future__ import annotations
@@ -25,18 +25,17 @@ _MAX_SHOWN = 8
 
 @dataclass(frozen=True)
 class Thresholds:
-    """Scores and a temperature that a split has chosen.
+    """Score thresholds and a temperature, as chosen on a split.
 
     Args:
         class_names: the C names.
-        best: [C] the score of best F1 of each class; None where the split says nothing of a class.
-        precise: [C] the lowest score from which on `precision` of a class's detections are right; None where there is
-            no such score.
-        overall: the score of best F1 of all classes together.
-        precision: the wanted one.
-        temperature: by which the logit of a score is divided to make it a probability.
-        iou: from which a detection is right.
-        data, split: on which they were chosen.
+        best: [C] the score with the best F1 for each class; None for a class without objects in the split.
+        precise: [C] the lowest score at which the detections of a class reach `precision`; None if no score does.
+        overall: the score with the best F1 for all classes together.
+        precision: the wanted precision.
+        temperature: the logit of a score is divided by it to get a probability.
+        iou: lowest IoU at which a detection is right.
+        data, split: the data set and split that they were chosen on.
     """
 
     class_names: tuple[str, ...]
@@ -52,8 +51,8 @@ class Thresholds:
     def of(self, choice: ScoreChoice) -> Array:
         """[C] float32, the lowest score that is kept of each class.
 
-        `best` of a class that the split says nothing of is `overall`; `precise` is infinite where there is no such
-        score: of that class nothing is kept.
+        For a class without a threshold, `best` uses `overall`, and `precise` is infinite, so that no detection of that
+        class is kept.
         """
         if choice == "best":
             return np.array([self.overall if score is None else score for score in self.best], dtype=np.float32)
@@ -70,7 +69,7 @@ class Thresholds:
         return replace(self, best=scale(self.best), precise=scale(self.precise), overall=overall)
 
     def in_words(self, choice: ScoreChoice) -> str:
-        """The scores of a choice, and where they are from, in one line."""
+        """The thresholds of a choice, and where they come from, in one line."""
         shown = ("never" if math.isinf(score) else f"{score:.2f}" for score in self.of(choice))
         scores = [f"{name} {text}" for name, text in zip(self.class_names, shown, strict=True)]
         listed = ", ".join(scores[:_MAX_SHOWN]) + (", ..." if len(scores) > _MAX_SHOWN else "")
@@ -78,7 +77,7 @@ class Thresholds:
         return f"{listed} ({what} on {self.data}, {self.split}; IoU {self.iou:g})"
 
     def to_json(self) -> dict[str, Any]:
-        """As it stands in headers."""
+        """Plain values for headers."""
         return {
             "data": self.data,
             "split": self.split,
@@ -92,15 +91,15 @@ class Thresholds:
 
     @classmethod
     def from_extra(cls, extra: Mapping[str, Any], class_names: Sequence[str], source: object) -> Thresholds | None:
-        """Those in a header; None where it has none.
+        """Reads the thresholds from a header; None if it has none.
 
         Args:
-            extra: of the header.
-            class_names: of the detector.
-            source: what errors call the file.
+            extra: `extra` of the header.
+            class_names: the class names of the detector.
+            source: the name of the file in errors.
 
         Raises:
-            CheckpointError: where they are garbled.
+            CheckpointError: if they are damaged.
         """
         if (content := extra.get(KEY)) is None:
             return None
@@ -117,8 +116,8 @@ class Thresholds:
             data, split = str(content["data"])[:200], str(content["split"])[:200]
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise CheckpointError(
-                f"{source}: the thresholds in its header are garbled ({' '.join(str(error).split())[:80]}); "
-                "`grcn evaluate --save thresholds` writes them anew"
+                f"{source}: the thresholds in its header are damaged ({' '.join(str(error).split())[:80]}); "
+                "`grcn evaluate --save thresholds` writes them again"
             ) from None
         return cls(names, best, precise, overall, precision, temperature, iou, data, split)
 
@@ -132,29 +131,31 @@ def _score(value: Any) -> float | None:
 
 
 def check_score(score: Score) -> None:
-    """Raises ConfigError where `score` is neither in 0..1 nor a choice."""
+    """Raises ConfigError if `score` is neither in 0..1 nor a choice."""
     if isinstance(score, str):
         if score not in get_args(ScoreChoice):
-            raise ConfigError(f"score '{score}': use a number in 0..1, or one of {', '.join(get_args(ScoreChoice))}")
+            raise ConfigError(
+                f"score '{score}': use a number from 0 to 1, or one of {', '.join(get_args(ScoreChoice))}"
+            )
     elif not 0 <= score <= 1:
-        raise ConfigError(f"score {score}: needs 0..1")
+        raise ConfigError(f"score {score}: needs a number from 0 to 1")
 
 
 def check_precision(precision: float) -> None:
     """Raises ConfigError outside 0 < precision <= 1."""
     if not 0 < precision <= 1:
-        raise ConfigError(f"precision {precision}: needs more than 0 and at most 1: the share that is right")
+        raise ConfigError(f"precision {precision}: needs a number above 0 and at most 1")
 
 
 def scaled(scores: Any, temperature: float) -> Array:
     """Temperature scaling (Guo et al. 2017, "On Calibration of Modern Neural Networks"), on the logit of a score.
 
     Args:
-        scores: in 0..1, of any shape.
-        temperature: above 0; above 1 it moves scores towards 0.5, below 1 away from it.
+        scores: scores in 0..1, of any shape.
+        temperature: a number above 0. Above 1 it moves scores towards 0.5, below 1 away from it.
 
     Returns:
-        sigmoid(logit(score) / temperature), float64. The order of scores stays.
+        sigmoid(logit(score) / temperature), float64. The order of scores does not change.
     """
     return sigmoid(logits(scores) / temperature)
 
@@ -173,22 +174,22 @@ def sigmoid(values: Array) -> Array:
 
 
 def unscaled(score: float, temperature: float) -> float:
-    """A score that `scaled` makes no more than this one of; 0 of 0."""
+    """A score that `scaled` maps to at most this score; 0 for 0."""
     return 0.0 if score <= 0 else max(0.0, float(scaled(score, 1 / temperature)) - 1e-6)
 
 
 def calibrate(found: Detections, temperature: float) -> Detections:
-    """The same detections, each with the probability that it is right as its score."""
+    """The same detections, with the probability that each is right as its score."""
     scores = scaled(found.scores, temperature).astype(np.float32)
     return Detections(found.boxes, scores, found.class_ids, found.class_names)
 
 
 def no_thresholds(source: object, *, exported: bool = False) -> ConfigError:
-    """What to do about a file that has none.
+    """The error for a detector without thresholds, which says what to do.
 
     Args:
-        source: the file; None: what it is from is not known.
-        exported: whether it is one of `grcn export`.
+        source: the file; None: it is not known.
+        exported: whether it was written by `grcn export`.
     """
     run = "RUN" if exported else source or "RUN"
     then = " with the run that it was made from, and export that again" if exported else ""

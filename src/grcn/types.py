@@ -1,6 +1,7 @@
-"""What crosses the package's borders: objects to find (`Target`) and objects found (`Detections`).
+"""The types of the package's interfaces: annotated objects (`Target`) and detected objects (`Detections`).
 
-Both are numpy, validated once at construction, so that reading data and running an exported detector need no torch.
+Both hold numpy arrays and are validated once, at construction. Reading data and running an exported detector thus need
+no torch.
 
 Conventions, everywhere: boxes are float32 `x1, y1, x2, y2` in pixels of the original image, half-open,
 `0 <= x1 < x2 <= width`; class ids are `0..C-1`. Background exists only inside the model.
@@ -35,7 +36,7 @@ def import_supervision() -> ModuleType:
 
 
 def duplicate(class_names: Sequence[str]) -> str | None:
-    """The first class name that occurs a second time; None where all differ."""
+    """The first class name that occurs twice; None if all differ."""
     seen: set[str] = set()
     for name in class_names:
         if name in seen:
@@ -112,15 +113,14 @@ class Target:
 
 @dataclass(frozen=True)
 class Detections:
-    """The objects found in one image, by falling score.
+    """The objects found in one image, by descending score.
 
     Args:
         boxes: [N, 4] float32, xyxy pixels of the source image.
         scores: [N] float32 in 0..1.
         class_ids: [N] int64, 0..C-1.
         class_names: the C names.
-        track_ids: [N] int64, the numbers of objects that are followed in a video; -1: not, or not yet. None: nothing is
-            followed.
+        track_ids: [N] int64, the numbers of tracked objects in a video; -1: not tracked, or not yet. None: no tracking.
 
     Raises:
         DataError: on lengths that differ, boxes or scores that are not finite, ids beyond the names.
@@ -161,11 +161,11 @@ class Detections:
 
     @classmethod
     def from_supervision(cls, detections: supervision.Detections, class_names: Sequence[str]) -> Detections:
-        """Detections of the `supervision` package, such as another detector's or those that its tools have filtered.
+        """Converts detections of the `supervision` package, for instance from another detector or after its filters.
 
         Args:
-            detections: with scores, and with class names (`data["class_name"]`), else class ids.
-            class_names: the C names, to which names are matched and of which ids are the indices.
+            detections: detections with scores, and with class names (`data["class_name"]`) or class ids.
+            class_names: the C names. Names are matched to them, and ids are indices into them.
 
         Raises:
             DataError: on detections without scores or classes, or of a class that is not among the names.
@@ -183,13 +183,13 @@ class Detections:
         return cls(detections.xyxy.copy(), detections.confidence.copy(), class_ids, tuple(class_names), tracks)
 
     def above(self, score: float | Array) -> Detections:
-        """The detections whose score is at least `score`: one for all, or [C] float32, that of each class."""
+        """The detections whose score is at least `score`: one number, or [C] float32, one for each class."""
         keep = self.scores >= (score[self.class_ids] if isinstance(score, np.ndarray) else score)
         tracks = None if self.track_ids is None else self.track_ids[keep]
         return Detections(self.boxes[keep], self.scores[keep], self.class_ids[keep], self.class_names, tracks)
 
     def to_coco(self, image_id: int | str, category_ids: tuple[int, ...] | None = None) -> list[dict[str, Any]]:
-        """COCO results: one dict a detection, `bbox` as x, y, width, height; with `track_id` where they were tracked.
+        """COCO results: one dict per detection, `bbox` as x, y, width, height; with `track_id` after tracking.
 
         Args:
             image_id: the image's id in the COCO file.

@@ -74,7 +74,7 @@ def test_without_a_split_for_it_a_run_is_measured_on_what_is_held_out_and_result
     assert main(["evaluate", "run", "--data", str(data), "--json"]) == 0
     found = capsys.readouterr()
     assert json.loads(found.out)["split"] == "held-out"
-    assert "no split for 'test': measured on the photos that training holds out" in found.err
+    assert "no split for 'test': using the photos that training holds out" in found.err
     (tmp_path / "results.json").write_text("[]")
     words = ["evaluate", "--predictions", str(tmp_path / "results.json"), "--data", str(data)]
     assert main(words) == 3
@@ -218,13 +218,13 @@ def test_thresholds_are_saved_and_used(work: Path, capsys: pytest.CaptureFixture
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("run --save thresholds", "--save thresholds needs --split: choose them on the validation split"),
+        ("run --save thresholds", "--save thresholds needs --split; choose thresholds on the validation split"),
         ("--predictions x.json --split val --save thresholds", "--save thresholds needs RUN"),
-        ("faster_rcnn_r50_fpn --split val --save thresholds", "is no weights file of grcn's (preset)"),
+        ("faster_rcnn_r50_fpn --split val --save thresholds", "is not a weights file of grcn (preset)"),
         ("run --save fiftyone", "--save fiftyone needs --out"),
-        ("run --precision 0", "precision 0.0: needs more than 0 and at most 1"),
+        ("run --precision 0", "precision 0.0: needs a number above 0 and at most 1"),
         ("run --precision bf16", "precision: expected float, found bf16"),
-        ("run --score 1.5", "score 1.5: needs 0..1"),
+        ("run --score 1.5", "score 1.5: needs a number from 0 to 1"),
         ("run --score bset", "score: expected float or one of 'best', 'precise', found bset"),
         ("--predictions x.json --score .nan", "score nan: needs a number"),
         ("run --worst -1", "worst -1: needs 0 or more"),
@@ -261,7 +261,7 @@ def test_weights_that_change_meanwhile_get_no_thresholds(
 def test_where_nothing_is_right_there_are_no_thresholds(capsys: pytest.CaptureFixture[str]) -> None:
     before = Path("run/best.safetensors").read_bytes()
     assert main(["evaluate", "run", "--data", "beach", "--split", "val", "--iou", "1", "--save", "thresholds"]) == 3
-    assert "is right: no thresholds" in capsys.readouterr().err
+    assert "is right, so no thresholds can be chosen" in capsys.readouterr().err
     assert Path("run/best.safetensors").read_bytes() == before
 
 
@@ -295,7 +295,7 @@ def test_gap_of_a_run_and_of_its_results(work: Path, capsys: pytest.CaptureFixtu
     [
         ("gap run --data beach --iou 0.52", "iou 0.52: use one of COCO's ten"),
         ("gap run --data beach --resamples -1", "resamples -1 and seed 0: need 0 or more"),
-        ("gap run other/results.json --data beach", "its classes ['dog'] are not"),
+        ("gap run other/results.json --data beach", "its classes are ['dog'], those of the first source"),
     ],
 )
 def test_gap_says_what_is_wrong(words: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -325,7 +325,7 @@ def test_predict_names_what_it_leaves_out(tmp_path: Path, capsys: pytest.Capture
         f"{folder / 'e.CR2'}, {folder / 'f.jxl'}"
     )
     assert broken.startswith(f"grcn: error: {folder / 'broken.png'}: ")
-    assert end == "grcn: error: 1 of 2 sources could not be done; the others are"
+    assert end == "grcn: error: 1 of 2 sources failed; the others are done"
 
 
 @pytest.mark.parametrize(
@@ -460,7 +460,7 @@ def test_a_real_process_with_broken_sources(work: Path) -> None:
         ["grcn", " error", " broken.mp4"],
         ["grcn", " error", " broken.jpg"],
     ]
-    assert lines[3:] == ["grcn: error: 2 of 3 sources could not be done; the others are"]
+    assert lines[3:] == ["grcn: error: 2 of 3 sources failed; the others are done"]
     assert read("piped/images.json")["images"][0]["file_name"] == "-"
     assert Path("piped/drawn/stdin.jpg").is_file()
 

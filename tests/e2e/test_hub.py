@@ -163,18 +163,35 @@ def test_what_cannot_be_fetched_is_told_in_a_line(hub: Hub, home: Path, pushed: 
     assert done.returncode == 0, done.stderr
     none, revision, other, name, secret, pickled, huge = done.stdout.splitlines()
     assert none.startswith(
-        "CheckpointError: someone/none: not there, or not for this user; log in with `hf auth login`"
+        "CheckpointError: someone/none: does not exist, or this user may not use it; log in with `hf auth login`"
     )
     assert revision == "CheckpointError: someone/tiny: no revision 'v9'"
-    assert other == "CheckpointError: someone/other: holds no model.safetensors, so it is no detector of grcn"
-    assert name == "ConfigError: 'someone/no/such name' is no name of a repository, such as user/name"
-    assert secret.startswith("CheckpointError: someone/secret: not there, or not for this user")
+    assert other == "CheckpointError: someone/other: has no model.safetensors, so it is not a detector of grcn"
+    assert name == "ConfigError: 'someone/no/such name' is not the name of a repository, such as user/name"
+    assert secret.startswith("CheckpointError: someone/secret: does not exist, or this user may not use it")
     assert pickled.startswith("CheckpointError: ")
     assert "cannot be read as safetensors" in pickled
     assert huge.startswith(
-        "CheckpointError: someone/huge: model.safetensors of 5368709120 bytes; no detector is larger"
+        "CheckpointError: someone/huge: model.safetensors has 5368709120 bytes, more than the limit of"
     )
     assert not any(request.startswith("GET /large/") for request in hub.requests)
+
+
+def test_a_hub_that_is_not_reached_is_told_at_once_and_the_cache_is_used(
+    hub: Hub, home: Path, pushed: str, beach: Path, tmp_path: Path
+) -> None:
+    """It is asked once: the Hub's own client would try for 20 seconds, with a line for each try."""
+    photo = str(open_dataset(beach, split="test")[0].path)
+    nowhere = {"HF_ENDPOINT": "http://127.0.0.1:9"}
+    words = ("predict", "hf://someone/tiny", photo, "--out", str(tmp_path / "found"))
+    done = grcn(hub, tmp_path, *words, **nowhere)
+    assert done.returncode == 6
+    said = "someone/tiny: not in the cache of this machine, and the Hugging Face Hub was not reached"
+    assert done.stderr == f"grcn: error: {said}\n"
+    assert grcn(hub, home, *words).returncode == 0  # now it is in the cache of this home
+    done = grcn(hub, home, *words[:-1], str(tmp_path / "again"), **nowhere)
+    assert done.returncode == 0, done.stderr
+    assert "Retry" not in done.stderr
 
 
 def changed(run: Path, **extra: Any) -> Any:
@@ -225,7 +242,9 @@ def test_refused_then_pushed_at_half_the_size(hub: Hub, run: Path, beach: Path, 
     assert done.returncode == 0, done.stderr
     nobody, somebody, address = done.stdout.splitlines()
     for said in (nobody, somebody):
-        assert said.startswith("CheckpointError: someone/refused: not there, or not for this user; log in with `hf ")
+        assert said.startswith(
+            "CheckpointError: someone/refused: does not exist, or this user may not use it; log in with `hf "
+        )
     assert "someone/refused" not in hub.repositories
     assert address == f"{hub.endpoint}/someone/half"
 

@@ -599,7 +599,7 @@ def test_an_address_that_is_not_to_be_had(run: Path, capsys: pytest.CaptureFixtu
         assert main(["serve", str(run), "--port", str(port)]) == 2
     assert f"cannot listen on 127.0.0.1:{port}: " in capsys.readouterr().err
     assert main(["serve", str(run), "--port", "70000"]) == 2
-    assert "port 70000: needs 0..65535" in capsys.readouterr().err
+    assert "port 70000: needs 0 to 65535" in capsys.readouterr().err
 
 
 def test_the_service_itself_needs_no_torch() -> None:

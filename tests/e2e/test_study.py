@@ -146,7 +146,7 @@ def test_what_another_process_is_at_comes_last(
     assert lines[1].startswith(f"[1/2] {own}: AP50"), "the one that is free first"
     assert lines[2].startswith(f"[2/2] {waited}: {'done by another process' if end == 'done' else 'AP50'}")
     assert f"({waited}): process {other.pid} on " in (said := capfd.readouterr().err)
-    assert "is at work there; waiting for it" in said
+    assert "is using it; waiting until it ends" in said
     assert len(list((out / "results").rglob("*.json"))) == 4
     assert not run.with_name(f".{run.name}.lock").exists()
 
@@ -229,7 +229,7 @@ def test_a_result_of_other_settings_is_not_taken(done: Path, tmp_path: Path) -> 
         read_result(tmp_path, one)
     assert str(caught.value) == (
         f"{there}: not of beach shared seed 0 as it is now: optim.momentum 0.8 -> 0.9 (a default has changed since); "
-        "move it away to train anew"
+        "move it away to train again"
     )
 
 
@@ -292,7 +292,7 @@ def test_a_result_of_other_photos_or_labels_is_not_taken(beach: Path, tmp_path: 
     assert run() == 1
     assert lines[:2] == [
         "mine: 0 of 1 trials are done",
-        "1 were done with other photos, labels or weights and are done again; the former are put aside",
+        "1 trials were done with other photos, labels or weights; they run again, and the former results are put aside",
     ]
     second = json.loads(there.read_text())
     assert second["fingerprints"] != first["fingerprints"]
@@ -310,7 +310,7 @@ def test_a_result_of_other_photos_or_labels_is_not_taken(beach: Path, tmp_path: 
     assert run() == 1, "a result that does not say of which photos counts"
     assert lines[:2] == [
         "mine: 1 of 2 trials are done",
-        "1 of them by results that do not say of which photos and labels they are",
+        "1 of these results do not say which photos and labels they are of",
     ]
     (tmp_path / "beach").rename(tmp_path / "gone")
     assert run() == 0, "what is done counts where the photos are not at hand"
@@ -345,7 +345,7 @@ def test_a_trial_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("{path: nowhere}", "no folder .*nowhere; say with --root"),
+        ("{path: nowhere}", "no folder .*nowhere; give the folder of the data sets with --root"),
         ("{path: ../elsewhere}", "leads out of the root"),
         ("{generate: {pictures: 3}}", "data.beach.generate: .*pictures"),
     ],

@@ -182,7 +182,7 @@ def test_coordinates_in_pixels_are_an_error_in_yolo(tmp_path: Path) -> None:
     """They are neither fractions nor damaged: the whole file means something else."""
     write_yolo(tmp_path, (0, 0, 1, 1))
     (tmp_path / "labels" / "a.txt").write_text("0 50 40 20 20\n")
-    with pytest.raises(AnnotationError, match=r"a\.txt: line 1: 50 is no fraction"):
+    with pytest.raises(AnnotationError, match=r"a\.txt: line 1: 50 is not a fraction"):
         open_dataset(tmp_path)
 
 

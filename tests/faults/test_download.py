@@ -199,7 +199,7 @@ def test_a_download_is_waited_for_and_not_made_twice(
             (tmp_path / "go").mkdir()
             assert (first.wait(60), second.wait(60)) == (0, 0)
     assert line.startswith(f"grcn: voc: process {first.pid} on ")
-    assert line.endswith(" is at work there; waiting for it\n")
+    assert line.endswith(" is using it; waiting until it ends\n")
     assert not (tmp_path / "second").exists(), "it has fetched and unpacked nothing"
     assert [status for _, _, status in server.seen] == [200]
     assert set(unpacked(tmp_path / "voc")) == {name for name in WANTED if "ImageSets" not in name}
@@ -238,7 +238,7 @@ def test_a_later_call_continues_after_giving_up(
 ) -> None:
     offer(monkeypatch, server, tar_of(FILES))
     server.cut_after = [120_000, 0, 0]
-    with pytest.raises(DataError, match=r"cut, 2 times; 120000 of \d+ bytes are kept, call again"):
+    with pytest.raises(DataError, match=r"cut \(attempts: 2\); 120000 of \d+ bytes are kept, try again"):
         get(tmp_path / "voc", attempts=2)
     assert unpacked(get(tmp_path / "voc")) == WANTED
     assert server.seen[-1] == ("/voc/VOC.tar", "bytes=120000-", 206)
@@ -251,7 +251,7 @@ def test_starts_again_when_the_file_on_the_server_changed(
     offer(monkeypatch, server, content)
     server.content["VOC.tar"] = bytes(len(content))
     server.cut_after = [100_000, 0]
-    with pytest.raises(DataError, match="call again"):
+    with pytest.raises(DataError, match="try again"):
         get(tmp_path / "voc", attempts=1)
     server.content["VOC.tar"], server.etag = content, '"v2"'
     assert unpacked(get(tmp_path / "voc")) == WANTED
@@ -291,7 +291,7 @@ def test_wrong_bytes_are_deleted_and_not_unpacked(
     content = tar_of(FILES)
     archive = offer(monkeypatch, server, content)
     server.content["VOC.tar"] = content[:5000] + bytes([content[5000] ^ 1]) + content[5001:]
-    with pytest.raises(DataError, match=f"expected {archive.md5}.*deleted, call again"):
+    with pytest.raises(DataError, match=f"expected {archive.md5}.*deleted, try again"):
         get(tmp_path / "voc")
     assert unpacked(tmp_path / "voc") == {}
     assert list((tmp_path / "voc" / STATE).iterdir()) == []
@@ -304,7 +304,9 @@ def test_a_file_of_another_size_is_refused_before_it_is_fetched(
 ) -> None:
     content = tar_of(FILES)
     offer(monkeypatch, server, content, size=len(content) + 10)
-    with pytest.raises(DataError, match=rf"the server has {len(content)} bytes, expected {len(content) + 10}"):
+    with pytest.raises(
+        DataError, match=rf"the file has {len(content)} bytes on the server, expected {len(content) + 10}"
+    ):
         get(tmp_path / "voc")
     assert not (tmp_path / "voc" / STATE / "VOC.tar.part").exists()
 
@@ -317,14 +319,14 @@ def test_errors_of_the_server(server: Server, tmp_path: Path, monkeypatch: pytes
     with pytest.raises(DataError, match="HTTP 404"):
         get(tmp_path / "b")
     server.codes = [500] * 3
-    with pytest.raises(DataError, match=r"HTTP 500 .*, 3 times"):
+    with pytest.raises(DataError, match=r"HTTP 500 .* \(attempts: 3\)"):
         get(tmp_path / "b", attempts=3)
     assert server.codes == []
 
 
 def test_no_server(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     offer(monkeypatch, server, tar_of(FILES), url="http://127.0.0.1:9/VOC.tar")  # port 9: discard, nobody listens
-    with pytest.raises(DataError, match=r"127.0.0.1:9.*refused, 2 times; 0 of"):
+    with pytest.raises(DataError, match=r"127.0.0.1:9.*refused \(attempts: 2\); 0 of"):
         get(tmp_path / "voc", attempts=2)
 
 

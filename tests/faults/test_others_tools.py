@@ -172,7 +172,7 @@ def test_names_of_images(name: str, form: str, kind: str, tmp_path: Path) -> Non
 def test_names_that_only_their_ends_could_tell_apart(tmp_path: Path) -> None:
     photo(tmp_path / "images" / "a.png")
     put(tmp_path / "train.json", json.dumps(coco("day1/a.png", "day2/a.png")))
-    with pytest.raises(AnnotationError, match="both end as"):
+    with pytest.raises(AnnotationError, match="both end in"):
         open_dataset(tmp_path)
     assert [d.kind for d in open_dataset(tmp_path, on_error="collect").defects] == ["ambiguous-name"]
 
@@ -238,7 +238,7 @@ def test_several_yaml_files(same: bool, tmp_path: Path) -> None:
     put(tmp_path / "b.yml", f"train: images/train\nnames: [{'dog, cat' if same else 'cat, dog'}]\n")
     if not same:
         with pytest.raises(
-            AnnotationError, match=r"a\.yaml and b\.yml describe the data set, each differently: which\?"
+            AnnotationError, match=r"a\.yaml and b\.yml describe the data set in different ways; keep one"
         ):
             open_dataset(tmp_path)
         put(tmp_path / "data.yaml", "train: images/train\nnames: [dog, cat]\n")
@@ -272,7 +272,7 @@ def test_more_objects_than_come_out(tmp_path: Path) -> None:
     report = check_dataset(tmp_path)
     (said,) = [defect for defect in report.defects if defect.kind == "dense-images"]
     assert "1 images hold more than 100 objects, up to 240" in said.message
-    assert said.message.endswith("--fit data makes it 400")
+    assert said.message.endswith("--fit data raises this to 400")
     assert report.suggested
     assert report.suggested.detections_per_image == 400
 

@@ -119,7 +119,7 @@ def test_a_lock_names_its_holder_and_goes_with_a_kill(tmp_path: Path, monkeypatc
     holder.start()
     while not (tmp_path / "ready").exists():
         time.sleep(0.01)
-    with pytest.raises(ConfigError, match=rf"run: process {holder.pid} on .* is at work there; let it end, or"):
+    with pytest.raises(ConfigError, match=rf"run: process {holder.pid} on .* is using it; wait until it ends, or"):
         locked_folder(tmp_path / "run").__enter__()
     os.kill(holder.pid, signal.SIGKILL)
     holder.join()
@@ -152,7 +152,7 @@ def test_a_rendering_is_waited_for_and_not_made_twice(tmp_path: Path, capfd: pyt
         time.sleep(0.01)
         told += capfd.readouterr().err
     assert told.startswith(f"grcn: {out}: process {first.pid} on ")
-    assert told.endswith(" is at work there; waiting for it\n")
+    assert told.endswith(" is using it; waiting until it ends\n")
     go.mkdir()
     for process in (first, second):
         process.join(60)

@@ -60,6 +60,7 @@ def test_a_long_table_has_80_columns() -> None:
         lines = table(rows).splitlines()
         assert max(map(len, lines)) <= 80
         assert lines[2].endswith("xxx")
+        assert any("  OpenVINO, float32 in bfloat16" in line for line in lines)
         assert "GPU" in lines[0]
     assert "GPU" not in table([replace(own, gpu_megabytes=dict.fromkeys(many))])
 
@@ -85,7 +86,9 @@ def test_a_candidate_that_dies_ends_it_in_one_line(weights: Path, monkeypatch) -
             for process in multiprocessing.active_children():
                 os.kill(process.pid, signal.SIGKILL)
 
-    with pytest.raises(CheckpointError, match=r"last.safetensors: torch, .* ended with code -9; is memory short"):
+    with pytest.raises(
+        CheckpointError, match=r"last.safetensors: torch, .* ended with code -9; perhaps memory ran out"
+    ):
         benchmark([str(weights)], [np.zeros((40, 50, 3), np.uint8)], progress=kill)
 
 

@@ -256,8 +256,8 @@ def test_absent_keys_take_their_defaults() -> None:
         ({"dilation": "yes"}, "dilation: expected bool"),
         ({"frozen_stages": True}, "frozen_stages: expected int, found True"),
         ({"frozen_stages": 2.0}, "frozen_stages: expected int"),
-        ({"rpn": None}, "rpn.: expected keys and values, found None"),
-        ({"rpn": [1]}, "rpn.: expected keys and values"),
+        ({"rpn": None}, "rpn: expected keys and values, found None"),
+        ({"rpn": [1]}, "rpn: expected keys and values"),
         ({"rpn": {"anchor_sizes": 32}}, "rpn.anchor_sizes: expected a list, found 32"),
         ({"rpn": {"anchor_sizes": ["a"]}}, r"rpn.anchor_sizes\[0\]: expected float, found 'a'"),
         ({"rpn": {"nms": True}}, "rpn.nms: expected float, found True"),
@@ -403,8 +403,14 @@ def test_numbers_too_long_to_print_and_texts_of_many_lines_are_refused_in_one_li
     ("values", "said"),
     [
         ({"augment": {"scale_jitter": [1.2, 0.8]}}, r"augment.scale_jitter \[1.2, 0.8\]: needs the lower factor first"),
-        ({"schedule": {"milestones": [0.9, 0.5]}}, r"schedule.milestones \[0.9, 0.5\]: needs rising"),
-        ({"schedule": {"milestones": [0.5, 0.5]}}, r"schedule.milestones \[0.5, 0.5\]: needs rising"),
+        (
+            {"schedule": {"milestones": [0.9, 0.5]}},
+            r"schedule.milestones \[0.9, 0.5\]: needs fractions of the run in ascending order",
+        ),
+        (
+            {"schedule": {"milestones": [0.5, 0.5]}},
+            r"schedule.milestones \[0.5, 0.5\]: needs fractions of the run in ascending order",
+        ),
         (
             {"model": {"input": {"short_side": 600, "long_side": 500}}},
             "model.input.long_side 500: needs short_side 600",
@@ -440,7 +446,7 @@ def test_no_model_is_the_presets_and_a_given_one_stays_what_it_is() -> None:
     rpn = replace(PRESETS["grcn_r18"].rpn, nms=0.3)
     assert train_config({**values, "model": {"rpn": {"nms": 0.3}}}).model == replace(PRESETS["grcn_r18"], rpn=rpn)
     assert train_config({**values, "model": to_dict(DetectorConfig())}).model == DetectorConfig()
-    with pytest.raises(ConfigError, match=r"model\.: expected keys and values, found 5"):
+    with pytest.raises(ConfigError, match=r"model: expected keys and values, found 5"):
         train_config({**values, "model": 5})
 
 
@@ -452,8 +458,8 @@ def test_a_run_without_data_is_refused() -> None:
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"iterations": 5, "epochs": 1.0}, "iterations and epochs: give one length"),
-        ({"minutes": 5.0, "epochs": 1.0}, "epochs and minutes: give one length"),
+        ({"iterations": 5, "epochs": 1.0}, "iterations and epochs: give only one of them"),
+        ({"minutes": 5.0, "epochs": 1.0}, "epochs and minutes: give only one of them"),
     ],
 )
 def test_runs_that_cannot_be(fields: dict[str, Any], said: str) -> None:

@@ -47,7 +47,7 @@ def test_weights_with_a_key_that_is_no_more_are_refused(tmp_path: Path) -> None:
         load_detector(weights_file(tmp_path / "best.safetensors", header))
     said = str(caught.value)
     assert said.startswith(f"{tmp_path}/best.safetensors: unknown key 'sharing'")
-    assert said.endswith("if another version of grcn wrote it, use that one")
+    assert said.endswith("if another version of grcn wrote it, use that version")
     assert "\n" not in said
 
 

@@ -55,11 +55,11 @@ def test_garbled_ones_are_refused(change: dict[str, Any]) -> None:
     content = {**CHOSEN.to_json(), **change}
     if content.get("split") is ...:
         del content["split"]
-    with pytest.raises(CheckpointError, match=r"m\.onnx: the thresholds in its header are garbled") as refused:
+    with pytest.raises(CheckpointError, match=r"m\.onnx: the thresholds in its header are damaged") as refused:
         Thresholds.from_extra({KEY: content}, NAMES, "m.onnx")
     assert "\n" not in str(refused.value)
     for other in ([], "best", 3):
-        with pytest.raises(CheckpointError, match="garbled"):
+        with pytest.raises(CheckpointError, match="damaged"):
             Thresholds.from_extra({KEY: other}, NAMES, "m.onnx")
 
 

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from grcn.cli.common import progress_bar, say
+from grcn.cli.common import DEVICES, progress_bar, say
 from grcn.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def benchmark(argv: Sequence[str]) -> int:
     shown = ", ".join(sizes[:3]) + (", ..." if len(sizes) > 3 else "")
     print()
     for told in (
-        f"{len(photos)} photos of {shown}, decoded; {options.rounds} rounds in turn, medians; {threads}",
+        f"{len(photos)} decoded photos of {shown}; medians of {options.rounds} rounds in turn; {threads}",
         f"{about['processor']}, {about['cores']} cores",
     ):
         print(textwrap.fill(told, 80))
@@ -58,27 +58,39 @@ def _read_options(argv: Sequence[str]) -> Options:
 
     parser = Parser(
         "benchmark",
-        "RUN|FILE... [options]",
-        "How fast detectors are on this machine: milliseconds a photo, photos a second by batch, and memory, for every "
-        "way to run each: of a run torch in float32, as trained and folded, and in bfloat16; of exported files their "
-        "runtime. Each way has a process of its own, and they take turns.",
-        "grcn benchmark runs/photos runs/photos/model.onnx runs/photos/openvino --photos photos/test",
+        "RUN... [options]",
+        "Measures how fast detectors are on this machine: milliseconds per photo, photos per second for each batch "
+        "size, and memory. A run is timed in torch: as trained, with batch norm merged, and in bfloat16. An exported "
+        "file is timed in its own runtime. Each variant has its own process, and they take turns.",
+        "grcn benchmark runs/photos runs/photos/model.onnx --photos photos/test",
     )
-    parser.add_argument(
-        "runs", nargs="+", type=str, metavar="RUN", help="run folder, weights file, exported file, hf://user/name"
+    look = parser.add_argument_group("what to time")
+    look.add_argument(
+        "runs",
+        nargs="+",
+        type=str,
+        metavar="RUN",
+        help="run folder, .safetensors file, exported file or hf://user/name",
     )
-    parser.add_argument(
-        "--photos", nargs="+", type=str, metavar="PATH", help="photos or folders of them; default: rendered, 800x600"
+    look.add_argument(
+        "--photos",
+        nargs="+",
+        type=str,
+        metavar="PATH",
+        help="photos or folders of photos; default: rendered photos of 800x600",
     )
-    parser.add_argument("--count", type=int, default=8, help="photos that are used, evenly chosen")
-    parser.add_argument(
-        "--batch_size", nargs="+", type=int, default=[1, 4, 8], help="photos at a time, up to 4 numbers"
+    look.add_argument("--count", type=int, default=8, help="number of photos to use, evenly spaced over them")
+    how = parser.add_argument_group("how to time")
+    how.add_argument("--batch_size", nargs="+", type=int, default=[1, 4, 8], help="batch sizes, up to four")
+    how.add_argument("--rounds", type=int, default=5, help="times that each variant is timed at each batch size")
+    how.add_argument("--device", type=str, default="auto", help=DEVICES)
+    output = parser.add_argument_group("output")
+    output.add_argument(
+        "--out",
+        type=str,
+        metavar="FILE",
+        help="also write everything as JSON, with versions and machine; default: none",
     )
-    parser.add_argument("--rounds", type=int, default=5, help="turns of each way at each batch")
-    parser.add_argument(
-        "--device", type=str, default="auto", help="cpu, cuda, cuda:1, ...; auto: of exported files the CPU"
-    )
-    parser.add_argument("--out", type=str, metavar="FILE", help="also write it as JSON, with versions and the machine")
     options = parser.read(argv)
     for name in ("count", "rounds"):
         if options[name] < 1:

@@ -1,4 +1,4 @@
-"""What several commands share: options, opening what they name, progress and messages."""
+"""Code that several commands share: options, loading what they name, progress and messages."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from grcn.errors import DataError, Interrupted
 
 if TYPE_CHECKING:
-    from grcn.cli.parser import Parser
+    from grcn.cli.parser import Group, Parser
     from grcn.data.dataset import Dataset
     from grcn.predict.detector import Detector
     from grcn.thresholds import Thresholds
@@ -22,52 +22,47 @@ if TYPE_CHECKING:
 
 
 def add_data_options(parser: Parser, split: str) -> None:
-    parser.add_argument("--data", type=str, required=True, metavar="DIR", help="folder of the data set")
-    parser.add_argument("--split", type=str, default="auto", help=f"auto: the {split} split by its usual name")
-    add_format_option(parser)
+    group = parser.add_argument_group("data set")
+    group.add_argument("--data", type=str, required=True, metavar="DIR", help="folder of the data set")
+    add_split_options(group, split)
 
 
-def add_format_option(parser: Parser, name: str = "--format") -> None:
+def add_split_options(group: Group, split: str, format_name: str = "--format") -> None:
+    group.add_argument(
+        "--split", type=str, default="auto", metavar="NAME", help=f"split to use; auto finds the {split} split"
+    )
+    add_format_option(group, format_name)
+
+
+def add_format_option(group: Group, name: str = "--format") -> None:
     from grcn.config import ReadFormat
 
-    parser.add_argument(name, choices=get_args(ReadFormat), default="auto", help="of the annotations")
+    group.add_argument(name, choices=get_args(ReadFormat), default="auto", help="annotation format")
 
 
 def add_device_options(parser: Parser, batches: bool = True) -> None:
-    parser.add_argument(
-        "--device", type=str, default="auto", help="cpu, cuda, cuda:1, ...; auto: of an exported file the CPU"
-    )
-    parser.add_argument(
+    group = parser.add_argument_group("running the detector")
+    group.add_argument("--device", type=str, default="auto", help=DEVICES)
+    group.add_argument(
         "--optimize",
         choices=("fold", "bf16", "none"),
         default="fold",
-        help="fold: batch norm inside the convolutions, the same detections in less time; bf16: weights in bfloat16 as "
-        "well, slightly other detections; none: the network as trained",
+        help="fold: batch norm merged into the convolutions, faster with the same detections; bf16: weights in "
+        "bfloat16 as well, with slightly different detections; none: the network as trained",
     )
     if batches:
-        parser.add_argument("--batch_size", type=int, default=1, help="images of one size at a time")
-        parser.add_argument("--workers", type=int, default=2, help="threads that read images meanwhile")
+        group.add_argument("--batch_size", type=int, default=1, help="images per batch, all of one size")
+        group.add_argument("--workers", type=int, default=2, help="threads that read images ahead")
 
 
-def add_score_options(parser: Parser, score: float) -> None:
-    from grcn.config import Score
-
-    parser.add_argument(
-        "--score",
-        type=Score,
-        default=score,
-        metavar="SCORE",
-        help="leave out detections below this; best: below the score of best F1 of each class, precise: below that of "
-        "a wanted precision, both as a validation split has chosen them",
-    )
-    add_calibration_option(parser)
+DEVICES = "cpu, cuda, cuda:1, ...; auto takes a GPU if there is one, and the CPU for exported files"
 
 
-def add_calibration_option(parser: Parser) -> None:
-    parser.add_argument(
+def add_calibration_option(group: Group) -> None:
+    group.add_argument(
         "--calibrated",
         action="store_true",
-        help="scores that are probabilities of being right, by the temperature in the file, not the network's own",
+        help="give scores as probabilities of being right; `grcn evaluate --save thresholds` stores what this needs",
     )
 
 
@@ -86,13 +81,13 @@ def load_detector(source: str, options: Any) -> Detector:
 def read_detections(
     source: str, options: Any, *, is_run: bool, class_names: Sequence[str] | None = None
 ) -> tuple[Dataset, list[Detections], Thresholds | None]:
-    """The data set that the options name, what a run or a results file found in it, and the thresholds of the run.
+    """Returns the data set that the options name, the detections of a run or a results file, and the run's thresholds.
 
     Args:
-        source: run folder or weights, or a COCO results file.
-        options: with `data`, `split`, `format` and, for a run, those of its device.
-        is_run: which of them `source` is.
-        class_names: that the data set must be opened with; None: the source's own.
+        source: a run folder or weights, or a COCO results file.
+        options: options with `data`, `split`, `format` and, for a run, those of `add_device_options`.
+        is_run: whether `source` is a run; otherwise it is a results file.
+        class_names: class names to open the data set with; None: those of the source.
     """
     from grcn.data.dataset import list_splits, open_dataset, resolve_split
     from grcn.data.holdout import HELD_OUT
@@ -105,7 +100,7 @@ def read_detections(
         if not is_run:
             splits = ", ".join(f"'{name}'" for name in list_splits(options.data, options.format))
             raise DataError(f"{options.data}: no split for 'test'; name one with --split: {splits} or '{HELD_OUT}'")
-        why = "measured on the photos that training holds out; a run with val_split none has seen them"
+        why = "using the photos that training holds out (a run with val_split none has been trained on them)"
         say(f"{options.data}: no split for 'test': {why}")
 
     def open_with(own: Sequence[str] | None) -> Dataset:
@@ -128,10 +123,13 @@ def read_detections(
     key = read_key(path.with_name(KEY))
     dataset = open_with(key.class_names)
     if dataset.class_names != key.class_names:
-        raise DataError(f"{path}: its classes {list(key.class_names)} are not {list(dataset.class_names)}, the others'")
+        raise DataError(
+            f"{path}: its classes are {list(key.class_names)}, those of the first source "
+            f"{list(dataset.class_names)}; use sources with the same classes"
+        )
     detections, missing = load_own_results(path, key, dataset)
     if not key.complete:
-        say(f"{path}: predict was stopped after {len(key.images)} images; in the others nothing counts as found")
+        say(f"{path}: predict was stopped after {len(key.images)} images; the others count as without detections")
     if missing:
         say(f"{path}: {missing} of {len(key.images)} images are not in '{split}' and are left out")
     return dataset, detections, None
@@ -139,10 +137,10 @@ def read_detections(
 
 @contextmanager
 def keeping(what: str) -> Iterator[None]:
-    """Ends by Ctrl-C, and in the same way by SIGTERM: with the code of the signal, and a line that says what is kept.
+    """Handles Ctrl-C and SIGTERM in the same way: the exit code is that of the signal, and a line says what is kept.
 
     Raises:
-        Interrupted: in the place of KeyboardInterrupt.
+        Interrupted: in place of KeyboardInterrupt.
     """
     number = signal.SIGINT
 
@@ -162,7 +160,7 @@ def keeping(what: str) -> Iterator[None]:
 
 @contextmanager
 def ended() -> Iterator[threading.Event]:
-    """Ends what has no end of its own by the first Ctrl-C or SIGTERM: they set the event. A second one interrupts."""
+    """For work without an end of its own: the first Ctrl-C or SIGTERM sets the event, a second one interrupts."""
     event = threading.Event()
     numbers = (signal.SIGINT, signal.SIGTERM)
     before = [signal.getsignal(number) for number in numbers]
@@ -193,7 +191,7 @@ def say(message: str) -> None:
 
 
 def say_letters(class_names: Sequence[str]) -> None:
-    """Says where pictures cannot have the names of classes."""
+    """Prints a note if pictures cannot show the names of some classes."""
     from grcn.fonts import note
 
     if told := note(tuple(class_names)):
@@ -207,7 +205,7 @@ def print_json(content: Any) -> None:
 
 @contextmanager
 def progress_bar(what: str) -> Iterator[Callable[..., None]]:
-    """A progress bar on standard error, where that is a terminal; told of (done, total) and, optionally, of what."""
+    """A progress bar on standard error if that is a terminal; yields a function of (done, total[, description])."""
     if not sys.stderr.isatty():
         yield lambda *_: None
         return

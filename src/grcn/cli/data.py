@@ -13,20 +13,25 @@ def check(argv: Sequence[str]) -> int:
     parser = Parser(
         "check",
         "DIR [options]",
-        "Looks through a data set before anything trains: images, classes, boxes, splits, defects, and what the "
-        "objects' sizes mean for a detector. The exit code is that of the worst defect.",
+        "Looks through a data set before you train on it. Reports images, classes, boxes, splits and defects, and how "
+        "large the objects look to a detector. The exit code is that of the worst defect.",
         "grcn check photos",
     )
-    parser.add_argument("data", type=str, metavar="DIR", help="folder of the data set")
-    parser.add_argument("--split", nargs="+", type=str, metavar="NAME", help="splits to look at; default: all")
-    add_format_option(parser)
+    data = parser.add_argument_group("data set")
+    data.add_argument("data", type=str, metavar="DIR", help="folder of the data set")
+    data.add_argument("--split", nargs="+", type=str, metavar="NAME", help="splits to check; default: all")
+    add_format_option(data)
     from grcn.presets import CPU_PRESET, preset
 
-    parser.add_argument("--preset", type=str, default=CPU_PRESET, help="the detector to measure the sizes for")
-    parser.add_argument("--short_side", type=int, help="input size to measure for; default: the preset's")
-    parser.add_argument("--long_side", type=int, help="cap on the longer side; default: the preset's")
-    parser.add_argument("--all", action="store_true", help="list all defects, not five of a kind")
-    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    detector = parser.add_argument_group("detector")
+    detector.add_argument("--preset", type=str, default=CPU_PRESET, help="detector whose view of the data is reported")
+    detector.add_argument(
+        "--short_side", type=int, help="pixels of the shorter side at its input; default: the preset's"
+    )
+    detector.add_argument("--long_side", type=int, help="largest longer side at its input; default: the preset's")
+    output = parser.add_argument_group("output")
+    output.add_argument("--all", action="store_true", help="list all defects, not only five of each kind")
+    output.add_argument("--json", action="store_true", help="print the report as JSON")
     options = parser.read(argv)
 
     from grcn.data.check import check_dataset, render
@@ -55,14 +60,20 @@ def generate(argv: Sequence[str]) -> int:
     parser = Parser(
         "data generate",
         "OUT [options]",
-        "Writes the embedded data set, rendered scenes with six classes, as a VOC folder; the same arguments give the "
-        "same files.",
+        "Writes a small data set of rendered scenes with six classes, as a VOC folder. The same arguments always give "
+        "the same files.",
         "grcn data generate beach --images 400 --seed 0",
     )
-    parser.add_argument("out", type=str, metavar="OUT", help="folder to make")
-    parser.add_argument("--images", type=int, default=300, help="60% train, 15% val, 25% test")
-    parser.add_argument("--seed", type=int, default=0, help="of everything that is drawn")
-    parser.add_argument("--size", nargs=2, type=int, default=[640, 480], metavar=("WIDTH", "HEIGHT"), help="in pixels")
+    output = parser.add_argument_group("output")
+    output.add_argument("out", type=str, metavar="OUT", help="folder to create")
+    scenes = parser.add_argument_group("scenes")
+    scenes.add_argument(
+        "--images", type=int, default=300, help="number of images: 60% for training, 15% validation, 25%% test"
+    )
+    scenes.add_argument("--seed", type=int, default=0, help="random seed of the scenes")
+    scenes.add_argument(
+        "--size", nargs=2, type=int, default=[640, 480], metavar=("WIDTH", "HEIGHT"), help="image size in pixels"
+    )
     options = parser.read(argv)
     from grcn.files import check_folder
     from grcn.scenes.generate import generate
@@ -82,14 +93,20 @@ def download(argv: Sequence[str]) -> int:
     parser = Parser(
         "data download",
         "NAME --out DIR [options]",
-        "Fetches a public data set (voc2007, voc2012, coco2017) from its official address. Interrupted, the same "
-        "command continues.",
+        "Downloads a public data set from its official address. If it is interrupted, the same command continues.",
         "grcn data download voc2007 --out voc2007",
     )
-    parser.add_argument("name", type=str, metavar="NAME", help="voc2007, voc2012 or coco2017")
-    parser.add_argument("--out", type=str, required=True, help="folder to make")
-    parser.add_argument("--base_url", type=str, help="a mirror that holds the archives under their own names")
-    parser.add_argument("--keep_archives", action="store_true", help="keep the archives after unpacking")
+    source = parser.add_argument_group("data set")
+    source.add_argument("name", type=str, metavar="NAME", help="voc2007, voc2012 or coco2017")
+    source.add_argument(
+        "--base_url",
+        type=str,
+        metavar="URL",
+        help="mirror that has the archives under their usual names; default: the official address",
+    )
+    output = parser.add_argument_group("output")
+    output.add_argument("--out", type=str, required=True, metavar="DIR", help="folder to create")
+    output.add_argument("--keep_archives", action="store_true", help="keep the archives after unpacking")
     options = parser.read(argv)
     from grcn.data.download import download
     from grcn.files import check_folder

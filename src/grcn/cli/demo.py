@@ -1,4 +1,4 @@
-"""`grcn demo`: the main job, or with a run a page to try it."""
+"""`grcn demo`: the whole job on sample data, or a page to try a detector."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ def demo(argv: Sequence[str]) -> int:
     parser = Parser(
         "demo",
         "[RUN [OTHER]] [options]",
-        "Without RUN: the main job from start to end on the embedded data set: renders it, trains a small G-RCN, "
-        "measures it and draws what it finds. With RUN: a page on this machine to try that detector in a browser, on "
-        "photos or the webcam; with OTHER two side by side.",
+        "Without RUN, does the whole job on a small rendered data set: trains a small G-RCN, measures it and draws "
+        "what it finds. With RUN, opens a page on this machine to try that detector in a browser, on photos or the "
+        "webcam. With OTHER, the page shows both detectors side by side.",
         "grcn demo\ngrcn demo demo/run",
     )
-    parser.add_argument(
-        "run", nargs="?", type=str, metavar="RUN", help="run folder, .safetensors or exported file to try"
-    )
-    parser.add_argument("other", nargs="?", type=str, metavar="OTHER", help="another, beside it")
-    parser.add_argument("--out", type=str, default="demo", help="without RUN: folder for data, runs and pictures")
-    parser.add_argument("--iterations", type=int, default=500, help="without RUN: training steps")
-    parser.add_argument("--port", type=int, help="of the page; default: the first free one from 7860")
-    add_calibration_option(parser)
+    page = parser.add_argument_group("page to try a detector (with RUN)")
+    page.add_argument("run", nargs="?", type=str, metavar="RUN", help="run folder, .safetensors file or exported file")
+    page.add_argument("other", nargs="?", type=str, metavar="OTHER", help="second detector to compare with")
+    page.add_argument("--port", type=int, help="port of the page; default: the first free one from 7860 on")
+    add_calibration_option(page)
+    job = parser.add_argument_group("the whole job (without RUN)")
+    job.add_argument("--out", type=str, default="demo", metavar="DIR", help="folder for data, runs and pictures")
+    job.add_argument("--iterations", type=int, default=500, help="training iterations")
     add_device_options(parser, batches=False)
     options = parser.read(argv)
     if options.iterations < 1:
         raise ConfigError(f"iterations {options.iterations}: needs 1 or more")
     if options.port is not None and not 1 <= options.port <= 65535:
-        raise ConfigError(f"port {options.port}: needs 1..65535")
+        raise ConfigError(f"port {options.port}: needs 1 to 65535")
     if options.run is not None:
         return _demo_page(options)
     from grcn.demo import demo

@@ -1,4 +1,4 @@
-"""`grcn evaluate` and `grcn gap`: a detector, or anyone's results, against annotations."""
+"""`grcn evaluate` and `grcn gap`: compare a detector, or results of any tool, with annotations."""
 
 from __future__ import annotations
 
@@ -78,50 +78,55 @@ def _read_options(argv: Sequence[str]) -> Options:
     parser = Parser(
         "evaluate",
         "(RUN | --predictions FILE) --data DIR [options]",
-        "Scores a detector, or anyone's COCO results file, by the COCO and VOC rules, and says from which score on to "
-        "believe it and how probable its scores are. All that is found counts: a detector's own threshold is 0.05, so "
-        "give `grcn predict` --score 0.05, not its 0.3.",
-        "grcn evaluate runs/photos --data photos --split test --iou 0.5 0.7 --out report\n"
-        "grcn evaluate runs/photos --data photos --split val --precision 0.95 --save thresholds\n"
+        "Scores a detector, or COCO results from any tool, against labels by the COCO and VOC rules. Also chooses "
+        "score thresholds and measures how reliable the scores are. A detector is scored on its detections from score "
+        "0.05 on, so write results with `grcn predict --score 0.05` to compare.",
+        "grcn evaluate runs/photos --data photos --split test --out report\n"
+        "grcn evaluate runs/photos --data photos --split val --save thresholds\n"
         "grcn evaluate --predictions results.json --data photos",
     )
-    parser.add_argument("run", nargs="?", type=str, metavar="RUN", help="run folder, .safetensors or exported file")
-    parser.add_argument("--predictions", type=str, metavar="FILE", help="COCO results to score instead of a run")
+    look = parser.add_argument_group("what to score (RUN or --predictions)")
+    look.add_argument("run", nargs="?", type=str, metavar="RUN", help="run folder, .safetensors file or exported file")
+    look.add_argument("--predictions", type=str, metavar="FILE", help="COCO results file; default: RUN is scored")
     add_data_options(parser, split="test")
-    parser.add_argument(
+    measures = parser.add_argument_group("measures")
+    measures.add_argument(
         "--iou",
         nargs="+",
         type=float,
         default=[0.5, 0.7],
         metavar="IOU",
-        help="of the VOC figures; the first: of all about scores and errors",
+        help="IoU thresholds of the VOC metrics; the first one is also used for thresholds, calibration and errors",
     )
-    parser.add_argument("--precision", type=float, default=0.9, help="that scores are chosen for, beside the best F1")
-    parser.add_argument(
+    measures.add_argument("--precision", type=float, default=0.9, help="precision that the `precise` thresholds reach")
+    measures.add_argument(
         "--score",
         type=Score,
         default="best",
         metavar="SCORE",
-        help="at which errors are counted and drawn; best, precise: that of each class, of RUN's header where it has "
-        "some, else of this split",
+        help="count and draw errors from this score on: a number, or best (highest F1) or precise for the threshold of "
+        "each class, as stored in RUN, otherwise as chosen on this split",
     )
-    parser.add_argument("--out", type=str, help="folder for metrics.json, results.json and pictures")
-    parser.add_argument("--worst", type=int, default=12, help="photos with the most errors, drawn to --out")
-    parser.add_argument(
+    output = parser.add_argument_group("output")
+    output.add_argument(
+        "--out", type=str, metavar="DIR", help="folder for metrics.json, results.json and pictures; default: none"
+    )
+    output.add_argument("--worst", type=int, default=12, help="number of photos with the most errors to draw in --out")
+    output.add_argument(
         "--save",
         nargs="+",
         choices=("fiftyone", "thresholds"),
         default=[],
-        help="fiftyone: objects and detections, to --out; thresholds: what this split chooses, into the header of RUN, "
-        "for `grcn predict --score best`",
+        help="fiftyone: also write a FiftyOne data set to --out; thresholds: store the chosen thresholds in the "
+        "weights file of RUN, for `grcn predict --score best`; default: none",
     )
-    parser.add_argument("--json", action="store_true", help="print metrics.json instead of a table")
+    output.add_argument("--json", action="store_true", help="print metrics.json instead of tables")
     add_device_options(parser)
     return parser.read(argv)
 
 
 def _check_evaluate(options: Any) -> None:
-    """Raises ConfigError on options that do not go together."""
+    """Raises ConfigError on options that cannot be combined."""
     from grcn.thresholds import check_precision, check_score
 
     if "fiftyone" in options.save and options.out is None:
@@ -130,12 +135,12 @@ def _check_evaluate(options: Any) -> None:
         raise ConfigError("evaluate: needs either RUN or --predictions FILE")
     if "thresholds" in options.save and options.run is None:
         raise ConfigError(
-            "evaluate: --save thresholds needs RUN; those of a results file stand in metrics.json (--out)"
+            "evaluate: --save thresholds needs RUN; for a results file, --out writes the thresholds to metrics.json"
         )
     if "thresholds" in options.save and options.split == "auto":
         raise ConfigError(
-            "evaluate: --save thresholds needs --split: choose them on the validation split (--split val), since "
-            "figures on the test split would flatter afterwards"
+            "evaluate: --save thresholds needs --split; choose thresholds on the validation split (--split val), so "
+            "that later results on the test split are not too good"
         )
     if options.worst < 0:
         raise ConfigError(f"worst {options.worst}: needs 0 or more")
@@ -147,8 +152,8 @@ def _check_evaluate(options: Any) -> None:
 
 
 class _Scored(NamedTuple):
-    """What scores are worth: sections of metrics.json; what is chosen; the scores at which errors are counted, and the
-    errors of each photo."""
+    """Results on scores: sections of metrics.json, the chosen thresholds, the scores from which errors are counted, and
+    the errors of each photo."""
 
     sections: dict[str, Any]
     chosen: Thresholds | None
@@ -191,13 +196,13 @@ def _measure_scores(
 
 
 class _Weights:
-    """The weights file of a run, into whose header thresholds are to be written.
+    """The weights file of a run, to store thresholds in its header.
 
     Args:
-        run: as the command line names it.
+        run: the run, as on the command line.
 
     Raises:
-        ConfigError: where it is no file of one's own.
+        ConfigError: if it is not a weights file on this machine, outside the download cache.
     """
 
     def __init__(self, run: str) -> None:
@@ -206,22 +211,23 @@ class _Weights:
 
         located = locate(run)
         if located.kind != "weights" or located.fetched:
-            kind = "fetched into a cache" if located.fetched else f"no weights file of grcn's ({located.kind})"
+            kind = "a download in a cache" if located.fetched else f"not a weights file of grcn ({located.kind})"
             raise ConfigError(f"evaluate: --save thresholds writes into a .safetensors file of a run; {run} is {kind}")
         check_file(located.path)
         self.run, self.path, self.state = run, located.path, located.path.stat()
 
     def save(self, chosen: Thresholds | None, dataset: Dataset) -> None:
-        """Writes them, unless a training has replaced the weights meanwhile."""
+        """Writes the thresholds, unless a training has replaced the weights meanwhile."""
         from grcn.locks import MOMENT, locked
         from grcn.predict.checkpoint import add_to_header
         from grcn.thresholds import KEY
 
         if chosen is None:
             raise DataError(
-                f"{self.path}: nothing that it finds in {dataset.root} ({dataset.split}) is right: no thresholds"
+                f"{self.path}: none of its detections in {dataset.root} ({dataset.split}) is right, so no "
+                "thresholds can be chosen"
             )
-        with locked(self.path.parent / ".lock", str(self.path.parent), patience=MOMENT, remedy="let it end"):
+        with locked(self.path.parent / ".lock", str(self.path.parent), patience=MOMENT, remedy="wait until it ends"):
             now = self.path.stat()
             if (now.st_mtime_ns, now.st_size) != (self.state.st_mtime_ns, self.state.st_size):
                 raise CheckpointError(f"{self.path}: has changed since it was evaluated; evaluate it again")
@@ -235,18 +241,29 @@ def gap(argv: Sequence[str]) -> int:
     parser = Parser(
         "gap",
         "SOURCE... --data DIR [options]",
-        "What classification and localization each cost a detector: AP with either task mended by an oracle, error "
-        "shares as TIDE's, how tight its boxes are. SOURCE is a run folder, a .safetensors file, or COCO results "
-        "(.json, predict's .jsonl). Several are put side by side, with intervals for their differences to the first.",
+        "Measures what wrong classes and what loose boxes each cost a detector: the AP if either were corrected, the "
+        "shares of errors (as in TIDE), and how tight the boxes are. A SOURCE is a run folder, a .safetensors file or "
+        "COCO results (.json, or the .jsonl of `grcn predict`). With several sources, the report has the differences "
+        "to the first one, with confidence intervals.",
         "grcn gap runs/c4 runs/grcn --data photos --out report\ngrcn gap results.json --data photos",
     )
-    parser.add_argument("sources", nargs="+", type=str, metavar="SOURCE", help="run folder, .safetensors or .json file")
+    look = parser.add_argument_group("what to compare")
+    look.add_argument("sources", nargs="+", type=str, metavar="SOURCE", help="run folder, .safetensors or .json file")
     add_data_options(parser, split="test")
-    parser.add_argument("--iou", type=float, default=0.5, help="of the error shares: 0.5, 0.55, ... 0.95")
-    parser.add_argument("--resamples", type=int, default=1000, help="bootstrap draws for the intervals; 0: none")
-    parser.add_argument("--seed", type=int, default=0, help="of the draws")
-    parser.add_argument("--out", type=str, help="folder for gap.html and gap.json")
-    parser.add_argument("--json", action="store_true", help="print gap.json instead of a table")
+    measures = parser.add_argument_group("measures")
+    measures.add_argument(
+        "--iou",
+        type=float,
+        default=0.5,
+        help="IoU from which on a box is right, for the error shares: 0.5, 0.55 ... 0.95",
+    )
+    measures.add_argument(
+        "--resamples", type=int, default=1000, help="bootstrap samples for the confidence intervals; 0: no intervals"
+    )
+    measures.add_argument("--seed", type=int, default=0, help="random seed for the bootstrap")
+    output = parser.add_argument_group("output")
+    output.add_argument("--out", type=str, metavar="DIR", help="folder for gap.html and gap.json; default: none")
+    output.add_argument("--json", action="store_true", help="print gap.json instead of a table")
     add_device_options(parser)
     options = parser.read(argv)
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from grcn.cli.common import add_format_option
+from grcn.cli.common import add_split_options
 from grcn.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -20,27 +20,41 @@ def export(argv: Sequence[str]) -> int:
     parser = Parser(
         "export",
         "RUN --format onnx|openvino|torch [options]",
-        "Writes a detector as one graph, from uint8 images of any size to boxes, scores and classes, with all that is "
-        "needed to run it without torch. `grcn predict` and `grcn evaluate` take .onnx files and OpenVINO folders as "
-        "they take runs.",
-        "grcn export runs/photos --format onnx\n"
-        "grcn export runs/photos --format openvino --int8 --data photos --out photos-int8",
+        "Writes a detector as one graph for ONNX Runtime, OpenVINO or torch. The graph takes uint8 images of any size "
+        "and gives boxes, scores and classes. It runs without grcn. `grcn predict` and `grcn evaluate` also take .onnx "
+        "files and OpenVINO folders as RUN.",
+        "grcn export runs/photos --format onnx\ngrcn export runs/photos --format openvino --int8 --data photos",
     )
-    parser.add_argument("run", type=str, metavar="RUN", help="run folder, weights file, hf://user/name, preset")
-    parser.add_argument("--format", choices=("onnx", "openvino", "torch"), required=True, help="of the file")
-    parser.add_argument(
-        "--out", type=str, help="file, or folder for openvino; default: beside the weights; of an address, here"
+    what = parser.add_argument_group("detector")
+    what.add_argument("run", type=str, metavar="RUN", help="run folder, .safetensors file, hf://user/name or a preset")
+    file = parser.add_argument_group("exported file")
+    file.add_argument("--format", choices=("onnx", "openvino", "torch"), required=True, help="format of the file")
+    file.add_argument(
+        "--out",
+        type=str,
+        metavar="PATH",
+        help="file to write, for openvino a folder; default: beside the weights, for hf://... the current folder",
     )
-    parser.add_argument("--half", action="store_true", help="store weights in 16 bits: half the size")
-    parser.add_argument("--int8", action="store_true", help="quantize: faster, a quarter of the size; needs --data")
-    parser.add_argument("--data", type=str, metavar="DIR", help="data set whose images --int8 is calibrated on")
-    parser.add_argument("--split", type=str, default="auto", help="auto: the train split by its usual name")
-    add_format_option(parser, "--data_format")
-    parser.add_argument("--images", type=int, default=100, help="images of it that are used")
-    parser.add_argument("--size", nargs=2, type=int, metavar=("HEIGHT", "WIDTH"), help="take images of this size alone")
+    file.add_argument("--half", action="store_true", help="store the weights in 16 bits: half the size")
+    file.add_argument(
+        "--size",
+        nargs=2,
+        type=int,
+        metavar=("HEIGHT", "WIDTH"),
+        help="take only images of this size; default: any size",
+    )
+    int8 = parser.add_argument_group("quantization")
+    int8.add_argument(
+        "--int8", action="store_true", help="quantize to 8 bits: faster, a quarter of the size; needs --data"
+    )
+    int8.add_argument(
+        "--data", type=str, metavar="DIR", help="folder of the data set for the calibration; default: none"
+    )
+    add_split_options(int8, "train", "--data_format")
+    int8.add_argument("--images", type=int, default=100, help="number of images for the calibration")
     options = parser.read(argv)
     if options.int8 != (options.data is not None):
-        raise ConfigError("export: --int8 and --data DIR go together")
+        raise ConfigError("export: --int8 needs --data DIR, and --data is used only with --int8")
     if options.size and min(options.size) < 1:
         raise ConfigError(f"size {options.size}: needs positive numbers of pixels")
     if options.images < 1:
@@ -73,7 +87,7 @@ def _export_name(options: Any) -> str:
 
 
 def _calibration_images(options: Any) -> list[NDArray[np.uint8]]:
-    """So many images of the data set, evenly spaced over it."""
+    """`options.images` images of the data set, evenly spaced."""
     from grcn.data.dataset import open_dataset, resolve_split
 
     split = resolve_split(options.data, options.split, "train", options.data_format)

@@ -1,4 +1,4 @@
-"""The command line: `grcn COMMAND ...`. What went wrong is one line on standard error; tracebacks come with --debug.
+"""The command line: `grcn COMMAND ...`. Errors are one line on standard error; --debug adds the traceback.
 
 Exit codes are those of `grcn.errors`: 0 done, 1 unexpected, 2 wrong usage or configuration, 3 data, 4 image,
 5 annotation, 6 checkpoint, 7 diverged, 130 Ctrl-C, 143 SIGTERM.
@@ -20,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command line and returns its exit code.
 
     Args:
-        arguments: without the program's name; None: those of this process.
+        arguments: the arguments without the program's name; None: those of this process.
     """
     argv = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in argv
@@ -57,7 +57,7 @@ def _run(argv: list[str], debug: bool) -> int:
 
 
 def _remedy(error: Exception) -> str:
-    """What to do where, below an error that does not say so itself, the process had too many files open."""
+    """A hint on the limit of open files, for an error that comes from it but does not say so."""
     if not met_open_files_limit(error) or "ulimit" in str(error):
         return ""
     return f"; the limit of open files is too low{_limit()}: raise it (ulimit -n)"
@@ -104,11 +104,13 @@ def _overview(prefix: str = "") -> str:
     listed = "\n\n".join(parts)
     return f"""usage: grcn {prefix}COMMAND [options]
 
-Trains object detectors on your own labelled photos, measures them, and finds objects.
+Trains object detectors on your own labelled photos, measures how good they are,
+and finds objects with them.
 
 {listed}
 
-`grcn {prefix}COMMAND --help` explains one, with an example. --debug shows tracebacks.
+`grcn {prefix}COMMAND --help` explains a command, with an example.
+With --debug, an error shows its traceback.
 
 example:
 {_EXAMPLES[prefix]}"""

@@ -14,12 +14,14 @@ def models(argv: Sequence[str]) -> int:
     parser = Parser(
         "models",
         "[NAME] [options]",
-        "Lists the presets with their parameters, multiply-adds and strides; with NAME, one stage by stage: which map "
-        "each task sees.",
+        "Lists the presets with their parameters, multiply-adds and strides. With NAME, shows one preset stage by "
+        "stage, with the feature map that each task sees.",
         "grcn models\ngrcn models grcn_r50",
     )
-    parser.add_argument("name", nargs="?", type=str, metavar="NAME", help="a preset")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    what = parser.add_argument_group("what to show")
+    what.add_argument("name", nargs="?", type=str, metavar="NAME", help="preset to show; default: a list of all")
+    output = parser.add_argument_group("output")
+    output.add_argument("--json", action="store_true", help="print JSON instead of a table")
     options = parser.read(argv)
 
     from grcn.model.summary import DetectorSummary, summarize

@@ -1,6 +1,6 @@
-"""The command line's parser: jsonargparse, with errors of one line that name the nearest key.
+"""The parser of the command line: jsonargparse, with errors of one line that suggest the nearest key.
 
-jsonargparse gives typed options from dataclasses, `--config` (YAML, overridden by the command line) and
+jsonargparse provides typed options from dataclasses, `--config` (a YAML file, which the command line overrides) and
 `--print_config`. Nothing here imports torch or numpy, so that `--help` answers at once.
 """
 
@@ -10,7 +10,7 @@ import argparse
 import difflib
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jsonargparse
@@ -19,14 +19,15 @@ import yaml
 from grcn.errors import ConfigError
 
 Options = jsonargparse.Namespace
+Group = argparse._ArgumentGroup
 MAX_DEPTH = 50
-"""Levels of nesting in a value or a file; a configuration has four."""
+"""The largest number of nested levels in a value or a file; a configuration has four."""
 
 _load = jsonargparse.get_loader("yaml")
 
 
 def _load_shallow(text: str) -> Any:
-    """jsonargparse's YAML loader, but for nesting so deep that libyaml, which recurses, would crash the process."""
+    """jsonargparse's YAML loader with a limit on nesting, since libyaml recurses and could crash the process."""
     depth = 0
     for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
         opens, closes = (isinstance(event, k) for k in (yaml.CollectionStartEvent, yaml.CollectionEndEvent))
@@ -40,19 +41,35 @@ jsonargparse.set_loader("yaml", _load_shallow, exceptions=(yaml.YAMLError,))
 
 
 class _HelpFormatter(jsonargparse.DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """jsonargparse's help with line breaks kept and types left out; a default is shown where it says something."""
+    """jsonargparse's help with line breaks kept, types left out, short names for values, and every default."""
 
     def _get_help_string(self, action: argparse.Action) -> str:
         text = re.sub(r"(?<!\.)\.$", "", action.help or "")
-        if action.required and action.option_strings:
-            return f"{text} (required)"
-        default = action.default
-        empty = default is None or default is False or default in ("", [], argparse.SUPPRESS)
-        return text if empty or not action.option_strings else f"{text} (default: %(default)s)"
+        if not action.option_strings or action.nargs == 0 or action.default is argparse.SUPPRESS or "default:" in text:
+            return text
+        return f"{text} ({'required' if action.required else f'default: {_shown(action)}'})"
+
+    def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:
+        kind = self._get_type_str(action) or ""
+        return "N" if "int" in kind else "X" if "float" in kind else super()._get_default_metavar_for_optional(action)
+
+    def _format_args(self, action: argparse.Action, default_metavar: str) -> str:
+        text = super()._format_args(action, default_metavar)
+        return re.sub(r"^(.*) \[\1 \.\.\.\]$", r"\1 ...", text)
+
+
+def _shown(action: argparse.Action) -> str:
+    """The default of an option, as one types it."""
+    default = action.default
+    if isinstance(default, (list, tuple)):
+        return " ".join(map(str, default)) if action.nargs else f"[{','.join(map(str, default))}]"
+    if isinstance(default, bool) or default is None:
+        return {True: "true", False: "false", None: "null"}[default]
+    return f"{default:g}" if isinstance(default, float) else str(default) or "''"
 
 
 class Parser(jsonargparse.ArgumentParser):
-    """The parser of one subcommand.
+    """The parser of one subcommand. Its options stand in groups with headings; those of every command come last.
 
     Args:
         command: the subcommand's words, such as `data generate`.
@@ -71,28 +88,55 @@ class Parser(jsonargparse.ArgumentParser):
             exit_on_error=False,
             allow_abbrev=False,
         )
-        self.add_argument("--config", action="config", help="YAML file of options; the command line overrides it")
+        self._optionals.title = "general"
+        self.add_argument(
+            "--config",
+            action="config",
+            metavar="FILE",
+            help="YAML file of options, which the command line overrides; default: no file",
+        )
         help_of = {action.dest: action for action in self._actions}
-        help_of["help"].help = "show this and exit"
+        help_of["help"].help = "show this help and exit"
         help_of["print_config"].help = "print all options as a file for --config, and exit"
 
-    def read(self, arguments: Sequence[str], *, defaults: bool = True) -> Options:
-        """The options of a command line.
+    def add_part(self, part: type, key: str, titles: Mapping[str, str], default: str = "") -> None:
+        """Adds the fields of a configuration, and of those within it, as `--KEY.FIELD`.
 
         Args:
-            defaults: with those that it does not give, at their defaults.
+            part: a dataclass.
+            key: its key.
+            titles: the heading for the key, and for each key within it.
+            default: where the defaults come from, if not from the dataclass.
+        """
+        self.add_class_arguments(part, key)
+        groups = self.groups or {}
+        for name, title in titles.items():
+            group = groups[name]
+            group.title = title
+            if default:
+                for action in group._group_actions:
+                    action.help = f"{(action.help or '').rstrip('.')}; default: {default}"
+            whole = self._option_string_actions[f"--{name}"]
+            whole.metavar, whole.help = "FILE", "YAML file of the options in this group"
+
+    def read(self, arguments: Sequence[str], *, defaults: bool = True) -> Options:
+        """Parses the options of a command line.
+
+        Args:
+            defaults: include the options that are not given, with their defaults.
 
         Raises:
             ConfigError: on anything that cannot be parsed, in one line.
             SystemExit: after `--help` or `--print_config`.
         """
+        self._action_groups = sorted(self._action_groups, key=lambda group: group is self._optionals)  # general: last
         try:
             return self.parse_args(list(arguments), defaults=defaults)
         except Exception as error:  # whatever the parser stumbles over, it is the command line that is wrong
             raise ConfigError(self._explain(one_line(error))) from error
 
     def _explain(self, message: str) -> str:
-        """The parser's message in the user's terms, with the nearest key for an unknown one."""
+        """The parser's message in words of the user, with the nearest key for an unknown one."""
         if found := re.search(r"[Uu]nrecognized arguments: (.*)", message):
             words = found[1].split()
             unknown = next((word.split("=")[0] for word in words if word.startswith("--")), None)
@@ -115,7 +159,8 @@ class Parser(jsonargparse.ArgumentParser):
     def _nearest(self, unknown: str) -> str:
         """`; did you mean ...?` with the option nearest to `unknown`, in the same spelling (with or without --).
 
-        Nearest is one that ends so (`lr` for `optim.lr`), else one that begins so, else one spelt alike.
+        The nearest option is one that ends in it (`lr` for `optim.lr`), or else one that begins with it, or else one
+        with a similar spelling.
         """
         key = unknown.lstrip("-")
         names = [name[2:] for action in self._actions for name in action.option_strings if name.startswith("--")]
@@ -127,5 +172,5 @@ class Parser(jsonargparse.ArgumentParser):
 
 
 def one_line(error: Any) -> str:
-    """An error's message with every run of white space, line breaks too, made one blank."""
+    """The message of an error in one line: each run of white space, including line breaks, becomes one blank."""
     return " ".join(str(error).split()) or type(error).__name__

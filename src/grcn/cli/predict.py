@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from grcn.cli.common import (
+    add_calibration_option,
     add_device_options,
-    add_score_options,
     ended,
     keeping,
     load_detector,
@@ -63,54 +63,70 @@ def predict(argv: Sequence[str]) -> int:
     drawn = f"; the pictures are in {out / 'drawn'}" if summary.images or summary.frames else ""
     print(f"{out}: {counts} in {images}{frames}{drawn}")
     if summary.broken:
-        raise ImageError(f"{len(summary.broken)} of {len(sources)} sources could not be done; the others are")
+        others = "; the others are done" if len(summary.broken) < len(sources) else ""
+        raise ImageError(f"{len(summary.broken)} of {len(sources)} sources failed{others}")
     return 0
 
 
 def _read_options(argv: Sequence[str]) -> Options:
     from grcn.cli.parser import Parser
-    from grcn.config import WrittenFormat
+    from grcn.config import Score, WrittenFormat
 
     parser = Parser(
         "predict",
         "RUN SOURCE... --out DIR [options]",
-        "Finds objects in images, folders of images, glob patterns, videos, an image from standard input (-), or, "
-        "alone, a live source: rtsp://..., http://..., camera:0; Ctrl-C ends that. DIR gets the drawn pictures "
-        "(drawn/), results.json (COCO) with images.json (what its ids mean), and frames/ with "
-        "the detections in each frame of a video. What is found stands at once in results.jsonl, and stays there "
-        "whatever happens.",
-        "grcn predict runs/photos holiday clip.mp4 'more/**/*.jpg' --out found --score 0.5 --save voc\n"
-        "grcn predict runs/photos aerial.jpg --out found --tiles 640 --max_pixels 120000000\n"
+        "Finds objects in photos and videos. A SOURCE is an image, a folder, a glob pattern, a video, or - for an "
+        "image from standard input. It can also be one live stream (rtsp://..., http://..., camera:0), which Ctrl-C "
+        "ends. The output folder gets the drawn pictures (drawn/), all detections in COCO format (results.json, with "
+        "images.json for the ids) and those of each video frame (frames/). Detections are written to results.jsonl at "
+        "once, so an interruption loses nothing.",
+        "grcn predict runs/photos holiday clip.mp4 --out found --score 0.5\n"
+        "grcn predict runs/photos aerial.jpg --out found --tiles 640\n"
         "grcn predict runs/photos camera:0 --out found --track",
     )
-    parser.add_argument(
-        "run", type=str, metavar="RUN", help="run folder, .safetensors or exported file, hf://user/name, preset"
+    look = parser.add_argument_group("what to look at")
+    look.add_argument(
+        "run",
+        type=str,
+        metavar="RUN",
+        help="detector: run folder, .safetensors file, exported file, hf://user/name or a preset",
     )
-    parser.add_argument(
-        "sources", nargs="+", type=str, metavar="SOURCE", help="image, folder, glob, video, - or stream"
+    look.add_argument(
+        "sources", nargs="+", type=str, metavar="SOURCE", help="image, folder, glob pattern, video, - or stream"
     )
-    parser.add_argument("--out", type=str, required=True, help="folder of results")
-    add_score_options(parser, 0.3)
-    parser.add_argument(
-        "--save",
-        nargs="+",
-        choices=get_args(WrittenFormat),
-        default=[],
-        help="also write labels to correct and train on",
-    )
-    parser.add_argument(
+    look.add_argument(
         "--tiles",
         nargs="?",
         const="auto",
         metavar="SIZE",
-        help="look at each photo tile by tile, SIZE pixels a side; without SIZE: what the network sees",
+        help="cut each photo into tiles of SIZE pixels, for small objects in large photos; without SIZE: tiles as "
+        "large as the detector's input; default: whole photos",
     )
-    parser.add_argument(
-        "--overlap", type=float, default=0.2, help="with --tiles: share of a tile that the next one shows"
+    look.add_argument(
+        "--overlap", type=float, default=0.2, help="with --tiles: fraction of a tile that the next tile shows again"
     )
-    parser.add_argument("--track", action="store_true", help="number the objects in videos from frame to frame")
-    parser.add_argument(
-        "--max_pixels", "--max-pixels", type=int, default=2**26, help="larger photos are refused, unread"
+    look.add_argument("--track", action="store_true", help="number the objects in videos from frame to frame")
+    look.add_argument(
+        "--max_pixels", "--max-pixels", type=int, default=2**26, help="refuse photos with more pixels than this"
+    )
+    scores = parser.add_argument_group("scores")
+    scores.add_argument(
+        "--score",
+        type=Score,
+        default=0.3,
+        metavar="SCORE",
+        help="drop detections that score lower: a number, or best (highest F1) or precise (a wanted precision) for the "
+        "threshold of each class that `grcn evaluate --save thresholds` stored",
+    )
+    add_calibration_option(scores)
+    output = parser.add_argument_group("output")
+    output.add_argument("--out", type=str, required=True, metavar="DIR", help="folder of results")
+    output.add_argument(
+        "--save",
+        nargs="+",
+        choices=get_args(WrittenFormat),
+        default=[],
+        help="also write labels in these formats, to correct and train on; default: none",
     )
     add_device_options(parser)
     options = parser.read(argv)
@@ -130,7 +146,9 @@ def _tiles(options: Any) -> Tiles | None:
     from grcn.config import Tiles
 
     if options.tiles != "auto" and not options.tiles.isdecimal():
-        raise ConfigError(f"tiles '{options.tiles}': needs a number of pixels, or none; write it after RUN and SOURCE")
+        raise ConfigError(
+            f"tiles '{options.tiles}': needs a number of pixels, or no value; put --tiles after RUN and SOURCE"
+        )
     return Tiles(None if options.tiles == "auto" else int(options.tiles), options.overlap)
 
 

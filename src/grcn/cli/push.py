@@ -16,20 +16,27 @@ def push(argv: Sequence[str]) -> int:
     parser = Parser(
         "push",
         "RUN REPO [options]",
-        "Uploads a detector to the Hugging Face Hub: weights, a model card filled from the run, and its configuration "
-        "without paths. `hf://REPO` then stands for it wherever a run is asked for. Log in with `hf auth login`.",
-        "grcn push runs/photos user/photos --private --license apache-2.0 --metrics report/metrics.json\n"
-        "grcn predict hf://user/photos holiday --out found",
+        "Uploads a detector to the Hugging Face Hub: the weights, a model card filled from the run, and the "
+        "configuration without local paths. Afterwards hf://REPO works wherever a command takes a run. Log in first "
+        "with `hf auth login`.",
+        "grcn push runs/photos user/photos --private --license apache-2.0",
     )
-    parser.add_argument("run", type=str, metavar="RUN", help="run folder or .safetensors file")
-    parser.add_argument("repo", type=str, metavar="REPO", help="user/name, made where absent")
-    parser.add_argument("--private", action="store_true", help="make a new repository private")
-    parser.add_argument("--license", type=str, help="for the model card, such as apache-2.0; default: none is named")
-    parser.add_argument("--half", action="store_true", help="weights in float16: half the size, slightly other boxes")
-    parser.add_argument(
-        "--metrics", type=str, metavar="FILE", help="metrics.json of `grcn evaluate`, for the model card"
+    what = parser.add_argument_group("what to upload")
+    what.add_argument("run", type=str, metavar="RUN", help="run folder or .safetensors file")
+    what.add_argument(
+        "--half", action="store_true", help="store the weights in float16: half the size, boxes differ slightly"
     )
-    parser.add_argument("--message", type=str, default="Detector of grcn", help="of the commit")
+    what.add_argument(
+        "--metrics",
+        type=str,
+        metavar="FILE",
+        help="metrics.json of `grcn evaluate`, for the model card; default: no metrics",
+    )
+    hub = parser.add_argument_group("repository")
+    hub.add_argument("repo", type=str, metavar="REPO", help="user/name; created if it does not exist")
+    hub.add_argument("--private", action="store_true", help="make a new repository private")
+    hub.add_argument("--license", type=str, help="license on the model card, such as apache-2.0; default: none")
+    hub.add_argument("--message", type=str, default="Detector of grcn", help="commit message")
     options = parser.read(argv)
     metrics = _read_metrics(Path(options.metrics)) if options.metrics else None
 

@@ -15,17 +15,25 @@ def serve(argv: Sequence[str]) -> int:
     parser = Parser(
         "serve",
         "RUN [options]",
-        "Answers over HTTP: POST a photo to /predict and get its objects as JSON; GET /healthz tells what answers, "
-        "/openapi.json describes it all. SIGTERM or Ctrl-C: takes no more, answers what it has taken, ends.",
-        "grcn serve runs/photos --port 8000\ncurl -F image=@holiday.jpg -F score=0.5 http://127.0.0.1:8000/predict",
+        "Serves a detector over HTTP. POST a photo to /predict to get its objects as JSON. GET /healthz tells which "
+        "detector answers, and /openapi.json describes all addresses. After Ctrl-C or SIGTERM it answers the requests "
+        "that have arrived and ends.",
+        "grcn serve runs/photos --port 8000\ncurl -F image=@holiday.jpg http://127.0.0.1:8000/predict",
     )
-    parser.add_argument("run", type=str, metavar="RUN", help="run folder or file of a detector, as for predict")
-    parser.add_argument(
-        "--host", type=str, default="127.0.0.1", help="address to listen on; default: this machine only"
+    detector = parser.add_argument_group("detector")
+    detector.add_argument(
+        "run", type=str, metavar="RUN", help="run folder, .safetensors file, exported file, hf://user/name or a preset"
     )
-    parser.add_argument("--port", type=int, default=8000, help="0: a free one")
-    parser.add_class_arguments(ServeLimits)
-    add_calibration_option(parser)
+    add_calibration_option(detector)
+    address = parser.add_argument_group("address")
+    address.add_argument(
+        "--host",
+        type=str,
+        default="127.0.0.1",
+        help="address to listen on; 127.0.0.1 is reached from this machine only",
+    )
+    address.add_argument("--port", type=int, default=8000, help="port to listen on; 0 takes a free one")
+    parser.add_argument_group("limits").add_class_arguments(ServeLimits, as_group=False)
     add_device_options(parser, batches=False)
     options = parser.read(argv)
     limits = ServeLimits(**{field.name: options[field.name] for field in fields(ServeLimits)})

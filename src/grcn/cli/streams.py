@@ -1,4 +1,4 @@
-"""The standard streams of a command: whatever they are, or if they are none, the work is done."""
+"""Standard streams that never stop a command, even if they are closed, broken or missing."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from typing import Any, TextIO, cast
 
 @contextmanager
 def lasting_streams() -> Iterator[Output]:
-    """Standard streams that take everything for the time; gives that of the output.
+    """Replaces the standard streams, inside its block, by streams that accept everything; yields standard output.
 
-    - Where there is none (closed, or None), it is empty, or what is written is lost.
-    - What its encoding lacks, such as letters in ASCII or the odd bytes of a file name, is escaped.
-    - Where writing fails, as into `head`, what follows is lost; `Output.error` tells.
+    - A missing stream (closed, or None) is empty to read, and everything written to it is lost.
+    - Characters that its encoding lacks, such as the invalid bytes of a file name, are escaped.
+    - After a write fails, as into `head`, all further output is lost; `Output.error` has the error.
     """
     _fill_descriptors()
     before = sys.stdin, sys.stdout, sys.stderr
@@ -35,10 +35,10 @@ def lasting_streams() -> Iterator[Output]:
 
 
 class Output:
-    """A text stream whose writer never hears of an error.
+    """A text stream that never raises an error on writing.
 
     Attributes:
-        error: the first one; what was written since is lost.
+        error: the first error; everything written after it is lost.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -60,7 +60,7 @@ class Output:
             self._lose(error)
 
     def restore(self) -> None:
-        """Leaves the stream as it was found."""
+        """Restores the original settings of the stream."""
         self._reconfigure(self._errors)
 
     def _reconfigure(self, errors: str | None) -> None:
@@ -68,7 +68,7 @@ class Output:
             self._stream.reconfigure(errors=errors)
 
     def _lose(self, error: OSError) -> None:
-        """What the buffers hold, and all that comes, goes into nothing."""
+        """Discards the content of the buffers and everything that is written later."""
         self.error = self.error or error
         nothing = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nothing, self._stream.fileno())
@@ -79,8 +79,8 @@ class Output:
 
 
 def _fill_descriptors() -> None:
-    """Opens the descriptors 0 to 2 where they are closed: the next files would get them, and what a library writes as
-    errors would stand in the middle of a photo."""
+    """Opens the descriptors 0 to 2 if they are closed. Otherwise the next files would get them, and messages that a
+    library writes to standard error could end up inside a photo."""
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(descriptor, True)
     os.close(descriptor)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from grcn.cli.parser import Parser
+    from grcn.cli.parser import Group, Parser
 
 
 def run(argv: Sequence[str]) -> int:
@@ -15,19 +16,25 @@ def run(argv: Sequence[str]) -> int:
     parser = Parser(
         "study run",
         "FILE [options]",
-        "Trains and scores every detector, data set and seed of a study; what is done is skipped, so the same command "
-        "continues. FILE is a study's YAML file or the name of one that comes with the package.",
+        "Trains and scores every detector of a study on every data set with every seed. It skips what is done, so "
+        "the same command continues after an interruption. FILE is a YAML file or the name of a study that comes with "
+        "the package.",
         "grcn study run context --data embedded --out studies\ngrcn study run mine.yaml --root datasets --engine ray",
     )
-    _add_options(parser)
-    parser.add_argument("--cells", nargs="+", type=str, metavar="NAME", help="detectors of the study; default: all")
-    parser.add_argument("--seeds", nargs="+", type=int, metavar="SEED", help="seeds of the study; default: all")
-    parser.add_argument("--root", type=str, default=".", help="folder below which the study's data sets lie")
-    parser.add_argument("--engine", choices=("local", "ray"), default="local", help="ray: trials in parallel")
-    parser.add_argument("--address", type=str, default="", help="of a Ray cluster; default: one on this machine")
-    parser.add_argument("--cpus", type=float, default=1.0, help="cores of a trial on Ray")
-    parser.add_argument("--gpus", type=float, default=0.0, help="devices of a trial on Ray")
-    parser.add_argument("--keep_runs", action="store_true", help="keep the run folders, with weights")
+    what, output = _add_options(parser)
+    what.add_argument("--cells", nargs="+", type=str, metavar="NAME", help="detectors to train; default: all")
+    what.add_argument("--seeds", nargs="+", type=int, metavar="SEED", help="seeds to train with; default: all")
+    what.add_argument("--root", type=str, default=".", metavar="DIR", help="folder that holds the study's data sets")
+    output.add_argument("--keep_runs", action="store_true", help="keep the run folders and their weights")
+    machines = parser.add_argument_group("machines")
+    machines.add_argument(
+        "--engine", choices=("local", "ray"), default="local", help="local trains one by one; ray trains in parallel"
+    )
+    machines.add_argument(
+        "--address", type=str, default="", help="address of a Ray cluster; default: a cluster on this machine"
+    )
+    machines.add_argument("--cpus", type=float, default=1.0, help="CPU cores per training on Ray")
+    machines.add_argument("--gpus", type=float, default=0.0, help="GPUs per training on Ray")
     options = parser.read(argv)
     from grcn.files import check_folder
     from grcn.runtime import tune_cpu
@@ -56,9 +63,9 @@ def table(argv: Sequence[str]) -> int:
     parser = Parser(
         "study table",
         "FILE [options]",
-        "Writes a study's tables (Markdown, CSV) and plots from the results that are there: mean and spread over "
-        "seeds, differences to the baseline with intervals from paired seeds. Of a study that says how it is judged, "
-        "prints for each question yes, no or open.",
+        "Writes tables (Markdown, CSV) and plots from the results of a study: means and spreads over seeds, and "
+        "differences to the baseline with confidence intervals from paired seeds. If the study states questions, "
+        "prints yes, no or open for each.",
         "grcn study table context --out studies",
     )
     _add_options(parser)
@@ -68,12 +75,20 @@ def table(argv: Sequence[str]) -> int:
 
     check_folder(options.out)
     study = read_study(options.file).only(options.data)
-    for line in (*write_tables(study, options.out), *verdicts(study, options.out)):
-        print(line)
+    for path in write_tables(study, options.out):
+        print(path)
+    for line in verdicts(study, options.out):
+        print(textwrap.fill(line, 80, subsequent_indent="  ", break_on_hyphens=False))
     return 0
 
 
-def _add_options(parser: Parser) -> None:
-    parser.add_argument("file", type=str, metavar="FILE", help="YAML file, or the name of a study of the package")
-    parser.add_argument("--data", nargs="+", type=str, metavar="NAME", help="data sets of the study; default: all")
-    parser.add_argument("--out", type=str, default="studies", help="folder of results, which studies may share")
+def _add_options(parser: Parser) -> tuple[Group, Group]:
+    """Adds what both commands take; returns the groups of the study and of the output."""
+    what = parser.add_argument_group("study")
+    what.add_argument("file", type=str, metavar="FILE", help="YAML file, or the name of a study in the package")
+    what.add_argument("--data", nargs="+", type=str, metavar="NAME", help="data sets to use; default: all")
+    output = parser.add_argument_group("output")
+    output.add_argument(
+        "--out", type=str, default="studies", metavar="DIR", help="folder of results; studies may share it"
+    )
+    return what, output

@@ -125,7 +125,7 @@ def from_dict(kind: type[T], values: Any, where: str = "") -> T:
         ConfigError: on an unknown key (naming the nearest known one) or a value of the wrong type.
     """
     if not isinstance(values, dict):
-        raise ConfigError(f"{where or kind.__name__}: expected keys and values, found {_shown(values)}")
+        raise ConfigError(f"{where.rstrip('.') or kind.__name__}: expected keys and values, found {_shown(values)}")
     hints = _hints(kind)
     names = [f.name for f in fields(kind)]  # type: ignore[arg-type]
     for key in values:
@@ -134,10 +134,11 @@ def from_dict(kind: type[T], values: Any, where: str = "") -> T:
             hint = f"; did you mean '{where}{near[0]}'?" if near else ""
             raise ConfigError(f"unknown key {f'{where}{key}'!r}{hint}")  # !r: it may hold a line break
     known = {key: _coerce(hints[key], value, f"{where}{key}") for key, value in values.items()}
+    required = [f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING]  # type: ignore[arg-type]
+    if missing := [name for name in required if name not in known]:
+        raise ConfigError(f"{where.rstrip('.') or kind.__name__}: '{missing[0]}' is missing")
     try:
         return kind(**known)
-    except TypeError as error:
-        raise ConfigError(f"{where or kind.__name__}: {error}") from None
     except ConfigError as error:
         raise ConfigError(f"{where}{error}") from None
 
@@ -166,7 +167,7 @@ def from_saved(kind: type[T], values: Any, path: str | Path) -> T:
     try:
         return from_dict(kind, values)
     except ConfigError as error:
-        raise CheckpointError(f"{path}: {error}; if another version of grcn wrote it, use that one") from None
+        raise CheckpointError(f"{path}: {error}; if another version of grcn wrote it, use that version") from None
 
 
 def _coerce(hint: Any, value: Any, where: str) -> Any:

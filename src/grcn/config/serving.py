@@ -1,4 +1,4 @@
-"""What is asked of a detector in use, and the limits of the service."""
+"""The lowest score of a detection that is shown, and the limits of the HTTP service."""
 
 from __future__ import annotations
 
@@ -9,24 +9,25 @@ from grcn.config.fields import Bounds, Count, Positive, check_fields
 
 ScoreChoice = Literal["best", "precise"]
 Score = float | ScoreChoice
-"""The lowest score that is shown: a number for all classes, or what a split has chosen for each class, for the best F1
-or for a wanted precision (`grcn.thresholds`)."""
+"""The lowest score of a detection that is shown. A number holds for all classes. `best` and `precise` stand for the
+thresholds that `grcn.thresholds` chose for each class: those of the best F1, or of a wanted precision."""
 
 
 @dataclass(frozen=True)
 class ServeLimits:
-    """What one `grcn serve` takes on.
+    """The limits of one `grcn serve`.
 
-    Beside the network it holds at most about `max_requests * max_bytes` of files and `3 * max_batch * max_pixels` bytes
-    of photos.
+    Besides the network, the service needs at most about `max_requests * max_bytes` bytes for files and
+    `3 * max_batch * max_pixels` bytes for decoded photos.
 
     Args:
-        max_batch: photos decoded and predicted together.
-        max_requests: photos in the service at a time: arriving, waiting and predicted; more get 503.
-        max_connections: connections open at a time; requests on more get 503.
-        max_bytes: of a request's body; a longer one gets 413.
-        max_pixels: of a photo; a larger one gets 422.
-        timeout: seconds from a request's head to the end of its answer; then 408 while its body is read, else 504.
+        max_batch: photos that are decoded and predicted together.
+        max_requests: requests at a time, whether arriving, waiting or in prediction; further ones get status 503.
+        max_connections: open connections at a time; requests on further ones get status 503.
+        max_bytes: largest body of a request, in bytes; a larger one gets status 413.
+        max_pixels: largest photo, in pixels; a larger one gets status 422.
+        timeout: seconds from the head of a request to the end of its answer; a request that takes longer gets status
+            408 while its body is being read, otherwise 504.
     """
 
     max_batch: Count = 8

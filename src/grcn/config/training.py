@@ -33,19 +33,19 @@ _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """Training augmentation; each sample's is a function of (seed, epoch, index).
+    """Training augmentation. The augmentation of a sample depends only on (seed, epoch, index).
 
     Args:
         flip: probability of a horizontal flip.
         vertical_flip: probability of a vertical flip.
-        scale_jitter: range of the factor on the resized short side.
-        large_scale_jitter: range of a further factor; what it makes larger than the input is cropped away.
+        scale_jitter: range of a random factor on the size of the resized image.
+        large_scale_jitter: range of a second factor; an image that becomes larger than the input is cropped.
         crop: probability of a random crop that keeps at least one object.
-        color: strength of brightness, contrast, saturation and hue jitter, 0..1.
-        mosaic: probability that a sample is made of four photos, each smaller; none in the last fifth of a run.
-        copy_paste: probability that up to three objects of another photo are pasted, as rectangles.
-        extra: `module:function` of one's own, called last: it takes image [3, H, W] uint8, boxes [N, 4] float32,
-            labels [N] int64 and a numpy Generator, and returns the first three.
+        color: strength of the jitter of brightness, contrast, saturation and hue, 0..1.
+        mosaic: probability that four photos are combined into one sample; off in the last fifth of a run.
+        copy_paste: probability that up to three objects from another photo are pasted in, as rectangles.
+        extra: your own augmentation as `module:function`, called last. It takes image [3, H, W] uint8, boxes [N, 4]
+            float32, labels [N] int64 and a numpy Generator, and returns the first three.
     """
 
     flip: Share = 0.5
@@ -70,18 +70,18 @@ class AugmentConfig:
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """The optimizer's step.
+    """The optimizer.
 
     Args:
-        name: `sgd` (with momentum) or `adamw`; `auto`: by the backbone.
-        lr: learning rate at a total batch of 16 images, scaled linearly to the batch in use; null: 0.02 for sgd, 0.001
-            for adamw, or the recipe's where it chooses the optimizer.
-        momentum: of SGD.
-        weight_decay: as usual; norm layers and biases are not decayed; null: 0.0001 for sgd, 0.05 for adamw.
-        clip_norm: largest gradient norm; 0: no clipping.
-        accumulate: batches whose gradients are added up for one step.
-        ema: decay of the weights' exponential moving average, the one that is evaluated and kept; 0: none; null: by the
-            length of the run.
+        name: `sgd` (with momentum) or `adamw`; `auto` chooses by the backbone.
+        lr: learning rate for a total batch of 16 images; it is scaled linearly to the actual batch size. null: 0.02 for
+            sgd and 0.001 for adamw, or the recipe's value if the recipe chooses the optimizer.
+        momentum: momentum of SGD.
+        weight_decay: weight decay, which norm layers and biases are exempt from; null: 0.0001 for sgd, 0.05 for adamw.
+        clip_norm: largest norm of the gradient; 0 turns clipping off.
+        accumulate: number of batches whose gradients are summed for one step.
+        ema: decay of the exponential moving average of the weights, which is what is evaluated and saved. 0 turns it
+            off; null chooses by the length of the run.
     """
 
     name: Literal["auto", "sgd", "adamw"] = "auto"
@@ -101,10 +101,11 @@ class ScheduleConfig:
     """The learning rate over a run.
 
     Args:
-        kind: `step`: times `gamma` at each milestone; `cosine`: to zero; `constant`; `auto`: cosine.
-        warmup: iterations of linear warm-up from a thousandth; at most a tenth of the run.
-        milestones: fractions of the run, rising.
-        gamma: the factor at a milestone.
+        kind: `step` multiplies it by `gamma` at each milestone, `cosine` lowers it to zero, `constant` keeps it;
+            `auto` is cosine.
+        warmup: iterations of linear warm-up, from a thousandth of the learning rate; at most a tenth of the run.
+        milestones: fractions of the run at which `step` lowers the learning rate, in ascending order.
+        gamma: factor on the learning rate at a milestone.
     """
 
     kind: Literal["auto", "step", "cosine", "constant"] = "auto"
@@ -115,52 +116,53 @@ class ScheduleConfig:
     def __post_init__(self) -> None:
         check_fields(self)
         if list(self.milestones) != sorted(set(self.milestones)):
-            raise ConfigError(f"milestones {list(self.milestones)}: needs rising fractions of the run")
+            raise ConfigError(f"milestones {list(self.milestones)}: needs fractions of the run in ascending order")
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     """One training run.
 
-    What is `auto` or null here, but for the names of the splits and of the format, the recipe chooses for the data and
-    the machine (`grcn.training.recipe`); the run folder's config.yaml says what it chose.
+    The recipe (`grcn.training.recipe`) fills in every field that is `auto` or null, for the data and the machine,
+    except for `format` and the names of the splits. The run folder's config.yaml has the values that it chose.
 
     Args:
-        data: the data set's folder.
-        preset: name of the detector (`grcn models` lists them); `auto`: by the machine.
-        out: the run folder; empty: `runs/PRESET-DATA`.
-        format: how `data` is annotated.
-        train_split: name of the split to train on; `auto`: by its usual name.
-        val_split: name of the split to validate on; `held-out`: a part of the training split, which is then not trained
-            on; `auto`: by its usual name, else held-out; `none`: no validation.
-        weights: `imagenet`, `coco` (torchvision's published detectors, for presets with a pyramid on ResNet-50),
-            `auto` (coco where there is one for the preset, else imagenet), `random`, a backbone state-dict file, or a
-            detector to fine-tune from: its run folder, its file, a state dict of torchvision's, or `hf://user/name` on
-            the Hugging Face Hub.
-        fit: `data`: take input size, anchors and strides from the data set (`grcn check` shows them); `auto`: where
-            `model` is the preset's.
-        iterations: length of the run in optimizer steps; this, `epochs` or `minutes`.
-        epochs: length of the run in passes over the data; 24 where no length is given.
-        minutes: length of the run in time, turned into iterations by timing the first steps on this machine.
-        batch_size: images per step over all devices.
-        workers: loader processes per device, and threads that read while it validates.
-        seed: of weights, order, sampling and augmentation.
-        val_every: iterations between validations; 0: only at the end.
-        save_every: iterations between saves of the training state; 0: at each validation, or ten times in the run.
-        patience: stop after this many validations without a better AP; 0: never.
-        precision: `fp32`, or `bf16` or `fp16` for autocast; `fp16` scales the losses and skips steps that overflow;
-            `auto`: bf16 where the processor or the GPU multiplies in it, else fp32.
-        checkpoint_activations: compute feature maps again in the backward pass instead of keeping them: less memory, a
-            third more time, the same result.
-        accelerator: as lightning's Fabric; `gpu`: the kind that is there.
-        devices: devices per node.
-        nodes: machines.
-        loggers: any of csv, tensorboard, wandb, mlflow; each but csv is an extra of the same name.
-        use_difficult: train on objects marked difficult.
-        skip_broken: count and skip images that cannot be decoded instead of stopping.
+        data: folder of the data set.
+        preset: detector to train (`grcn models` lists them); `auto` chooses by the machine.
+        out: folder of the run; empty: `runs/PRESET-DATA`.
+        format: annotation format of `data`.
+        train_split: split to train on; `auto` finds the one with a usual name, such as train.
+        val_split: split to validate on. `held-out` sets a part of the training split aside for it; `none` turns
+            validation off; `auto` finds the split with a usual name, such as val, and otherwise holds a part out.
+        weights: weights to start from. `imagenet`: a pretrained backbone; `coco`: torchvision's published detector, for
+            presets with a pyramid on ResNet-50; `auto`: coco if the preset has one, otherwise imagenet; `random`. It
+            can also be a state-dict file of the backbone, or a detector to fine-tune: its run folder, its file, a
+            state dict of torchvision, or `hf://user/name` on the Hugging Face Hub.
+        fit: `data` fits input size, anchors and strides to the data set, as `grcn check` shows; `none` keeps those of
+            `model`; `auto` fits them unless you change `model`.
+        iterations: length of the run in optimizer steps; 0: not given.
+        epochs: length of the run in passes over the data; 0: not given, and 24 if no other length is given.
+        minutes: length of the run in minutes, converted to iterations by timing the first steps; 0: not given.
+        batch_size: images per step, over all devices.
+        workers: processes per device that load images, and threads that read images for validation.
+        seed: random seed for weights, order, sampling and augmentation.
+        val_every: iterations between validations; 0 validates only at the end.
+        save_every: iterations between saves of the training state; 0 saves at each validation, or ten times in the run
+            if there is none before the end.
+        patience: stop after this many validations without a better AP; 0 never stops early.
+        precision: `fp32`, or `bf16` or `fp16` for mixed precision (`fp16` with loss scaling). `auto` takes bf16 if the
+            processor or the GPU computes in it, otherwise fp32.
+        checkpoint_activations: compute feature maps again in the backward pass instead of storing them; this needs less
+            memory and a third more time, and gives the same result.
+        accelerator: kind of device, as in Lightning Fabric; `gpu` takes the kind of GPU that the machine has.
+        devices: devices per machine.
+        nodes: number of machines.
+        loggers: any of csv, tensorboard, wandb and mlflow; install the extra of the same name for all but csv.
+        use_difficult: train on objects that are marked difficult.
+        skip_broken: skip and count images that cannot be decoded, instead of stopping.
         resume: continue the run in `out`.
-        model: the detector; None: the preset's. On the command line, in its files and in studies it starts from the
-            preset's, and what is given there goes first (`grcn.presets.train_config`).
+        model: the detector; None: that of the preset. On the command line, in its files and in studies, `model` starts
+            from the preset, and the fields that you give there replace its values (`grcn.presets.train_config`).
     """
 
     data: Text
@@ -198,4 +200,4 @@ class TrainConfig:
         check_fields(self)
         lengths = [name for name in ("iterations", "epochs", "minutes") if getattr(self, name)]
         if len(lengths) > 1:
-            raise ConfigError(f"{' and '.join(lengths)}: give one length of the run")
+            raise ConfigError(f"{' and '.join(lengths)}: give only one of them as the length of the run")

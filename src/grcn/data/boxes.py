@@ -1,4 +1,4 @@
-"""One policy for boxes, the same in every format.
+"""The policy for unusual boxes, the same in every format.
 
 | box | outcome |
 |---|---|
@@ -9,8 +9,8 @@
 | a pixel or more outside the image | clipped to it, `box-clipped` |
 | same corners and class as an earlier box of the image | dropped, `box-twice` |
 
-Each is counted and named. What reaches less than a pixel outside is the rounding of whoever drew or wrote the box: it
-is clipped and not counted.
+Each of these boxes is counted and named. A box that reaches less than a pixel outside is clipped without being counted,
+since that comes from rounding.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ UNCOUNTED = 1.0  # pixel; what reaches less outside is the rounding of whoever d
 
 @dataclass(frozen=True)
 class BoxProblem:
-    """What was wrong with one box: its index, a kind from the table above, and what was done."""
+    """A problem with one box: its index, a kind from the table above, and what was done."""
 
     index: int
     kind: str
@@ -42,14 +42,14 @@ def clean_boxes(
     """Applies the policy to boxes.
 
     Args:
-        boxes: [N, 4] xyxy pixels, half-open, as the file gives them.
-        height, width: of the boxes' image, or [N] of each box's own.
-        labels: [N] class ids; or [N, K] of all that two boxes of the same corners must share to be the same box.
+        boxes: [N, 4] xyxy pixels, half-open, as in the file.
+        height, width: size of the image, or [N] the image size for each box.
+        labels: [N] class ids; or [N, K], the values that must be equal, besides the corners, for boxes to be the same.
 
     Returns:
         boxes: [M, 4] float32, 0 <= x1 < x2 <= width, 0 <= y1 < y2 <= height.
         kept: [M] int64, their indices among the N.
-        problems: of dropped and clipped boxes, by index.
+        problems: the dropped and clipped boxes, by index.
     """
     boxes = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
     n = len(boxes)
@@ -106,13 +106,13 @@ def _seen_before(boxes: NDArray[np.float32], labels: NDArray[np.int64]) -> NDArr
 
 
 def from_voc(corners: NDArray[np.float64], first: int = 1) -> NDArray[np.float64]:
-    """VOC's inclusive corners, [N, 4] xmin, ymin, xmax, ymax, as half-open xyxy.
+    """Converts VOC's inclusive corners, [N, 4] xmin, ymin, xmax, ymax, to half-open xyxy.
 
-    The first corner moves by one pixel. Where the file's two corners coincide or are inverted they are left alone,
-    so that such a box is seen as without area, as in the other formats, and not as one pixel wide.
+    The first corner moves by one pixel. Corners that coincide or are inverted in the file do not move, so that such a
+    box has no area, as in the other formats, and is not one pixel wide.
 
     Args:
-        first: where the corners count from, 1 or 0; those from 0 are half-open as they are.
+        first: the number of the first pixel, 1 or 0. Corners that count from 0 are half-open already.
     """
     corners = np.asarray(corners, dtype=np.float64).reshape(-1, 4)
     with np.errstate(invalid="ignore"):
@@ -121,7 +121,7 @@ def from_voc(corners: NDArray[np.float64], first: int = 1) -> NDArray[np.float64
 
 
 def from_xywh(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
-    """COCO's [N, 4] x, y, width, height as xyxy."""
+    """Converts COCO's [N, 4] x, y, width, height to xyxy."""
     boxes = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
     with np.errstate(invalid="ignore", over="ignore"):
         return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
@@ -130,10 +130,10 @@ def from_xywh(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
 def from_yolo(
     boxes: NDArray[np.float64], height: int | NDArray[np.int64], width: int | NDArray[np.int64]
 ) -> NDArray[np.float64]:
-    """YOLO's [N, 4] centre x, y, width, height, in fractions of the image, as xyxy pixels.
+    """Converts YOLO's [N, 4] centre x, y, width, height, as fractions of the image, to xyxy pixels.
 
     Args:
-        height, width: of the boxes' image, or [N] of each box's own.
+        height, width: size of the image, or [N] the image size for each box.
     """
     boxes = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
     with np.errstate(invalid="ignore", over="ignore"):

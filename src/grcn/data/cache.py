@@ -1,10 +1,10 @@
-"""Large data sets as they were read last, so that reading them again takes seconds.
+"""A cache of large data sets, so that reading them again takes seconds.
 
-A data set is remembered in the user's cache folder (`grcn/datasets` in XDG_CACHE_HOME or ~/.cache), under a digest of
-how it was asked for, of the name, size and time of change of every file below its folder, of those of the code that
-reads it, and of the kinds of photos that are read here: where one of these changes, all is read anew. What is
-remembered is plain arrays and text, whose boxes are checked as any. A file that is not whole is passed over; one that
-cannot be written costs time only.
+A data set is stored in the user's cache folder (`grcn/datasets` in XDG_CACHE_HOME or ~/.cache). The key is a digest of
+the request, of the name, size and modification time of every file below the folder and of the code that reads it, and
+of the kinds of photos that can be read here. If one of these changes, everything is read again. The cache holds plain
+arrays and text, and its boxes are checked like all others. A damaged file is ignored; if a file cannot be written, this
+only costs time.
 """
 
 from __future__ import annotations
@@ -36,8 +36,9 @@ _FIELDS = ("boxes", "labels", "difficult", "crowd", "areas")
 
 
 def state(root: Path) -> bytes | None:
-    """A digest of the files below a folder, of the code that reads them, and of the kinds of photos that are read here;
-    None where it is not worth remembering, or not safe: a folder's link may lead to what is not looked at."""
+    """A digest of the files below a folder, of the code that reads them, and of the kinds of photos that are read here.
+
+    None if caching is not worth it, or not safe: a link to a folder may lead to files that are not looked at."""
     now, count, digest = time.time_ns(), 0, blake2b(repr(sorted(SUFFIXES)).encode(), digest_size=16)
     with suppress(OSError):
         for source in sorted(Path(__file__).parent.rglob("*.py")):
@@ -53,10 +54,10 @@ def state(root: Path) -> bytes | None:
 
 
 def cache_file(state: bytes, asked: Sequence[object]) -> Path | None:
-    """Where one reading of a data set is remembered; None where the user has no home.
+    """The cache file for one reading of a data set; None if the user has no home folder.
 
     Args:
-        state: of its folder; asked: how it was asked for, such as the split.
+        state: the digest of its folder; asked: the request, such as the split.
     """
     folder = os.environ.get("XDG_CACHE_HOME", "")
     try:
@@ -68,7 +69,7 @@ def cache_file(state: bytes, asked: Sequence[object]) -> Path | None:
 
 
 def load(file: Path, root: Path) -> Dataset | None:
-    """The data set remembered in a file; None where there is none."""
+    """The data set in a cache file; None if there is none."""
     try:
         with open(file, "rb") as source, np.load(source, allow_pickle=False) as arrays:
             dataset = _unpacked({name: arrays[name] for name in arrays.files}, root)
@@ -80,7 +81,7 @@ def load(file: Path, root: Path) -> Dataset | None:
 
 
 def save(file: Path, dataset: Dataset) -> None:
-    """Remembers a data set that has images, and forgets those beyond _KEPT that were read longest ago."""
+    """Stores a data set that has images, and deletes the least recently read ones beyond _KEPT."""
     if not dataset.records:
         return
     with suppress(CheckpointError, OSError):
@@ -92,12 +93,12 @@ def save(file: Path, dataset: Dataset) -> None:
 
 
 def _tree(folder: Path | str) -> Iterator[tuple[str, int, int]]:
-    """Path, size and time of change in ns of each file below a folder, in a fixed order; nobody reads hidden ones.
+    """Path, size and modification time in ns of each file below a folder, in a fixed order, without hidden files.
 
-    A link counts with its own text and with the file that it leads to.
+    For a link, both its own text and the file that it leads to count.
 
     Raises:
-        OSError: on a link to a folder, and where something cannot be looked at.
+        OSError: on a link to a folder, and if a file or folder cannot be examined.
     """
     with os.scandir(folder) as listed:
         entries = sorted((entry for entry in listed if entry.name[0] != "."), key=lambda entry: entry.name)

@@ -1,4 +1,4 @@
-"""`grcn check`: what a data set holds, what is wrong with it, and what its sizes mean for a detector."""
+"""`grcn check`: reports the content and the defects of a data set, and what its object sizes mean for a detector."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import numpy as np
 from grcn.config import DetectorConfig, InputConfig
 from grcn.data.dataset import DataFolder
 from grcn.data.records import Dataset, Defect, ImageRecord
-from grcn.data.sizing import QUANTILES, Sizing, fit_config, measure
+from grcn.data.sizing import IOUS, QUANTILES, Sizing, fit_config, measure
 from grcn.data.unused import unused_files
 from grcn.errors import DataError, GrcnError, ImageError
 from grcn.presets import PRESETS
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 SMALL, MEDIUM = 32**2, 96**2  # COCO's limits of area, pixels of the original image
+MOST_CLASSES = 100  # in a table, unless all are wanted
 _SHOWN = tuple(QUANTILES.index(q) for q in (0.1, 0.5, 0.9))
 
 
@@ -44,7 +45,7 @@ class SplitCount:
 
 @dataclass(frozen=True)
 class ClassCount:
-    """One class over all splits, each image counted once: its boxes, and how many are small, medium, large (COCO)."""
+    """One class in all splits, each image counted once: its boxes, and how many are small, medium and large (COCO)."""
 
     name: str
     boxes: int
@@ -55,16 +56,16 @@ class ClassCount:
 
 @dataclass(frozen=True)
 class CheckReport:
-    """What `check_dataset` found.
+    """The result of `check_dataset`.
 
     Args:
-        root, format: of the data set.
-        images: distinct image files over the splits.
+        root, format: folder and format of the data set.
+        images: number of distinct image files in the splits.
         splits, classes: counts.
-        defects: everything found wrong, with its file; overlap between splits is among them, and, where no splits
-            were named, every file that no split uses. Those of exit code 0 are remarks.
-        sizing: how the given detector suits the training split; None where that has no objects.
-        suggested: the same for the detector that `grcn.data.sizing.fit_config` makes of it.
+        defects: all defects, each with its file. They include overlap between splits and, if no splits were named,
+            files that no split uses. Defects with exit code 0 are remarks.
+        sizing: how the given detector suits the training split; None if that has no objects.
+        suggested: the same for the detector after `grcn.data.sizing.fit_config`.
     """
 
     root: Path
@@ -78,7 +79,7 @@ class CheckReport:
 
     @property
     def exit_code(self) -> int:
-        """0, or that of the worst defect: the highest."""
+        """The exit code of the worst defect (the highest), or 0."""
         return max((defect.exit_code for defect in self.defects), default=0)
 
     def to_dict(self) -> dict[str, Any]:
@@ -106,19 +107,19 @@ def check_dataset(
     long_side: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> CheckReport:
-    """Reads a data set whole, every image decoded, and reports what it holds and what is wrong with it.
+    """Reads a whole data set, decodes every image, and reports its content and defects.
 
     Args:
-        root: the data set's folder, or one that holds nothing but it.
-        format: how it is annotated.
-        splits: the splits to look at. Default: all.
-        config: the detector to measure the sizes for. Default: the preset grcn_r50.
-        short_side, long_side: another input size than the config's, which also caps the suggested one.
-        progress: called with (images decoded, images in all).
+        root: the folder of the data set, or a folder that holds only this data set.
+        format: the annotation format.
+        splits: the splits to check. Default: all.
+        config: the detector for which sizes are measured. Default: the preset grcn_r50.
+        short_side, long_side: an input size to use in place of the config's; it also limits the suggested one.
+        progress: called with the number of images decoded and of all images.
 
     Raises:
-        DataError: where the folder or a named split cannot be found or the format is not recognized. All else is a
-            defect of the report.
+        DataError: if the folder or a named split cannot be found or the format is not recognized. Anything else is a
+            defect in the report.
     """
     folder = DataFolder(root, format)
     root = folder.root.path
@@ -154,7 +155,7 @@ def check_dataset(
 
 
 def _open_splits(folder: DataFolder, names: Iterable[str]) -> tuple[list[Dataset], list[Defect]]:
-    """The splits that can be read, and what is wrong with all."""
+    """The splits that can be read, and the defects of all splits."""
     datasets: list[Dataset] = []
     unreadable: list[Defect] = []
     for name in names:
@@ -190,8 +191,8 @@ def _decode(
 
 
 def _without_photos(datasets: Sequence[Dataset], digests: dict[Path, bytes]) -> list[Defect]:
-    """Splits that nothing can be learned from or measured on."""
-    message = "not one of its photos can be read: it can neither be trained nor evaluated on"
+    """Splits without a single readable photo."""
+    message = "none of its photos can be read, so it cannot be used for training or evaluation"
     return [
         Defect("no-photos", dataset.split, message, exit_code=DataError.exit_code)
         for dataset in datasets
@@ -200,34 +201,34 @@ def _without_photos(datasets: Sequence[Dataset], digests: dict[Path, bytes]) -> 
 
 
 def _below_pixel(root: Path, datasets: Sequence[Dataset]) -> list[Defect]:
-    """Splits of which no box is larger than a pixel: fractions, most likely, where the format has pixels."""
+    """Splits in which no box is larger than a pixel: most likely fractions, although the format has pixels."""
     found = []
     for dataset in datasets:
         boxed = [record for record in dataset.records if len(record.target)]
         if boxed and all((r.target.boxes[:, 2:] - r.target.boxes[:, :2] <= 1).all() for r in boxed):
-            message = (
-                f"its boxes, as all of split '{dataset.split}', are below one pixel; are these fractions of sides?"
-            )
+            message = f"all boxes of split '{dataset.split}' are below one pixel; are they fractions of the image size?"
             found.append(Defect("boxes-below-pixel", _relative(root, boxed[0].path), message))
     return found
 
 
 def _dense(datasets: Sequence[Dataset], config: DetectorConfig, suggested: DetectorConfig) -> list[Defect]:
-    """Splits with images that hold more objects than detections can come out; remarks."""
+    """Splits with images that hold more objects than the detector can return; these are remarks."""
     found = []
     most, raised = config.roi.detections_per_image, suggested.roi.detections_per_image
     for dataset in datasets:
         counts = np.array([int((~record.target.crowd).sum()) for record in dataset.records])
         if (counts > most).any():
-            message = f"{(counts > most).sum()} images hold more than {most} objects, up to {counts.max()}, but at most"
-            message += f" {most} detections of an image come out"
-            message += f"; --fit data makes it {raised}" if raised > most else "; raise model.roi.detections_per_image"
+            message = f"{(counts > most).sum()} images hold more than {most} objects, up to {counts.max()}, but the"
+            message += f" detector gives at most {most} detections per image"
+            message += (
+                f"; --fit data raises this to {raised}" if raised > most else "; raise model.roi.detections_per_image"
+            )
             found.append(Defect("dense-images", dataset.split, message, exit_code=0))
     return found
 
 
 def _overlaps(root: Path, datasets: Sequence[Dataset], digests: dict[Path, bytes]) -> list[Defect]:
-    """Pictures of one split that are in another too, by file or by pixels; and those that one split has twice."""
+    """Photos that are in two splits, by file or by pixels, and photos that are twice in one split."""
     found = []
     firsts: list[dict[bytes | Path, Path]] = []
     for dataset in datasets:
@@ -236,8 +237,8 @@ def _overlaps(root: Path, datasets: Sequence[Dataset], digests: dict[Path, bytes
             same = first.setdefault(digests.get(record.path, record.path), record.path)
             if same != record.path:
                 linked = os.path.samefile(same, record.path)  # one file under two names, maybe with two annotations
-                what, exit_code = ("a link to", DataError.exit_code) if linked else ("the same pixels as", 0)
-                message = f"{what} {_relative(root, same)} of its split: it counts twice"
+                what, exit_code = ("a link to", DataError.exit_code) if linked else ("has the same pixels as", 0)
+                message = f"{what} {_relative(root, same)} in the same split, so it counts twice"
                 found.append(Defect("photo-twice", _relative(root, record.path), message, exit_code=exit_code))
         firsts.append(first)
     for (one, first), (other, _) in itertools.combinations(zip(datasets, firsts, strict=True), 2):
@@ -247,7 +248,7 @@ def _overlaps(root: Path, datasets: Sequence[Dataset], digests: dict[Path, bytes
             twin = first.get(digests.get(record.path, record.path))
             if twin is not None:
                 what = "the same file" if twin == record.path else f"the same pixels as {_relative(root, twin)}"
-                message = f"in split '{other.split}' and in '{one.split}' ({what}): figures on either tell less"
+                message = f"in split '{other.split}' and also in '{one.split}' ({what}): results on them look too good"
                 found.append(
                     Defect("split-overlap", _relative(root, record.path), message, exit_code=DataError.exit_code)
                 )
@@ -255,18 +256,19 @@ def _overlaps(root: Path, datasets: Sequence[Dataset], digests: dict[Path, bytes
 
 
 def _contains(whole: Dataset, part: Dataset) -> bool:
-    """Whether `whole` is a split made of others, as trainval is."""
+    """Whether `whole` is a split made of others, like trainval."""
     return part.split in whole.split and {r.path for r in part.records} <= {r.path for r in whole.records}
 
 
 def _unknown_classes(training: Sequence[Dataset], datasets: Sequence[Dataset]) -> list[Defect]:
-    """Classes with objects in a split that the training split has none of."""
+    """Classes with objects in a split, but with none in the training split."""
     known = set(_class_counts(training))
     return [
         Defect(
             "unknown-class",
             dataset.split,
-            f"{count} objects of class '{name}', of which split '{training[0].split}' has none: it cannot be learned",
+            f"{count} objects of class '{name}', but split '{training[0].split}' has none: this class cannot be "
+            "learned",
             exit_code=DataError.exit_code,
         )
         for dataset in datasets
@@ -290,7 +292,7 @@ def _class_counts(datasets: Sequence[Dataset]) -> Counter[str]:
 
 
 def _training(folder: DataFolder, datasets: Sequence[Dataset]) -> list[Dataset]:
-    """The split to learn from, by its usual name; where there is none, the first that was looked at."""
+    """The training split, found by its usual name; if there is none, the first split checked."""
     try:
         name = folder.resolve("auto", "train")
     except GrcnError:
@@ -330,7 +332,8 @@ def render(report: CheckReport, console: Console | None = None, *, limit: int | 
 
     Args:
         console: where to. Default: standard output.
-        limit: defects shown of each kind, the rest being counted; None: all.
+        limit: how many defects of each kind are listed, and the first MOST_CLASSES classes; the rest is counted.
+            None: all.
     """
     from rich.console import Console
     from rich.table import Table
@@ -342,25 +345,29 @@ def render(report: CheckReport, console: Console | None = None, *, limit: int | 
         console.print(Text(line, style=style), soft_wrap=True)  # Text: names are not markup
 
     say(f"{report.root}: {report.format}, {report.images} images, {len(report.classes)} classes", "bold")
-    table = Table("split")
+    table = Table()
+    table.add_column("split", overflow="fold")
     for head in ("images", "without objects", "boxes", "difficult", "crowd"):
-        table.add_column(head, justify="right")
+        table.add_column(head, justify="right", no_wrap=True)
     for split in report.splits:
         counts = (split.images, split.empty, split.boxes, split.difficult, split.crowd)
         table.add_row(Text(split.name), *map(str, counts))
     console.print(table)
 
-    table = Table("class")
-    for head in ("boxes", "small, to 32 px", "medium, to 96 px", "large"):
-        table.add_column(head, justify="right")
-    for item in report.classes:
+    table = Table()
+    table.add_column("class", overflow="fold")
+    for head in ("boxes", "small\nto 32 px", "medium\nto 96 px", "large\n"):
+        table.add_column(head, justify="right", no_wrap=True)
+    most = None if limit is None else MOST_CLASSES
+    for item in report.classes[:most]:
         table.add_row(Text(item.name), *map(str, (item.boxes, item.small, item.medium, item.large)))
     console.print(table)
+    if most is not None and len(report.classes) > most:
+        say(f"and {len(report.classes) - most} more classes (--all lists all)")
 
     if report.sizing is not None and report.suggested is not None:
         console.print(_sizing_table(report.sizing, report.suggested))
-        command = f"grcn train --data {shlex.quote(str(report.root))}"
-        say(f"{command} uses the suggested sizes; --fit none keeps the configured ones")
+        say(_advice(report.root, report.sizing, report.suggested))
 
     say("Defects" if report.exit_code else "No defects found.", "bold")
     kinds: dict[str, list[Defect]] = {}
@@ -374,11 +381,28 @@ def render(report: CheckReport, console: Console | None = None, *, limit: int | 
             say(f"  and {len(defects) - limit} more (--all lists all)")
 
 
+def _advice(root: Path, preset: Sizing, suggested: Sizing) -> str:
+    """How to train with the suggestion, or without it if its anchors lose most objects that the preset's reach.
+
+    Some loss is normal where small photos are no longer enlarged: fewer pixels, and the same stride.
+    """
+    command = f"grcn train --data {shlex.quote(str(root))}"
+    now, then = preset.reach[IOUS[0]], suggested.reach[IOUS[0]]
+    if then > 0 and then >= now / 2:
+        return f"{command} uses the suggested sizes; --fit none keeps the configured ones"
+    return (
+        f"What is suggested does not help here: its anchors reach IoU {IOUS[0]:g} for {then:.1%} of the objects, those "
+        f"of the preset for {now:.1%}. To train without it: {command} --fit none"
+    )
+
+
 def _sizing_table(now: Sizing, then: Sizing) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table("training split", "as configured", "suggested")
+    table = Table()
+    for head in ("training split", "preset", "suggested"):
+        table.add_column(head, overflow="fold")
 
     def row(name: str, value: Callable[[Sizing], str]) -> None:
         table.add_row(name, *(Text(value(sizing)) for sizing in (now, then)))
@@ -397,5 +421,5 @@ def _sizing_table(now: Sizing, then: Sizing) -> Table:
         row(f"anchors reach IoU {iou:g}", lambda s, k=iou: f"{s.reach[k]:.1%} of objects")  # type: ignore[misc]
     if now.most_objects > now.detections_per_image:
         row("detections, at most", lambda s: f"{s.detections_per_image} of {s.most_objects} objects")
-    table.caption = "cells: square root of an object's area / stride, at 10 / 50 / 90% of the objects"
+    table.caption = "cells: root of the objects' areas / stride, at quantiles 10 / 50 / 90%"
     return table

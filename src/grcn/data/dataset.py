@@ -1,4 +1,4 @@
-"""Opening a data set: its format and its splits are recognized from the folder, and one split is read.
+"""Opens a data set: recognizes its format and its splits from the folder, and reads one split.
 
 ```python
 data = open_dataset("bccd", split="train")
@@ -7,13 +7,14 @@ for defect in data.defects:
     print(defect.file, defect.message)
 ```
 
-What is wrong in a data set either raises or is counted:
+A fault in a data set either raises an error or is counted:
 
-- Raises: what cannot be parsed or breaks its format's rules, so that its meaning is unclear (AnnotationError), and
-  images that are no images by their header (ImageError). `on_error="collect"` counts these too, leaves out the file or
-  the object, and goes on; only what leaves nothing to read still raises (no such folder, no format, a broken JSON).
-- Is counted, always: boxes that the policy of `grcn.data.boxes` drops or clips, images that are missing, have no
-  annotation file or are of a kind that is not read, names listed twice, sizes that differ from the image's.
+- These raise: annotations that cannot be parsed or break the rules of their format, so that their meaning is unclear
+  (AnnotationError), and files whose header shows that they are not images (ImageError). `on_error="collect"` counts
+  these as well, leaves out the file or the object, and goes on. It still raises if nothing is left to read (no such
+  folder, no format, a broken JSON file).
+- These are always counted: boxes that the policy of `grcn.data.boxes` drops or clips, images that are missing, have no
+  annotation file or are of a kind that is not read, names listed twice, and sizes that differ from those of the image.
 
 Files that no split uses are counted by `grcn check`, which knows all splits.
 """
@@ -53,18 +54,18 @@ _FALLBACKS = {"train": (), "val": (), "test": ("val",)}
 
 
 class DataFolder:
-    """A folder with a data set, looked through once and then asked for its splits.
+    """A folder with a data set. It is searched once, and its splits can be read afterwards.
 
-    The folder is the border: nothing outside it is opened. The data set may lie deeper in it; lists, class names and
-    links above that, inside the folder, count.
+    Nothing outside the folder is opened. The data set may lie in a subfolder; lists, class names and links above that
+    subfolder still count.
 
     Args:
         root: the folder.
-        format: a key of `grcn.data.formats.FORMATS`; `auto`: recognized from the folder.
+        format: a key of `grcn.data.formats.FORMATS`; `auto` recognizes the format from the folder.
 
     Raises:
         DataError: if there is no such folder, or no data set in it.
-        AnnotationError: on what describes the data set as a whole and is broken.
+        AnnotationError: if a file that describes the whole data set is broken.
     """
 
     def __init__(self, root: str | Path, format: str = "auto") -> None:
@@ -95,7 +96,7 @@ class DataFolder:
         return tuple(sorted(self._only().splits, key=lambda name: (order.index(split_kind(name)), name)))
 
     def resolve(self, wanted: str, kind: Literal["train", "val", "test"]) -> str:
-        """The split to use for a purpose, as `resolve_split`."""
+        """The split to use for a purpose, as in `resolve_split`."""
         if wanted == HELD_OUT and HELD_OUT not in self._only().splits:
             return HELD_OUT
         if wanted != "auto":
@@ -111,7 +112,7 @@ class DataFolder:
     def open(
         self, split: str = "train", *, class_names: Sequence[str] | None = None, on_error: OnError = "raise"
     ) -> Dataset:
-        """Reads one split, as `open_dataset`."""
+        """Reads one split, as in `open_dataset`."""
         if on_error not in ("raise", "collect"):
             raise DataError(f"on_error: '{on_error}' is neither 'raise' nor 'collect'")
         if class_names is not None:
@@ -161,7 +162,7 @@ class DataFolder:
         return self._found[0][1]
 
     def _prefix(self, layout: Layout) -> str:
-        """What stands before the names of a layout's splits: the folder, where there are several layouts."""
+        """The prefix for the names of a layout's splits: its folder, if there are several layouts."""
         return f"{layout.folder.relative_to(self.root.path).as_posix()}/" if len(self._found) > 1 else ""
 
     def _named(self, split: str) -> tuple[str, Layout, str]:
@@ -188,22 +189,23 @@ def open_dataset(
     class_names: Sequence[str] | None = None,
     on_error: OnError = "raise",
 ) -> Dataset:
-    """Reads one split of a data set; decodes no pixels.
+    """Reads one split of a data set, without decoding pixels.
 
     Args:
-        root: its folder, or one that holds it.
-        split: its name in the folder (`list_splits`), or `train`, `val` or `test` for the one of that role
-            (`valid`, `val2017`, ...); where the folder holds several data sets, after the path of one: `fold0/train`.
-        format: a key of `grcn.data.formats.FORMATS`, such as `voc`; `auto`: recognized from the folder.
-        class_names: the classes and their order, as a model has them: labels are matched to them by name. Default:
-            the data set's own, by its format's rule (COCO: by category id; YOLO: as listed; CVAT: as its labels;
-            others: `classes.txt`, else by name), the same for every split.
-        on_error: `raise`, or `collect` to count what would raise.
+        root: the folder of the data set, or a folder that holds it.
+        split: the name of the split in the folder (`list_splits`), or `train`, `val` or `test` for the split with that
+            role (`valid`, `val2017`, ...). If the folder holds several data sets, it begins with the path of one:
+            `fold0/train`.
+        format: a key of `grcn.data.formats.FORMATS`, such as `voc`; `auto` recognizes the format from the folder.
+        class_names: the classes of a model, in its order; labels are matched to them by name. Default: the classes of
+            the data set, in the order of its format (COCO: by category id; YOLO: as listed; CVAT: as its labels;
+            others: as in `classes.txt`, or by name), which is the same for every split.
+        on_error: `raise`, or `collect` to count faults that would raise an error.
 
     Raises:
         DataError: if there is no data set, several, no such split, or nothing in it.
-        AnnotationError: naming file and object.
-        ImageError: naming the file.
+        AnnotationError: if an annotation is broken; it names the file and the object.
+        ImageError: if a file is not an image; it names the file.
     """
     return DataFolder(root, format).open(split, class_names=class_names, on_error=on_error)
 
@@ -222,15 +224,16 @@ def resolve_split(root: str | Path, wanted: str, kind: Literal["train", "val", "
 
     Args:
         root: the data set's folder.
-        wanted: a split's name, or `auto` for the one that usually serves the purpose: `train`, `training`, `trainval`;
-            `val`, `valid`, `validation`; `test`, `testing`; with a year or without. Where there is none for `test`, the
-            one for `val`; where there is none for that, `held-out`, a part of the training split
-            (`grcn.data.holdout`). A data set's only split serves for `train`, unless it is named for another purpose.
+        wanted: the name of a split, or `auto` for the one with a usual name: `train`, `training`, `trainval`; `val`,
+            `valid`, `validation`; `test`, `testing`; each with or without a year. If there is none for `test`, the one
+            for `val` is used; if there is none for `val`, `held-out`, a part of the training split
+            (`grcn.data.holdout`). The only split of a data set is used for `train`, unless its name is of another
+            purpose.
         kind: the purpose.
-        format: as `open_dataset`.
+        format: as in `open_dataset`.
 
     Raises:
-        DataError: if there is no such split, listing those that there are.
+        DataError: if there is no such split; it lists the splits.
     """
     return DataFolder(root, format).resolve(wanted, kind)
 
@@ -245,10 +248,10 @@ def _check_use(root: Path, split: str, names: tuple[str, ...], records: list[Ima
 
 
 def _by_role(splits: Iterable[str], role: str) -> str | None:
-    """The one split of a role; None where there is none.
+    """The split with a role; None if there is none.
 
     Raises:
-        DataError: if several would do equally.
+        DataError: if several splits fit equally well.
     """
     splits = list(splits)
     for kind in _ROLES[role]:
@@ -267,7 +270,7 @@ def _listed(names: Iterable[str]) -> str:
 
 
 def _find(root: Root, format: str) -> list[tuple[str, Layout]]:
-    """The layouts of a folder; those of formats that stand aside only where there are no others."""
+    """The layouts of a folder. Formats of low priority count only if there are no others."""
     rows = FORMATS if format == "auto" else {format: FORMATS[format]}
     first, aside = ({name: row for name, row in rows.items() if row.aside == late} for late in (False, True))
     return _search(root, first) or _search(root, aside)

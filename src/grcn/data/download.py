@@ -1,9 +1,9 @@
-"""Fetches the public data sets from their official addresses: verified, resumed where it stopped, safely extracted.
+"""Downloads public data sets from their official addresses, verifies them, and extracts them safely.
 
-Sizes and MD5 sums are those that public loaders agree on (torchvision's for VOC; several for COCO, whose site gives
-none). They tell a damaged or exchanged file; MD5 still resists a second preimage, which is what that takes. Nothing is
-extracted before its archive is whole and verified, and no entry of an archive is written before all of them were
-looked at.
+Sizes and MD5 sums are those that public loaders agree on (torchvision for VOC; several for COCO, whose site has none).
+They reveal a damaged or exchanged file: exchanging it would need a second preimage, which MD5 still resists. An
+interrupted download resumes. An archive is extracted only if it is complete and verified, and no entry is written
+before all entries of the archive are checked.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ class Archive:
         url: its official address.
         size: bytes.
         md5: of the whole file, hexadecimal.
-        strip: leading folder of the entries that is left away.
-        keep: folders or files (after `strip`) that are unpacked; the others are left out.
+        strip: leading folder of the entries that is removed.
+        keep: folders or files (after `strip`) that are unpacked; all others are left out.
     """
 
     url: str
@@ -116,28 +116,27 @@ def download(
     pause: float = 2.0,
     timeout: float = 30.0,
 ) -> Path:
-    """Makes the folder `out` a copy of a public data set, in its own format (VOC XML or COCO JSON).
+    """Downloads a public data set to the folder `out`, in its own format (VOC XML or COCO JSON).
 
-    Interrupted at any point, the same call continues: a partial archive is taken up where it stopped if the server
-    still has the same file, and what was unpacked whole is not fetched again. Another process that is at the same
-    folder is waited for.
+    If it is interrupted, the same call continues: a partial archive is resumed if the server still has the same file,
+    and archives that are unpacked are not downloaded again. If another process is using the folder, this one waits.
 
     Args:
         name: `voc2007`, `voc2012` or `coco2017`.
-        out: the folder to make.
-        base_url: a mirror that has the archives under their own names, instead of the official address.
-        keep_archives: leave the archives in `out/.grcn-download` after unpacking.
-        progress: called with (what, bytes done, bytes in all), often.
-        attempts: tries in a row that may bring no byte before giving up.
-        pause: seconds before a second try; doubled for each further one.
-        timeout: seconds that the server may be silent.
+        out: the folder to create.
+        base_url: a mirror that has the archives under their usual names, to use in place of the official address.
+        keep_archives: keep the archives in `out/.grcn-download` after unpacking.
+        progress: called often, with a description and the number of bytes done and of all bytes.
+        attempts: number of consecutive tries without a single byte before it gives up.
+        pause: seconds before the second try; doubled for each further try.
+        timeout: seconds to wait for data from the server.
 
     Returns:
         The folder, ready for `open_dataset`.
 
     Raises:
         ConfigError: on an unknown name or address.
-        DataError: where the server cannot be reached or has another file, the disk is full, an archive is damaged or
+        DataError: if the server cannot be reached or has another file, the disk is full, an archive is damaged or
             has entries that lead outside `out`, or `out` holds something else.
     """
     _check_arguments(name, base_url, attempts)
@@ -145,7 +144,7 @@ def download(
     state = out / STATE
     with _disk(out):
         if out.exists() and not state.is_dir() and (not out.is_dir() or any(out.iterdir())):
-            raise DataError(f"{out}: exists and was not made by a download; name another folder")
+            raise DataError(f"{out}: exists and was not made by a download; choose another folder")
         state.mkdir(parents=True, exist_ok=True)
         with locked(state / "lock", str(out)):
             for archive in ARCHIVES[name]:
@@ -170,7 +169,7 @@ def _check_arguments(name: str, base_url: str | None, attempts: int) -> None:
     if base_url is not None and not base_url.startswith(("http://", "https://")):
         raise ConfigError(f"base_url '{base_url}': needs http:// or https://")
     if attempts < 1:
-        raise ConfigError(f"attempts {attempts}: at least 1")
+        raise ConfigError(f"attempts {attempts}: needs 1 or more")
 
 
 def _known() -> str:
@@ -179,19 +178,22 @@ def _known() -> str:
 
 @contextmanager
 def _disk(out: Path) -> Iterator[None]:
-    """Turns what the file system refuses into one line that says what to do."""
+    """Converts errors of the file system to errors of one line that say what to do."""
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DataError(f"{out}: no space left on the disk; free some and call again, it continues") from None
+            raise DataError(f"{out}: no space left on the disk; free some, then try again to continue") from None
         raise DataError(f"{error.filename or out}: {error.strerror or error}") from None
 
 
 def _need_space(folder: Path, size: int, what: str) -> None:
     free = shutil.disk_usage(folder).free
     if size > free:
-        raise DataError(f"{folder}: {what} needs {_gigabytes(size)}, {_gigabytes(free)} are free; free some or move")
+        raise DataError(
+            f"{folder}: {what} needs {_gigabytes(size)}, but only {_gigabytes(free)} are free; free some space or "
+            "choose another folder"
+        )
 
 
 def _gigabytes(size: int) -> str:
@@ -210,7 +212,7 @@ def _fetch(
     pause: float,
     timeout: float,
 ) -> None:
-    """Brings the archive to `file`, whole and verified; until then it is `file.part`, which a later call continues."""
+    """Downloads and verifies the archive `file`; while incomplete it is `file.part`, which a later call continues."""
     part = file.with_name(f"{file.name}.part")
     failures = 0
     while (have := _size(part)) != archive.size:
@@ -232,7 +234,7 @@ def _fetch(
         failures = 0 if got > have else failures + 1
         if failures >= attempts:
             raise DataError(
-                f"{url}: {reason}, {attempts} times; {got} of {archive.size} bytes are kept, call again to continue"
+                f"{url}: {reason} (attempts: {attempts}); {got} of {archive.size} bytes are kept, try again to continue"
             )
         if got < archive.size:
             time.sleep(min(pause * 2 ** max(failures - 1, 0), 60.0))
@@ -241,7 +243,8 @@ def _fetch(
         part.unlink()
         _marks(part).unlink(missing_ok=True)
         raise DataError(
-            f"{url}: MD5 {found}, expected {archive.md5}: damaged on the way or another file; deleted, call again"
+            f"{url}: MD5 {found}, expected {archive.md5}: the download was damaged or the file has changed; it "
+            "was deleted, try again"
         )
     part.replace(file)
     _marks(part).unlink(missing_ok=True)
@@ -257,7 +260,7 @@ def _marks(part: Path) -> Path:
 
 
 def _request(archive: Archive, url: str, part: Path, progress: Progress | None, timeout: float) -> None:
-    """One request for what is missing; appends what comes, from the start where the server cannot continue."""
+    """Requests the missing bytes and appends them; starts again from 0 if the server cannot continue."""
     have = _size(part)
     headers = {"User-Agent": "grcn", "Accept-Encoding": "identity"}
     if have:
@@ -274,7 +277,9 @@ def _request(archive: Archive, url: str, part: Path, progress: Progress | None, 
             part.unlink()
             return
         if total != archive.size:
-            raise DataError(f"{url}: the server has {total} bytes, expected {archive.size}: another file")
+            raise DataError(
+                f"{url}: the file has {total} bytes on the server, expected {archive.size}; it is a different file"
+            )
         continues = response.status == 206
         etag = response.headers.get("ETag", "")
         version = etag if etag and not etag.startswith("W/") else response.headers.get("Last-Modified")
@@ -338,7 +343,7 @@ def extract(archive: Archive, file: Path, out: Path, progress: Progress | None =
                 _unpack(archive, file, out, list(_tar_entries(tar, file)), progress)
     # zipfile raises NotImplementedError on compression it does not know, RuntimeError on encrypted entries.
     except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-        raise DataError(f"{file}: damaged archive: {error}; delete it and call again") from None
+        raise DataError(f"{file}: damaged archive: {error}; delete it and try again") from None
 
 
 def _tar_entries(tar: tarfile.TarFile, file: Path) -> Iterator[_Entry]:
@@ -370,7 +375,7 @@ def _zip_entries(packed: zipfile.ZipFile, file: Path) -> Iterator[_Entry]:
 def _checked(name: str, file: Path) -> PurePosixPath:
     path = PurePosixPath(name)
     if path.parts[:1] == (STATE,):
-        raise DataError(f"{file}: entry {name!r} would change what the download knows of itself: refused")
+        raise DataError(f"{file}: entry {name!r} would overwrite the records of the download: refused")
     # Backslashes and colons are separators and drives on Windows; no data set has them in names.
     if path.is_absolute() or ".." in path.parts or any(c in name for c in "\\:\0"):
         raise DataError(f"{file}: entry {name!r} leads outside the folder: refused")
@@ -402,7 +407,7 @@ def _unpack(archive: Archive, file: Path, out: Path, entries: list[_Entry], prog
             with entry.open() as source, partial.open("xb") as sink:
                 shutil.copyfileobj(source, sink, CHUNK)
             if partial.stat().st_size != entry.size:
-                raise DataError(f"{file}: entry '{entry.path}' is cut short; delete the archive and call again")
+                raise DataError(f"{file}: entry '{entry.path}' is cut short; delete the archive and try again")
             os.replace(partial, target)
         finally:
             partial.unlink(missing_ok=True)

@@ -23,18 +23,18 @@ class Extra:
     """A function of image [3, H, W] uint8, boxes [N, 4] float32, labels [N] int64 and a numpy Generator.
 
     Args:
-        name: as configured, for errors.
-        function: returns the first three; it is given copies, and its result is checked.
+        name: its name in the configuration, for errors.
+        function: returns the first three. It gets copies, and its result is checked.
     """
 
     name: str
     function: Callable[..., Any]
 
     def __call__(self, image: Tensor, boxes: Tensor, labels: Tensor, rng: np.random.Generator) -> Sample:
-        """The sample as the function makes it.
+        """Applies the function to a sample.
 
         Raises:
-            DataError: where the function fails, or returns no sample.
+            DataError: if the function fails, or does not return a sample.
         """
         try:
             made = self.function(image.clone(), boxes.clone(), labels.clone(), rng)
@@ -49,13 +49,13 @@ class Extra:
 
 
 def load_extra(name: str) -> Extra | None:
-    """The augmentation that a configuration names; None where it names none.
+    """The augmentation that a configuration names; None if it names none.
 
-    The module is looked for in the folder in which the command was started, then where Python looks. Only what a
-    command line or a file handed over names is imported, never what a checkpoint does.
+    The module is searched in the folder in which the command was started, then where Python searches. Only a command
+    line or a configuration file can name it; a checkpoint cannot cause an import.
 
     Raises:
-        ConfigError: where there is no such module or function.
+        ConfigError: if there is no such module or function.
     """
     if not name:
         return None

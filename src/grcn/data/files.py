@@ -1,7 +1,7 @@
-"""Finding the files of a data set: names that annotations give lead inside its root or nowhere.
+"""Finds the files of a data set. A name from an annotation leads to a file inside the root, or to none.
 
-A folder is listed once. A name is found as it is, else where only the case of its letters or its Unicode form differs:
-what was written on one system is read on another.
+A folder is listed once. If there is no exact match, a name also matches a file whose name differs only in letter case
+or Unicode form, so that a data set written on one system can be read on another.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ T = TypeVar("T")
 
 
 def split_kind(name: str) -> str | None:
-    """What a split is by its usual name: train, trainval, val, test; None for any other.
+    """The role of a split by its usual name: train, trainval, val or test; None for any other name.
 
     >>> split_kind("train2017"), split_kind("Valid"), split_kind("fold3")
     ('train', 'val', None)
@@ -46,7 +46,7 @@ def split_kind(name: str) -> str | None:
 
 
 def named_split(name: str) -> str | None:
-    """The split that a file's name speaks of, among other words; None where it names none or several.
+    """The split that is named in the name of a file, among other words; None if it names none or several.
 
     >>> named_split("oidv6-train-annotations-bbox"), named_split("Valid_labels"), named_split("annotations")
     ('train', 'Valid', None)
@@ -56,7 +56,7 @@ def named_split(name: str) -> str | None:
 
 
 def split_by_folder(name: str) -> str | None:
-    """The folder named for a split in which an image lies, by its name as annotated; None where there is none.
+    """The folder in the annotated name of an image that is named after a split; None if there is none.
 
     >>> split_by_folder("photos/train/cam0/1.jpg"), split_by_folder("test/1.jpg"), split_by_folder("train.jpg")
     ('train', 'test', None)
@@ -65,7 +65,7 @@ def split_by_folder(name: str) -> str | None:
 
 
 class Names(dict[str, T]):
-    """Things by name, which `find` finds also where case or Unicode form differ.
+    """Values by name. `find` also matches names that differ only in case or Unicode form.
 
     >>> Names({"A.JPG": 1, "b": 2, "B": 3}).find("a.jpg"), Names({"b": 2, "B": 3}).find("b"), Names({"c": 4}).find("d")
     (1, 2, None)
@@ -74,7 +74,7 @@ class Names(dict[str, T]):
     _alike: dict[str, list[str]] | None = None
 
     def find(self, name: str) -> T | None:
-        """The thing of that name, else the only one whose name differs in case or Unicode form alone."""
+        """The value of that name, or else the only one whose name differs only in case or Unicode form."""
         if name in self:
             return self[name]
         if self._alike is None:
@@ -90,13 +90,13 @@ def _folded(name: str) -> str:
 
 
 class Folder:
-    """What lies in a folder, in the order of the names; hidden ones are left out.
+    """The entries of a folder, sorted by name, without hidden ones.
 
     Args:
         path: the folder.
 
     Attributes:
-        names: all of it, a name being its own value; `folders` and `files` of these (links by what they lead to).
+        names: all names; `folders` and `files` are subsets (a link counts as what it leads to).
         links: the names that are links.
     """
 
@@ -114,7 +114,7 @@ class Folder:
 
 
 class Root:
-    """A data set's folder, and the guard of its border.
+    """The folder of a data set. It makes sure that nothing outside of it is opened.
 
     Args:
         path: the folder; its symbolic links are followed.
@@ -142,14 +142,14 @@ class Root:
         return Path(os.path.realpath(path)).is_relative_to(self.path)
 
     def join(self, folder: Path, name: str) -> Path | None:
-        """`folder / name`, or None where that leaves the root by `..`, an absolute path or a symbolic link."""
+        """`folder / name`, or None if that leaves the root by `..`, an absolute path or a symbolic link."""
         if not name or "\0" in name:
             return None
         path = os.path.normpath(os.path.join(folder, name))
         return Path(path) if self.holds(path) else None
 
     def guarded(self, path: Path) -> Path:
-        """The path itself.
+        """Returns the path unchanged.
 
         Raises:
             AnnotationError: if a symbolic link leads it outside the root.
@@ -161,7 +161,7 @@ class Root:
         return path
 
     def listing(self, folder: Path) -> Folder:
-        """What lies in a folder inside the root, as it was when first asked for.
+        """The entries of a folder inside the root, as they were at the first request.
 
         Raises:
             DataError: if it cannot be listed.
@@ -196,9 +196,9 @@ class Root:
         return [parent / name for name in self.listing(parent).names if os.path.splitext(name)[1].lower() in suffixes]
 
     def by_stem(self, parent: Path, suffix: str) -> Names[Path]:
-        """What a folder has with a suffix, whatever the case of its letters, by stem; hidden ones left out.
+        """The entries of a folder with a suffix in any letter case, by stem, without hidden ones.
 
-        Of names that differ in that case only, the one in lower case.
+        Of entries whose suffixes differ only in case, the one in lower case is used.
         """
         names = self.listing(parent).names
         return Names((os.path.splitext(n)[0], parent / n) for n in names if n.lower().endswith(suffix))
@@ -221,7 +221,7 @@ class Root:
         without: Container[Path] = (),
         guard: Callable[[Path], Path | None] = lambda path: path,
     ) -> list[Path]:
-        """What `of` finds in a folder and in those below it, folder by folder.
+        """The results of `of` for a folder and all folders below it, folder by folder.
 
         Args:
             without: folders below it that are passed over.
@@ -243,7 +243,7 @@ class Root:
 
 
 def image_folders(root: Root, folder: Path, split: str) -> tuple[Path, ...]:
-    """Where the images of a data set's split may lie that is named in a file, the likeliest first."""
+    """Folders in which the images of a split named in a file may lie, the most likely first."""
     images = root.folder(folder, *IMAGE_FOLDERS)
     outer = [place for place in (folder, images) if place]
     inner = [found for place in outer if (found := root.folder(place, split))]
@@ -254,12 +254,12 @@ def image_folders(root: Root, folder: Path, split: str) -> tuple[Path, ...]:
 
 
 class NotFoundError(Exception):
-    """Why an image that an annotation names is not to be had.
+    """The reason why an image that an annotation names cannot be used.
 
     Args:
-        kind: of defect.
-        message: what is wrong, with the name.
-        file: that lies there in its place.
+        kind: kind of defect.
+        message: the fault, with the name.
+        file: the file that was found in its place.
     """
 
     def __init__(self, kind: str, message: str, file: Path | None = None) -> None:
@@ -268,15 +268,15 @@ class NotFoundError(Exception):
 
 
 class ImageFinder:
-    """Finds the images that annotations name, by the longest end of a name that leads to a file in the folders.
+    """Finds the images that annotations name, by the longest end of the name that leads to a file in the folders.
 
-    Names are often paths of another machine, whose separators may be backslashes; nothing outside the root is looked
-    at. Two names that differ and are found at one file by their ends alone are told apart by nothing: the second is
-    not found.
+    Names are often paths of another machine, and their separators may be backslashes. Nothing outside the root is
+    searched. If two different names lead to the same file only by their ends, the second one is not found, since the
+    file could belong to either.
 
     Args:
-        root: the border.
-        folders: in which the images may lie, the likeliest first.
+        root: the folder that all images must be inside.
+        folders: folders in which the images may lie, the most likely first.
     """
 
     def __init__(self, root: Root, folders: Sequence[Path]) -> None:
@@ -288,7 +288,7 @@ class ImageFinder:
         """The image file.
 
         Raises:
-            NotFoundError: where there is none, or it is of a kind that is not read.
+            NotFoundError: if there is none, or it is of a kind that is not read.
         """
         own = self.root.join(self.root.path, name) if os.path.isabs(name) else None
         relative = os.path.relpath(own, self.root.path) if own else name
@@ -334,15 +334,15 @@ class ImageFinder:
             raise NotFoundError("unread-kind", unread(path.suffix), path)
         first, first_by_end = self._found.setdefault(path, (parts, by_end))
         if first != parts and (by_end or first_by_end):
-            raise NotFoundError("ambiguous-name", f"{shown(name)} and {shown('/'.join(first))} both end as {path.name}")
+            raise NotFoundError("ambiguous-name", f"{shown(name)} and {shown('/'.join(first))} both end in {path.name}")
         return path
 
 
 def read_class_list(root: Root, places: Iterable[Path]) -> tuple[str, ...] | None:
-    """The class names in `classes.txt` or the like, one a line, of the first of the folders that has one.
+    """The class names in `classes.txt` or a similar file, one per line, from the first folder that has one.
 
     Raises:
-        AnnotationError: if a name stands there twice.
+        AnnotationError: if a name occurs twice.
     """
     for place in places:
         for name in CLASS_LISTS:
@@ -352,10 +352,10 @@ def read_class_list(root: Root, places: Iterable[Path]) -> tuple[str, ...] | Non
 
 
 def read_names(path: Path) -> tuple[str, ...]:
-    """The class names in a text file, one a line.
+    """The class names in a text file, one per line.
 
     Raises:
-        AnnotationError: if a name stands there twice.
+        AnnotationError: if a name occurs twice.
     """
     names = tuple(line for line in read_lines(path) if line)
     check_names(names, str(path))

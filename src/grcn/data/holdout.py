@@ -1,6 +1,6 @@
-"""A part of the training split that is not trained on, for data sets that have no split to validate on.
+"""Holds out a part of the training split for validation, for data sets without a validation split.
 
-Which photos it holds follows from the photos and labels alone, so that every run and every evaluation finds the same.
+The choice depends only on the photos and labels, so every run and every evaluation gets the same part.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ _SEED = 0
 def hold_out(data: Dataset, workers: int = 2) -> tuple[Dataset, Dataset | None]:
     """Splits a data set into a part to train on and a part to validate on, a fifth or MOST photos.
 
-    Stratified by class (Sechidis et al. 2011, "On the Stratification of Multi-Label Data": from the rarest class on):
-    the rarest class has a photo in the smaller part if it has three, and training keeps one of every class.
-    Near-duplicates, such as neighbouring frames, are kept together: a detector that is validated on a photo it has all
-    but seen looks better than it is.
+    The parts are stratified by class, starting with the rarest class (Sechidis et al. 2011, "On the Stratification of
+    Multi-Label Data"). The rarest class has a photo in the smaller part if it has three photos, and training keeps one
+    photo of every class. Near-duplicates, such as neighbouring frames, stay together, since a detector that is
+    validated on photos very similar to its training photos looks better than it is.
 
     Args:
         data: the training split.
         workers: threads that read photos.
 
     Returns:
-        Both parts, in the order of `data`; None in the place of the second where too few photos can be told apart.
+        Both parts, in the order of `data`; None as the second if there are too few different photos.
     """
     order = sorted(range(len(data)), key=lambda i: data[i].path.relative_to(data.root).as_posix())
     records = [data[i] for i in order]
@@ -57,10 +57,10 @@ def hold_out(data: Dataset, workers: int = 2) -> tuple[Dataset, Dataset | None]:
 
 
 def near_duplicates(paths: Sequence[object], workers: int = 2) -> NDArray[np.intp]:
-    """[N] the number of each photo's group: those that differ little from one another, directly or by others between.
+    """[N] the number of each photo's group. Photos that differ little, directly or through others, form a group.
 
-    Photos are compared by whether each cell of a 16x16 picture of them is brighter than its left neighbour. A photo
-    that cannot be read is alone, and so is each of more than 10,000.
+    Photos are compared by whether each cell of a 16x16 reduction is brighter than its left neighbour. A photo that
+    cannot be read forms its own group, and so does every photo if there are more than 10,000.
     """
     if len(paths) > _MOST_HASHED:
         return np.arange(len(paths))
@@ -93,7 +93,7 @@ def _hash(path: object) -> NDArray[np.float32] | None:
 
 
 def _counts(records: Sequence[ImageRecord], classes: int, groups: NDArray[np.intp]) -> NDArray[np.float64]:
-    """[G, C + 1] for each group the photos that show each class, and its photos."""
+    """[G, C + 1] for each group, the number of photos that show each class, and the number of its photos."""
     counts = np.zeros((int(groups.max(initial=-1)) + 1, classes + 1))
     for record, group in zip(records, groups, strict=True):
         counts[group, np.unique(record.target.labels)] += 1

@@ -82,8 +82,8 @@ class ImageHeader:
     """An image's size, read without decoding it.
 
     Args:
-        height, width: upright, that is after the orientation is applied.
-        orientation: EXIF's or XMP's, 1..8; 1 where there is none.
+        height, width: size after the orientation is applied, so that the image is upright.
+        orientation: orientation from EXIF or XMP, 1..8; 1 if there is none.
     """
 
     height: int
@@ -101,14 +101,15 @@ def read_image(source: Source, *, name: str | None = None, max_pixels: int = MAX
 
     Args:
         source: a path, the file's bytes, a binary file object (read to its end), or a PIL image.
-        name: what errors call it. Default: the path.
-        max_pixels: larger images are refused from their header. At most `READABLE_PIXELS`: Pillow's own limit stays.
+        name: its name in errors. Default: the path.
+        max_pixels: images with more pixels are refused after reading the header. At most `READABLE_PIXELS`, since
+            Pillow's own limit stays in force.
 
     Returns:
         [H, W, 3] uint8 RGB.
 
     Raises:
-        ImageError: naming the image; nothing else, whatever the bytes are.
+        ImageError: if it cannot be decoded, naming the image. No other error is raised, whatever the bytes are.
     """
     label = name or _label(source)
     with _naming(label), _opened(source, label) as image:
@@ -126,12 +127,12 @@ def read_image(source: Source, *, name: str | None = None, max_pixels: int = MAX
 
 
 def read_thumbnail(path: str | os.PathLike[str], width: int, height: int) -> NDArray[np.uint8]:
-    """A photo in a few cells: [height, width] uint8 grey, each the mean of its part of the photo as stored.
+    """Reduces a photo to a few cells: [height, width] uint8 grey, each the mean of its part of the photo as stored.
 
     A JPEG is decoded at a small scale, which takes a tenth of the time.
 
     Raises:
-        ImageError: as `read_image`.
+        ImageError: as in `read_image`.
     """
     label = _label(path)
     with _naming(label), _opened(path, label) as image:
@@ -175,7 +176,7 @@ def brand(start: bytes) -> bytes:
 
 
 def unread(suffix: str) -> str:
-    """What to say of a photo with one of `UNREAD_SUFFIXES`."""
+    """The message for a photo with one of `UNREAD_SUFFIXES`."""
     remedy = {".avif": ", or install Pillow 11.3 or newer"} | dict.fromkeys(
         HEIC_SUFFIXES, ", or pip install 'grcn[heic]'"
     )
@@ -192,7 +193,7 @@ def _label(source: Source) -> str:
 
 @contextmanager
 def _naming(label: str) -> Iterator[None]:
-    """Turns whatever Pillow raises on damaged files into an ImageError that names the image."""
+    """Converts any error of Pillow on damaged files to an ImageError that names the image."""
     try:
         yield
     except ImageError:
@@ -394,14 +395,14 @@ def _upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
 
 
 def upright_boxes(boxes: NDArray[np.float64], header: ImageHeader) -> NDArray[np.float64]:
-    """Turns boxes in the stored image's pixels as `read_image` turns the image.
+    """Rotates boxes in the same way as `read_image` rotates the image.
 
     Args:
-        boxes: [N, 4] xyxy in the pixels of the image as stored.
-        header: of the image.
+        boxes: [N, 4] xyxy in pixels of the image as stored.
+        header: the header of the image.
 
     Returns:
-        [N, 4] xyxy in the pixels of the upright image.
+        [N, 4] xyxy in pixels of the upright image.
     """
     x1, y1, x2, y2 = boxes.T
     if header.orientation in _SWAPPING:

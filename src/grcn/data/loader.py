@@ -1,7 +1,7 @@
 """Batches for training.
 
-Training is one endless stream of images, epoch after epoch, each a permutation of the data set; batch `k` of a run is
-a pure function of (seed, k), and each sample of (seed, epoch, index). So a run that is resumed, or that has other
+Training reads an endless stream of images. Each epoch is a permutation of the data set. Batch `k` of a run is a pure
+function of (seed, k), and each sample is one of (seed, epoch, index). So a resumed run, or a run with another number of
 workers or devices, sees the same images, augmented in the same way, in the same order.
 """
 
@@ -35,10 +35,10 @@ from grcn.errors import DataError, ImageError, met_open_files_limit
 
 
 class Origin(NamedTuple):
-    """Where a sample of a batch comes from.
+    """The origin of a sample in a batch.
 
-    number: of the record whose image it is; file: that image; broken: why files could not be decoded whose place it
-    takes.
+    number: the number of its record; file: its image file; broken: the errors of the files that it replaces because
+    they could not be decoded.
     """
 
     number: int
@@ -47,7 +47,7 @@ class Origin(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """images: uint8 [3, H, W] each; targets: `boxes` [N, 4] float32 and `labels` [N] int64 each, as the model's."""
+    """images: each uint8 [3, H, W]; targets: each with `boxes` [N, 4] float32 and `labels` [N] int64, for the model."""
 
     images: list[Tensor]
     targets: list[dict[str, Tensor]]
@@ -63,13 +63,13 @@ Place = tuple[int, int]
 class Stream(Sampler[list[Place]]):
     """The batches of a run, or of one rank of it, as (epoch, index) of each image.
 
-    The run's images are numbered from 0 through all epochs; batch k holds numbers k * B to (k + 1) * B - 1, of which
-    rank r of W takes each W-th. A batch may span two epochs: none is cut short and no image is left out.
+    The images of a run are numbered from 0 through all epochs. Batch k holds numbers k * B to (k + 1) * B - 1, and rank
+    r of W takes every W-th of them. A batch may span two epochs, so no batch is cut short and no image is left out.
 
     Args:
-        images: in the data set.
+        images: number of images in the data set.
         batch_size: B, over all ranks; a multiple of `world`.
-        batches: of the whole run.
+        batches: number of batches in the whole run.
         start: the first batch to yield.
     """
 
@@ -108,9 +108,9 @@ class TrainingSet(TorchDataset[Drawn]):
     """Augmented samples by (epoch, index).
 
     Args:
-        samples: of the whole run, at whose end no mosaics are made.
-        extra: an augmentation of the user's own, called last (`grcn.data.extra`).
-        skip_broken: put the next image of the data set in the place of one that cannot be decoded.
+        samples: number of samples in the whole run; mosaics are off at its end.
+        extra: the user's own augmentation, called last (`grcn.data.extra`).
+        skip_broken: replace an image that cannot be decoded by the next image of the data set.
     """
 
     def __init__(
@@ -180,14 +180,14 @@ class TrainingSet(TorchDataset[Drawn]):
 
 
 def objects(record: ImageRecord, *, use_difficult: bool = True) -> tuple[Tensor, Tensor]:
-    """What a detector learns from in an image: boxes [N, 4] float32 and labels [N] int64, without crowds."""
+    """The training targets of an image: boxes [N, 4] float32 and labels [N] int64, without crowds."""
     target = record.target
     keep = ~target.crowd if use_difficult else ~target.crowd & ~target.difficult
     return torch.from_numpy(target.boxes[keep]), torch.from_numpy(target.labels[keep])
 
 
 def collate(samples: list[Drawn]) -> Batch | DataError:
-    """Samples as a batch; the first error, where one of them is."""
+    """Collates samples to a batch; returns the first error if there is one among them."""
     good: list[Sample] = []
     for sample in samples:
         if isinstance(sample, DataError):
@@ -197,12 +197,12 @@ def collate(samples: list[Drawn]) -> Batch | DataError:
 
 
 class Loader(DataLoader[Any]):
-    """A DataLoader that raises the samples' errors in the main process, and counts the time it is waited for.
+    """A DataLoader that raises errors of samples in the main process, and measures the time spent waiting for it.
 
     Raises:
-        ImageError: naming the image that cannot be decoded.
-        DataError: where its processes cannot be started, or cannot hand over what they read; naming the limit where too
-            many files are open.
+        ImageError: if an image cannot be decoded, naming it.
+        DataError: if its processes cannot be started or cannot pass on what they read. It names the limit if too many
+            files are open.
     """
 
     def __init__(self, dataset: TorchDataset[Any], *, workers: int, pin_memory: bool, **how: Any) -> None:
@@ -217,7 +217,7 @@ class Loader(DataLoader[Any]):
         self._waited = 0.0
 
     def take_waited(self) -> float:
-        """Seconds that batches were waited for since the last call."""
+        """Seconds spent waiting for batches since the last call."""
         waited, self._waited = self._waited, 0.0
         return waited
 
@@ -251,7 +251,8 @@ class Loader(DataLoader[Any]):
             except OSError as error:
                 raise open_files_error(error) or DataError(
                     f"{tempfile.gettempdir()}: loader processes cannot open a socket in this folder for temporary "
-                    f"files: {error}; set TMPDIR to another (a socket's path has at most some 100 bytes), or workers 0"
+                    f"files: {error}; set TMPDIR to a shorter path (a socket's path has about 100 bytes at most), "
+                    "or use workers 0"
                 ) from None
         try:
             return super().__iter__()
@@ -269,12 +270,12 @@ OPEN_FILES = (
 
 
 def open_files_error(error: BaseException | None) -> DataError | None:
-    """Names the limit of open files where an error comes from it; None where it does not."""
+    """The limit of open files if an error comes from it, in words; None if not."""
     return DataError(OPEN_FILES) if met_open_files_limit(error) else None
 
 
 def _met_the_limit(error: BaseException, workers: Sequence[multiprocessing.Process]) -> bool:
-    """Whether an error, or the end of a worker that it comes from, is of too many open files."""
+    """Whether an error, or the death of the worker behind it, comes from too many open files."""
     deadline = time.monotonic() + (1.0 if workers else 0.0)  # a worker that ends is not gone at once
     while not met_open_files_limit(error) and time.monotonic() < deadline:
         if any(worker.exitcode == errno.EMFILE for worker in workers):
@@ -285,12 +286,12 @@ def _met_the_limit(error: BaseException, workers: Sequence[multiprocessing.Proce
 
 @contextmanager
 def worker_deaths() -> Iterator[None]:
-    """Names what happened when a loader process is killed, as by the system when memory runs out.
+    """Explains the error after a loader process was killed, for instance by the system when memory ran out.
 
-    torch raises that wherever the main process is just then (from SIGCHLD), not only where it waits for a batch.
+    torch raises this error from SIGCHLD, so it can appear anywhere in the main process.
 
     Raises:
-        DataError: in its place; and in that of any error that comes from too many open files.
+        DataError: in place of that error, and of any error that comes from too many open files.
     """
     try:
         yield
@@ -313,7 +314,7 @@ def training_loader(dataset: TrainingSet, stream: Stream, *, workers: int, pin_m
 
 
 def _read(record: ImageRecord) -> Tensor:
-    """The record's image, uint8 [3, H, W]; H x W x 3 in memory, which is what resizing is fastest on."""
+    """The record's image, uint8 [3, H, W], laid out in memory as H x W x 3, on which resizing is fastest."""
     return torch.from_numpy(np.require(record.pixels(), requirements="W")).permute(2, 0, 1)
 
 
@@ -328,7 +329,7 @@ def _begin_worker(worker: int) -> None:
 
 
 def _end_worker(error: BaseException, batch: object = None) -> NoReturn:
-    """Ends the process, of which the main process hears, with a line or an exit code that says why."""
+    """Ends this worker process, with a line or an exit code that tells the reason. The main process notices."""
     if met_open_files_limit(error):
         os._exit(errno.EMFILE)  # the main process says it
     if isinstance(error, (ConnectionError, EOFError)):

@@ -1,7 +1,7 @@
-"""Training samples made of several photos: mosaics, and objects pasted from one photo into another.
+"""Training samples from several photos: mosaics, and objects pasted from one photo into another.
 
-Pure functions of photos, boxes and a generator. Images are uint8 [3, H, W], boxes [N, 4] float32 xyxy in their pixels,
-labels [N] int64.
+All are pure functions of photos, boxes and a generator. Images are uint8 [3, H, W], boxes [N, 4] float32 xyxy in pixels
+of the image, labels [N] int64.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ _MOST_COVERED = 0.1  # of a pasted object, and of any that it meets
 
 
 def mosaic(photos: Sequence[Objects], rng: np.random.Generator) -> Objects:
-    """Four photos that meet in a point, each shrunk and cut to its corner (Bochkovskiy et al. 2020, "YOLOv4").
+    """Combines four photos that meet in a point, each shrunk and cropped (Bochkovskiy et al. 2020, "YOLOv4").
 
     Args:
-        photos: four; the result has the size of the first.
-        rng: decides where they meet, how much each shrinks and which part of it is seen.
+        photos: four photos; the result has the size of the first.
+        rng: determines where they meet, how much each shrinks and which part of it is visible.
     """
     first = photos[0][0]
     height, width = first.shape[-2:]
@@ -57,13 +57,13 @@ def mosaic(photos: Sequence[Objects], rng: np.random.Generator) -> Objects:
 
 
 def paste_objects(photo: Objects, other: Objects, rng: np.random.Generator) -> Objects:
-    """A photo with up to three objects of another pasted where they cover no other, as rectangles.
+    """Pastes up to three objects of another photo into a photo, as rectangles, where they cover no other object.
 
     (Ghiasi et al. 2021, "Simple Copy-Paste", with boxes in the place of masks; Dwibedi et al. 2017, "Cut, Paste and
     Learn".)
 
     Args:
-        rng: decides which objects, how large each becomes and where it lies.
+        rng: determines the objects, their sizes and their places.
     """
     image, boxes, labels = photo
     source, own_boxes, own_labels = other
@@ -90,7 +90,7 @@ def paste_objects(photo: Objects, other: Objects, rng: np.random.Generator) -> O
 
 
 def _covered(box: Tensor, boxes: Tensor) -> Tensor:
-    """[N] what a box [1, 4] and each of `boxes` have in common, as a share of the smaller."""
+    """[N] the intersection of a box [1, 4] with each of `boxes`, as a share of the smaller one."""
     low, high = torch.maximum(box[:, :2], boxes[:, :2]), torch.minimum(box[:, 2:], boxes[:, 2:])
     common = (high - low).clamp(min=0).prod(dim=1)
     return common / torch.minimum(area(box), area(boxes))

@@ -1,4 +1,4 @@
-"""What the readers of data sets return, and how they account for what they find wrong."""
+"""The results of the readers of data sets, and how they record defects."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MOST_CLASSES = 10_000  # that have numbers alone; the largest public sets of box
 
 @dataclass(frozen=True)
 class ImageRecord:
-    """One image of a data set and what is annotated in it.
+    """One image of a data set with its annotated objects.
 
     Args:
         image_id: the COCO file's id, or the file's stem (other formats).
@@ -46,7 +46,7 @@ class ImageRecord:
         """The decoded image, [height, width, 3] uint8 RGB.
 
         Raises:
-            ImageError: naming the file, where it cannot be decoded or is of another size than the record's.
+            ImageError: if it cannot be decoded or has another size than in the record; it names the file.
         """
         pixels = read_image(self.path)
         self._check_size(*pixels.shape[:2])
@@ -55,21 +55,22 @@ class ImageRecord:
     def _check_size(self, height: int, width: int) -> None:
         if (height, width) != (self.height, self.width):
             raise ImageError(
-                f"{self.path}: is {width} x {height}, but was {self.width} x {self.height} when its boxes were read: "
-                "they would lie elsewhere; save it anew, and leave it alone meanwhile"
+                f"{self.path}: is {width} x {height}, but was {self.width} x {self.height} when its boxes were read; "
+                "check the boxes, and do not change photos while they are in use"
             )
 
 
 @dataclass(frozen=True)
 class Defect:
-    """Something wrong in a data set, and what was done about it.
+    """A defect in a data set, and what was done about it.
 
     Args:
-        kind: a short name to count by, such as `box-clipped` or `missing-image`.
-        file: the file it stands in, relative to the data set's root.
+        kind: a short name for counting, such as `box-clipped` or `missing-image`.
+        file: the file that has it, relative to the root of the data set.
         message: what was found and what was done.
-        object_index: where in the file: VOC's objects and COCO's entries from 0, lines of text from 1; None: the whole.
-        exit_code: of the error kind that it belongs to; 0: a remark, nothing is lost by it.
+        object_index: the place in the file: VOC's objects and COCO's entries count from 0, lines of text from 1; None:
+            the whole file.
+        exit_code: exit code of the kind of error that it belongs to; 0: a remark, with no loss of data.
     """
 
     kind: str
@@ -88,14 +89,14 @@ class Dataset:
     """One split of a data set, read and checked; pixels are decoded later, by `ImageRecord.pixels`.
 
     Args:
-        root: the folder that was opened; the data set may lie deeper in it.
-        format: how it is annotated.
-        split: the split's name as the folder gives it.
+        root: the folder that was opened; the data set may lie in a subfolder.
+        format: the annotation format.
+        split: the name of the split in the folder.
         class_names: [C] names; class id i is `class_names[i]`.
         category_ids: [C] the COCO file's category id of each class; 1..C for the other formats.
         records: the images.
-        defects: what was found wrong; each is counted here, nothing is dropped silently.
-        files: what was read for the split, or spoken of in what was read: annotations, lists, photos left out.
+        defects: all defects; nothing is dropped silently.
+        files: files that were read for the split or that those files name: annotations, lists, photos left out.
     """
 
     root: Path
@@ -119,11 +120,11 @@ class Dataset:
 
 @dataclass(frozen=True)
 class AnnotatedImage:
-    """One image and its boxes, to be written in one of the formats.
+    """One image and its boxes, for writing in one of the formats.
 
     Args:
-        file_name: the image's file name, as the annotation is to give it.
-        height, width: of the image, in pixels.
+        file_name: name of the image file for the annotation.
+        height, width: size of the image, in pixels.
         boxes: [N, 4] xyxy pixels, half-open.
         class_ids: [N] class ids 0..C-1.
         scores: [N] 0..1 for detections; None for annotations.
@@ -139,19 +140,19 @@ class AnnotatedImage:
 
 @dataclass
 class Annotations:
-    """What is annotated in one image, as a reader found it.
+    """The annotations of one image, as a reader found them.
 
     Args:
         image_id: as in `ImageRecord`.
-        path, header: of the image.
-        file: that holds the annotations.
-        names: [N] the objects' classes.
+        path, header: path and header of the image.
+        file: the file that holds the annotations.
+        names: [N] the classes of the objects.
         boxes: [N, 4] xyxy in pixels of the image that was annotated.
-        places: [N] where in the file each object stands, as in `Defect`.
-        where: how messages call the object of an index 0..N-1.
-        size: (height, width) of the image as annotated; None where the file does not say.
-        difficult, crowd: [N] flags; none: all False.
-        areas: [N] as given, NaN where they are not; none: the boxes'.
+        places: [N] the place of each object in the file, as in `Defect`.
+        where: gives the name of the object with an index 0..N-1 for messages.
+        size: (height, width) of the annotated image; None if the file does not say.
+        difficult, crowd: [N] flags; empty: all False.
+        areas: [N] areas in the file, NaN for those that it does not give; empty: areas of the boxes.
     """
 
     image_id: int | str
@@ -170,12 +171,13 @@ class Annotations:
 
 @dataclass
 class Findings:
-    """What a reader found wrong: raises, or collects and goes on.
+    """The findings of a reader: raises errors, or collects them and goes on.
 
     Args:
         root: the folder that was opened; defects name files relative to it.
-        on_error: `raise`: broken files raise; `collect`: each becomes a defect and its file or object is left out.
-        files: what was read, or spoken of in what was read; see `Dataset`.
+        on_error: with `raise`, broken files raise an error; with `collect`, each becomes a defect, and its file or
+            object is left out.
+        files: files that were read or named; see `Dataset`.
     """
 
     root: Path
@@ -190,7 +192,7 @@ class Findings:
         self._add(kind, file, message, index, error.exit_code)
 
     def remark(self, kind: str, file: Path, message: str, index: int | None = None) -> None:
-        """Says what was made of something unusual by which nothing is lost."""
+        """Adds a remark on something unusual that was handled without loss of data."""
         self._add(kind, file, message, index, 0)
 
     def _add(self, kind: str, file: Path, message: str, index: int | None, exit_code: int) -> None:
@@ -200,17 +202,17 @@ class Findings:
     def fault(
         self, kind: str, file: Path, message: str, index: int | None = None, error: type[DataError] = AnnotationError
     ) -> None:
-        """Raises `error`, or counts a defect where errors are collected."""
+        """Raises `error`, or counts a defect if errors are collected."""
         if self.on_error == "raise":
             raise error(f"{file}: {message}")
         self.note(kind, file, f"{message}: left out", index, error)
 
     def broken(self, file: Path, error: AnnotationError) -> None:
-        """The fault of a file that cannot be read at all, from the error that names it."""
+        """Reports a file that cannot be read at all, from the error that names it."""
         self.fault("broken-annotation", file, str(error).removeprefix(f"{file}: "))
 
     def locate(self, finder: ImageFinder, name: str, file: Path, where: str, index: int) -> Path | None:
-        """The image that an annotation names; None where it is left out, with its objects, and that is counted."""
+        """The image that an annotation names. None if it is left out with its objects, which is counted."""
         try:
             return finder.find(name)
         except NotFoundError as error:
@@ -223,13 +225,13 @@ class Findings:
             return None
 
     def classes_by_number(self, highest: int, place: Path) -> tuple[str, ...]:
-        """Names of the classes 0 to `highest` that nothing names: their numbers, which is said.
+        """Names for classes 0 to `highest` if the data set has none: their numbers, with a remark.
 
         Raises:
-            AnnotationError: where these are too many to be classes.
+            AnnotationError: if these are too many to be classes.
         """
         if highest >= MOST_CLASSES:
-            raise AnnotationError(f"{place}: class {highest} with nothing to name it; name the classes in classes.txt")
+            raise AnnotationError(f"{place}: class {highest} has no name; list the class names in classes.txt")
         if highest >= 0:
             message = f"is missing, and no other file names the classes, so they are called 0 to {highest}"
             remedy = "to name them, write that file, one name a line in that order"
@@ -241,10 +243,10 @@ class Findings:
         self.note("unread-kind", image, f"{unread(image.suffix)}; left out, with its objects", error=ImageError)
 
     def headers(self, images: Sequence[Path]) -> dict[Path, ImageHeader]:
-        """The images' sizes from their headers; without those that are broken where that is collected.
+        """The sizes of the images from their headers. Broken images are left out if errors are collected.
 
         Raises:
-            ImageError: of the first broken one, unless they are collected.
+            ImageError: on the first broken image, unless errors are collected.
         """
         found = {}
         for image in images:
@@ -258,9 +260,9 @@ class Findings:
         return found
 
     def records(self, annotated: Sequence[Annotations], class_names: Sequence[str]) -> list[ImageRecord]:
-        """The records of a split: classes by id, boxes upright and by the one policy of `grcn.data.boxes`.
+        """The records of a split, with class ids and upright boxes that follow the policy of `grcn.data.boxes`.
 
-        Boxes of all images are cleaned at once: image by image takes many times as long.
+        Boxes of all images are cleaned together, since doing this image by image takes many times as long.
 
         Raises:
             AnnotationError: on an object of another class, unless the findings collect them.
@@ -311,8 +313,8 @@ class Findings:
     def _align(self, item: Annotations, boxes: Boxes) -> Boxes:
         """Boxes as annotated, [N, 4] xyxy, in the upright image's pixels.
 
-        The header's size holds. Where the annotation's (height, width) is that of the image as stored and not that
-        of the upright one, its boxes were drawn on the image as stored, and are turned with it.
+        The size in the header is used. If the (height, width) in the annotation is that of the image as stored, and not
+        that of the upright image, the boxes were drawn on the image as stored and are rotated with it.
         """
         assert item.size is not None
         height, width = item.size
@@ -334,11 +336,11 @@ def numbered(pattern: str, places: Sequence[int]) -> Callable[[int], str]:
 
 
 class ImageIds:
-    """Ids for images to which their format gives none: their stems; where several share one, their paths.
+    """Ids for images whose format has none: their stems, or their paths if several share a stem.
 
     Args:
-        images: all those of a split.
-        folder: that paths are relative to.
+        images: all images of a split.
+        folder: the folder that paths are relative to.
     """
 
     def __init__(self, images: Iterable[Path], folder: Path) -> None:

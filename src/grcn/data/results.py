@@ -1,4 +1,4 @@
-"""Anyone's detections, from a file in COCO's results format."""
+"""Reads detections of any tool from a file in COCO's results format."""
 
 from __future__ import annotations
 
@@ -31,30 +31,31 @@ def load_results(
     class_of: Mapping[Id, int] | None = None,
     max_bytes: int = MAX_BYTES,
 ) -> list[Detections]:
-    """Read a COCO results file: a JSON list of `{"image_id", "category_id", "bbox": [x, y, width, height], "score"}`,
-    or a `.jsonl` file with one of them a line.
+    """Reads a COCO results file: a JSON list of `{"image_id", "category_id", "bbox": [x, y, width, height], "score"}`,
+    or a `.jsonl` file with one of these objects per line.
 
-    `image_id` is the record's own id. Also understood, where no two images share it: the image's file name without
-    suffix (a VOC image's own id is that already), and for ids that are digits, such as VOC's "000005", the number 5.
-    `category_id` is one of `dataset.category_ids`: the file's own for COCO, 1..C in the order of the class names else.
-    Other keys are ignored. Boxes and scores become float32, equal scores keep the file's order. Boxes without area
-    are kept; they match nothing.
+    `image_id` is the id in the record. If no two images share it, the file name of the image without suffix also works
+    (for VOC, that is the id), and for an id of digits, such as VOC's "000005", the number 5. `category_id` is one of
+    `dataset.category_ids`: the id in the file for COCO, otherwise 1..C in the order of the class names. Other keys are
+    ignored. Boxes and scores become float32, and equal scores keep the order of the file. Boxes without area are kept;
+    they match nothing.
 
     Args:
-        path: the file, UTF-8. The last line of a `.jsonl` file counts only where it ends with a line break: whoever
-            wrote it may have been stopped.
-        dataset: whose images and classes the file speaks of.
-        image_of: what the file's image ids mean where they are not as above: the record's index, or None for an image
-            that the data set lacks, whose detections are left out.
-        class_of: the class id of each of the file's category ids, where they are not as above.
-        max_bytes: a larger file is refused; parsing takes some ten times its size in memory.
+        path: the file, UTF-8. The last line of a `.jsonl` file counts only if it ends with a line break, since its
+            writer may have been stopped.
+        dataset: the data set that the detections are on.
+        image_of: maps the image ids of the file to indices of records, if they are not as above; None for an image that
+            is not in the data set, whose detections are left out.
+        class_of: maps the category ids of the file to class ids, if they are not as above.
+        max_bytes: a larger file is refused; parsing takes about ten times its size in memory.
 
     Returns:
         Detections aligned with `dataset.records`; none for images that the file does not name.
 
     Raises:
-        AnnotationError: naming the file, the result's index and the value: not a readable JSON list, a key missing, an
-            image or category that the data set lacks, numbers that are not finite, a negative width or height.
+        AnnotationError: on a file that is not a JSON list, a missing key, an image or category that is not in the data
+            set, numbers that are not finite, and a negative width or height. It names the file, the index of the result
+            and the value.
     """
     path = Path(path)
     if image_of is None:
@@ -128,7 +129,7 @@ def _read_list(path: Path, max_bytes: int) -> list[Any]:
 
 
 def _image_ids(dataset: Dataset) -> dict[Id, int]:
-    """The record's index for every id that a file may use for an image; none for an id that two images share."""
+    """The index of a record for every id that a file may use for its image, without ids that two images share."""
     own: list[tuple[Id, int]] = [(record.image_id, i) for i, record in enumerate(dataset.records)]
     stems: list[tuple[Id, int]] = [(record.path.stem, i) for i, record in enumerate(dataset.records)]
     return {**by_id(own), **unshared(stems), **unshared(own)}

@@ -1,7 +1,7 @@
-"""What the sizes in a data set mean for a detector, and the input size, strides and anchors that suit them.
+"""Measures how a detector suits the object sizes of a data set, and chooses input size, strides and anchors for them.
 
-A stride means something only relative to the size of objects in input pixels. So everything here is measured after
-the images are resized as the detector's input is, in cells of a stride (square root of the area / stride).
+A stride is meaningful only relative to the size of objects in input pixels. So everything here is measured after the
+images are resized to the input of the detector, in cells of a stride (square root of the area / stride).
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Objects:
-    """All objects of some data sets at the size at which a detector sees them; crowd boxes left out.
+    """All objects of some data sets at the input size of a detector, without crowd boxes.
 
     Args:
         boxes: [N, 4] float64 xyxy in input pixels.
@@ -70,13 +70,13 @@ class Objects:
         return roots
 
     def smallest_class(self, quantile: float = 0.5) -> tuple[str, float]:
-        """The class whose median object is smallest, and that median; rare classes only where all are rare.
+        """The class with the smallest median object, and that median. Rare classes count only if all are rare.
+
+        Classes matter because AP is a mean over classes: a class of small objects weighs as much as a class of large
+        ones, even if it has few boxes.
 
         Args:
-            quantile: of the sizes in a class that is taken in place of the median.
-
-        By class because the mean over classes is what AP counts: a class of small objects weighs as much as a class
-        of large ones, however few its boxes are.
+            quantile: quantile of the sizes in a class to use in place of the median.
         """
         groups = [self.sizes[self.labels == label] for label in range(len(self.class_names))]
         least = min(MIN_CLASS, max(len(group) for group in groups))
@@ -94,16 +94,16 @@ class Sizing:
     """How a detector's input size, strides and anchors suit a data set.
 
     Args:
-        short_side, long_side: of the input, pixels.
-        cls_stride, loc_stride, rpn_stride: input pixels per cell; on a pyramid of the map that the smallest class's
-            median object is pooled from, and of the finest.
-        anchor_sizes, anchor_ratios: the RPN's.
-        smallest_class: the class whose median object is smallest.
-        smallest_median: that median, square root of the area in input pixels.
-        cells: for each stride the objects' sizes in cells at QUANTILES.
-        reach: for each IoU of IOUS the share of objects whose best anchor reaches it, 0..1.
-        detections_per_image: the most that can come out.
-        most_objects: in any one image.
+        short_side, long_side: sides of the input, in pixels.
+        cls_stride, loc_stride, rpn_stride: input pixels per cell. On a pyramid, the first two are of the map that the
+            median object of the smallest class is pooled from, and the third is of the finest map.
+        anchor_sizes, anchor_ratios: anchors of the RPN.
+        smallest_class: the class with the smallest median object.
+        smallest_median: that median, as square root of the area in input pixels.
+        cells: for each stride, the sizes of the objects in cells, at QUANTILES.
+        reach: for each IoU in IOUS, the share of objects whose best anchor reaches it, 0..1.
+        detections_per_image: the largest number of detections that the detector returns.
+        most_objects: the largest number of objects in one image.
     """
 
     short_side: int
@@ -139,7 +139,7 @@ class Sizing:
 
 
 def objects_at(datasets: Sequence[Dataset], short: float, long: float) -> Objects:
-    """The objects of the data sets at an input size: the shorter side at `short` pixels, the longer at most `long`."""
+    """The objects of the data sets at an input size: shorter side `short` pixels, longer side at most `long`."""
     names = tuple(dict.fromkeys(name for dataset in datasets for name in dataset.class_names))
     boxes, sizes, labels = [np.zeros((0, 4))], [np.zeros((0, 2))], [np.zeros(0, np.int64)]
     for dataset in datasets:
@@ -159,9 +159,10 @@ def objects_at(datasets: Sequence[Dataset], short: float, long: float) -> Object
 def best_iou(objects: Objects, sizes: Sequence[float], ratios: Sequence[float], stride: int) -> Floats:
     """[N] the greatest IoU of each object with any anchor of the grid.
 
-    Anchors are as torchvision's AnchorGenerator and `grcn.geometry.anchors` lay them: sides rounded to whole pixels
-    about the centre, centres at multiples of the stride from 0, one for each cell of the map. IoU with an anchor of
-    given sides only grows as its centre nears the object's along either axis, so the nearest centre is the best.
+    Anchors are placed as in torchvision's AnchorGenerator and `grcn.geometry.anchors`: sides are rounded to whole
+    pixels around the centre, and centres are at multiples of the stride from 0, one for each cell of the map. For an
+    anchor of given sides, IoU grows as its centre approaches that of the object along either axis, so the nearest
+    centre is the best.
     """
     centres = (objects.boxes[:, :2] + objects.boxes[:, 2:]) / 2
     cells = np.ceil(objects.image_sizes[:, ::-1] / stride)  # [N, 2] along x, y
@@ -180,12 +181,12 @@ def best_iou(objects: Objects, sizes: Sequence[float], ratios: Sequence[float], 
 
 
 def rpn_stride(config: DetectorConfig) -> int:
-    """Input pixels per cell of the map that the RPN looks at."""
+    """Input pixels per cell of the map that the RPN uses."""
     return rpn_stride_of(config, stage_strides(config.backbone))
 
 
 def _strides(config: DetectorConfig, small: float) -> tuple[int, int]:
-    """Input pixels per cell of the maps from which classification and localization see an object of size `small`."""
+    """Input pixels per cell of the maps that classification and localization use for an object of size `small`."""
     if config.neck == "none":
         return config.cls_stride, config.loc_stride
     cls, loc = (
@@ -196,7 +197,7 @@ def _strides(config: DetectorConfig, small: float) -> tuple[int, int]:
 
 
 def best_anchor(objects: Objects, config: DetectorConfig) -> Floats:
-    """[N] the greatest IoU of each object with any anchor of the detector, on a pyramid each map's own."""
+    """[N] the greatest IoU of each object with any anchor of the detector; on a pyramid, each map has its own."""
     rpn, stride = config.rpn, rpn_stride(config)
     if config.neck == "none":
         return best_iou(objects, rpn.anchor_sizes, rpn.anchor_ratios, stride)
@@ -206,10 +207,10 @@ def best_anchor(objects: Objects, config: DetectorConfig) -> Floats:
 
 
 def measure(datasets: Sequence[Dataset], config: DetectorConfig) -> Sizing:
-    """How `config` suits the data sets.
+    """Measures how `config` suits the data sets.
 
     Raises:
-        DataError: where they have no objects.
+        DataError: if they have no objects.
     """
     objects = objects_at(datasets, config.input.short_side, config.input.long_side)
     _need_objects(objects, datasets)
@@ -240,27 +241,27 @@ def _most_objects(datasets: Sequence[Dataset]) -> int:
 def fit_config(dataset: Dataset | Sequence[Dataset], config: DetectorConfig) -> DetectorConfig:
     """`config` with the input size, strides and anchors that suit a data set (`grcn train --fit data`).
 
-    - Input: the images' own median short side, enlarged (at most MAX_ENLARGE times) until the median object of the
-      smallest class spans LOC_CELLS cells of stride 16; never above `config.input`, which caps it.
-    - Strides: the coarsest that leave the median object of the smallest class LOC_CELLS cells of the localization
-      map and CLS_CELLS of the classification map, never coarser than `config`'s own. Where both tasks share a map,
-      localization decides. A pyramid has all; it loses conv2's where nine tenths of the objects of every class span
-      LEVEL_CELLS cells of the next.
+    - Input: the median short side of the images, enlarged (at most MAX_ENLARGE times) until the median object of the
+      smallest class spans LOC_CELLS cells of stride 16. It is never larger than `config.input`.
+    - Strides: the coarsest strides at which the median object of the smallest class spans LOC_CELLS cells of the
+      localization map and CLS_CELLS cells of the classification map. They are never coarser than those of `config`. If
+      both tasks share a map, localization decides. A pyramid has all strides; it loses the map of conv2 if nine tenths
+      of the objects of every class span LEVEL_CELLS cells of the next map.
     - Anchors: as many sizes and ratios as `config` has, at the centres of weighted k-means on log sqrt(area) and on
-      log(height / width), each class weighted by one over the square root of its count. (Clustering boxes for anchors
-      is Redmon and Farhadi's, "YOLO9000", 2017, section 2; here sizes and ratios are clustered apart, since Faster
-      R-CNN's anchors are their product.) Centres nearer than MIN_STEP are merged. On a pyramid each map has one size: a
-      centre of LOC_CELLS of its cells or more, all as near to 8 cells as can be, or 8 cells. `config`'s own anchors
-      stay where these overlap the objects no better.
-    - Detections: where an image has more objects than `config` lets come out, ROOM times as many, rounded up to
+      log(height / width). A class is weighted by one over the square root of its count. (Clustering boxes for anchors
+      is from Redmon and Farhadi, "YOLO9000", 2017, section 2. Here sizes and ratios are clustered separately, since
+      the anchors of Faster R-CNN are their product.) Centres closer than MIN_STEP are merged. On a pyramid each map
+      has one size: a centre that spans at least LOC_CELLS of its cells, as close to 8 cells as possible, or 8 cells.
+      If these anchors do not overlap the objects better, the anchors of `config` stay.
+    - Detections: if an image has more objects than `config` returns detections, ROOM times as many, rounded up to
       hundreds, and at least twice as many proposals.
 
     Args:
-        dataset: the training split, or several.
-        config: of the preset in use; everything else in it stays.
+        dataset: the training split, or several splits.
+        config: the configuration of the preset; everything else in it stays.
 
     Raises:
-        DataError: where there are no objects.
+        DataError: if there are no objects.
     """
     datasets = [dataset] if isinstance(dataset, Dataset) else list(dataset)
     config = replace(config, input=_fit_input(datasets, config.input))
@@ -284,7 +285,7 @@ def fit_config(dataset: Dataset | Sequence[Dataset], config: DetectorConfig) -> 
 
 
 def _rounded(values: Floats, digits: int) -> tuple[float, ...]:
-    """Values rounded for reading: to whole numbers, or to `digits` significant ones; each once."""
+    """Values rounded for display: to whole numbers, or to `digits` significant digits; each value once."""
     return tuple(dict.fromkeys(float(f"{v:.{digits}g}") if digits else float(round(v)) for v in values))
 
 
@@ -304,7 +305,7 @@ def _fit_input(datasets: Sequence[Dataset], caps: InputConfig) -> InputConfig:
 
 
 def _fit_limits(config: DetectorConfig, most: int) -> DetectorConfig:
-    """`config` with as many detections and proposals per image as `most` objects need."""
+    """`config` with enough detections and proposals per image for `most` objects."""
     if most <= config.roi.detections_per_image:
         return config
     count = 100 * math.ceil(ROOM * most / 100)
@@ -333,7 +334,7 @@ def _fit_maps(config: DetectorConfig, objects: Objects) -> DetectorConfig:
 
 
 def _level_sizes(objects: Objects, weights: Floats, config: DetectorConfig) -> tuple[float, ...]:
-    """An anchor size for each map of a pyramid: as many centres as can have maps, the others 8 cells of theirs."""
+    """An anchor size for each map of a pyramid: cluster centres for as many maps as possible, 8 cells for the rest."""
     strides = config.neck_stride * 2 ** np.arange(len(config.rpn.anchor_sizes))
     usual = 8.0 * strides
     for count in range(len(usual), 0, -1):
@@ -348,9 +349,9 @@ def _level_sizes(objects: Objects, weights: Floats, config: DetectorConfig) -> t
 
 
 def _centres(values: Floats, weights: Floats, count: int) -> Floats:
-    """At most `count` cluster centres [K], rising: weighted k-means on a line, begun at the weighted quantiles.
+    """At most `count` cluster centres [K], ascending: weighted k-means in one dimension, started at weighted quantiles.
 
-    Centres closer than MIN_STEP (values are logarithms) say that fewer suffice, so fewer are taken.
+    If centres are closer than MIN_STEP (values are logarithms), fewer centres are used.
     """
     order = np.argsort(values, kind="stable")
     values, weights = values[order], weights[order]

@@ -1,4 +1,4 @@
-"""Reading what annotations consist of: text in any Unicode encoding, JSON, XML, CSV, numbers, flags, ids."""
+"""Reads the parts of annotations: text in any Unicode encoding, JSON, XML, CSV, numbers, flags and ids."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def read_bytes(path: Path, limit: int = MAX_TEXT) -> bytes:
 
 
 def read_start(path: Path, size: int) -> bytes:
-    """A file's first bytes; none where it cannot be read."""
+    """The first bytes of a file; empty if it cannot be read."""
     try:
         if path.is_file():  # opening a pipe would wait for ever
             with open(path, "rb") as file:
@@ -60,7 +60,7 @@ def sniff(path: Path, size: int) -> str:
 
 
 def read_text(path: Path, limit: int = MAX_TEXT) -> str:
-    """A text file: UTF-8, or UTF-16 or UTF-32, which its byte-order mark or its first characters tell.
+    """Reads a text file in UTF-8, UTF-16 or UTF-32, as told by its byte-order mark or its first characters.
 
     Raises:
         AnnotationError: if it cannot be read or is none of these.
@@ -87,7 +87,7 @@ def read_json(path: Path, kind: type, expected: str, limit: int) -> Any:
     """A JSON file's content.
 
     Args:
-        kind: of which it must be, dict or list; expected: what to call that.
+        kind: the type that it must have, dict or list; expected: the name of that type in errors.
 
     Raises:
         AnnotationError: if it cannot be read or is something else.
@@ -109,7 +109,7 @@ def read_xml(path: Path, root: str, limit: int = MAX_TEXT) -> Element:
         root: its name.
 
     Raises:
-        AnnotationError: if it cannot be read, is no XML of that root, or declares what is not followed.
+        AnnotationError: if it cannot be read, is not XML with that root, or declares entities or a DTD.
     """
     try:
         element: Element = defusedxml.ElementTree.fromstring(read_bytes(path, limit))
@@ -169,7 +169,7 @@ def number(text: object) -> float:
 
 
 def flag(value: object) -> bool | None:
-    """Yes or no from an annotation, as a number, a JSON boolean or a word; None where it leaves that open.
+    """Reads yes or no from an annotation: a number, a JSON boolean or a word; None if it is unspecified.
 
     Raises:
         ValueError: for anything else.
@@ -218,7 +218,7 @@ def unshared(ids: Iterable[tuple[Id, int]]) -> dict[Id, int]:
 
 
 def shown(value: object) -> str:
-    """A value from an annotation as an error message quotes it: short, whatever it is.
+    """A value from an annotation, shortened for an error message.
 
     >>> shown([1, 2, 3]), shown("a" * 100)
     ('[1, 2, 3]', "'aaaaaaaaaaaa...aaaaaaaaaaaaa'")

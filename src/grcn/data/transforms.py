@@ -1,8 +1,8 @@
-"""From an image as stored to an image as the detector sees it: resizing, and the augmentation of training.
+"""Resizes images for the detector, and augments them for training.
 
-Images stay uint8 [3, H, W] here; the model scales and normalises them on its device. Every random choice is drawn from
-one generator seeded by (seed, epoch, index), all of them on each call: so it depends neither on the worker that loads
-the image, nor on a resumed run's past, nor on which of the other augmentations are on.
+Images stay uint8 [3, H, W] here; the model scales and normalizes them on its device. All random numbers come from one
+generator seeded by (seed, epoch, index), and each call draws all of them. So a random choice does not depend on the
+worker that loads the image, on whether a run was resumed, or on which other augmentations are on.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torchvision.transforms.v2 import functional as F
 from grcn.config import AugmentConfig, InputConfig
 
 MIN_VISIBLE = 0.5
-"""Share of a box's area that a crop must leave; a box of which less is left is dropped."""
+"""Share of a box's area that a crop must keep; otherwise the box is dropped."""
 
 _CROP_TRIES = 10
 _CROP_SIDE = (0.5, 1.0)  # of the image's side
@@ -29,7 +29,7 @@ _MAX_HUE = 0.1  # of the colour circle, at strength 1
 
 
 def output_size(height: int, width: int, short: float, long: float) -> tuple[int, int]:
-    """The (height, width) after the shorter side becomes `short` pixels, or the longer `long` where it would exceed it.
+    """The (height, width) after resizing the shorter side to `short` pixels, or the longer side to `long` at most.
 
     >>> output_size(480, 640, 600, 1000)
     (600, 800)
@@ -75,17 +75,18 @@ def augment(
     epoch: int,
     index: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """One training sample of one photo: crop, resize with jitter, flips, colour.
+    """Makes one training sample from one photo: crop, resize with jitter, flips, colours.
 
     Args:
         image: uint8 [3, H, W] as stored.
         boxes: [N, 4] float32, xyxy pixels of `image`.
         labels: [N] int64.
-        seed, epoch, index: of the run, the pass over the data set, and the image; they decide every random choice.
+        seed, epoch, index: seed of the run, number of the pass over the data set, and number of the image. They
+            determine every random choice.
 
     Returns:
-        The image uint8 [3, H', W'], its boxes in the new pixels, and their labels. A crop drops the boxes of which
-        less than MIN_VISIBLE is left, and is not made where it would drop them all.
+        The image uint8 [3, H', W'], its boxes in the new pixels, and their labels. A crop drops boxes of which less
+        than MIN_VISIBLE is left; a crop that would drop all boxes is not made.
     """
     rng = np.random.default_rng((seed, epoch, index))
     crop_chance, flip_chance, vertical_chance, jitter = rng.random(4).tolist()
@@ -135,7 +136,7 @@ def _crop(image: Tensor, boxes: Tensor, labels: Tensor, windows: list[list[float
 def _crop_to(
     image: Tensor, boxes: Tensor, labels: Tensor, size: tuple[int, int], places: list[float]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """A part of the image of (height, width) `size`, at `places` 0..1 along y and x, with the objects seen in it."""
+    """A window of (height, width) `size` of the image, at `places` 0..1 along y and x, with the objects in it."""
     height, width = (min(side, whole) for side, whole in zip(size, image.shape[-2:], strict=True))
     top, left = (
         round((whole - side) * place)
@@ -146,9 +147,9 @@ def _crop_to(
 
 
 def crop_boxes(boxes: Tensor, top: int, left: int, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """The boxes [K, 4] that are seen in a part of an image, in its pixels, and which of the [N] they are.
+    """The boxes [K, 4] that are visible in a window of an image, in its pixels, and their indices among the [N].
 
-    Those of which less than MIN_VISIBLE of the area is left are not.
+    Boxes with less than MIN_VISIBLE of their area in the window are left out.
     """
     areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
     limits = boxes.new_tensor([width, height, width, height])
@@ -159,15 +160,15 @@ def crop_boxes(boxes: Tensor, top: int, left: int, height: int, width: int) -> t
 
 
 def color(image: Tensor, brightness: float, contrast: float, saturation: float, hue: float) -> Tensor:
-    """Changes the colours of `image` uint8 [3, H, W]; 1, 1, 1, 0 leave it as it is.
+    """Changes the colours of `image` uint8 [3, H, W]; with 1, 1, 1, 0 it stays as it is.
 
-    All four changes are linear in RGB, so they are one 3x3 matrix and an offset: a tenth of the time of torchvision's
-    four functions, of which hue alone, through HSV, takes several times as long as decoding the image.
+    All four changes are linear in RGB, so they are one 3x3 matrix and an offset. This takes a tenth of the time of
+    torchvision's four functions, whose hue alone, through HSV, takes several times as long as decoding the image.
 
     Args:
-        brightness, contrast, saturation: factors, as torchvision's: of all values, of the distance from the mean grey,
-            of the distance from each pixel's grey.
-        hue: turn of the chroma, as a share of the circle.
+        brightness, contrast, saturation: factors as in torchvision: on all values, on the distance from the mean grey,
+            on the distance from the grey of each pixel.
+        hue: rotation of the chroma, as a share of the circle.
     """
     angle = 2 * math.pi * hue
     turn = np.array([[1, 0, 0], [0, math.cos(angle), -math.sin(angle)], [0, math.sin(angle), math.cos(angle)]])

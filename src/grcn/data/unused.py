@@ -1,4 +1,4 @@
-"""Files below a data set's folder that no split uses: each is counted under a name, so that none vanishes."""
+"""Finds files in the folder of a data set that no split uses, so that no file is ignored silently."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ _BRANDS = (b"avif", b"avis", b"heic", b"heix", b"hevc", b"mif1", b"msf1", b"crx 
 
 
 def unused_files(datasets: Sequence[Dataset], named: Iterable[Path]) -> list[Defect]:
-    """What lies below the folder that was opened and is in none of its splits.
+    """Finds files below the folder of a data set that are in none of its splits.
 
-    Links to folders are not followed: what they hold inside the folder lies elsewhere in it, too.
+    Links to folders are not followed, since files that they lead to inside the folder are found there.
 
     Args:
-        datasets: all its splits.
-        named: files that defects speak of already.
+        datasets: all splits of the data set.
+        named: files that other defects name already.
 
     Returns:
-        By path. Photos and annotations of the data set's format are `in-no-split`, photos of other kinds
-        `unread-kind`, links that lead out `path-escape`, folders that cannot be listed `unread-folder`; all other files
-        are `unused-file`, which is only a remark.
+        Defects by path. Photos and annotations of the data set's format are `in-no-split`, photos of other kinds
+        `unread-kind`, links that lead out `path-escape`, and folders that cannot be listed `unread-folder`. All other
+        files are `unused-file`, which is only a remark.
     """
     root, format = datasets[0].root, datasets[0].format
     read = chain.from_iterable((*dataset.files, *(r.path for r in dataset.records)) for dataset in datasets)
@@ -68,7 +68,7 @@ def _name(root: Path, path: str) -> str:
 
 
 def _real_paths(paths: Iterable[Path]) -> set[str]:
-    """The paths without links among their folders, and where they are links themselves what these lead to."""
+    """The paths with links in their folders resolved, and the targets of the paths that are links themselves."""
     folders: dict[str, str] = {}
     found = set()
     for path in paths:
@@ -90,7 +90,7 @@ def _is_furniture(entry: os.DirEntry[str]) -> bool:
 
 
 def _what(path: Path, real: Path, root: Path, format: str) -> tuple[str, str, int] | None:
-    """Kind of defect, message and exit code; None for a link to a folder inside."""
+    """The kind of defect, its message and exit code; None for a link to a folder inside the data set."""
     if not real.is_relative_to(root):
         return "path-escape", f"a link that leads outside {root}: not followed", AnnotationError.exit_code
     if real.is_dir():

@@ -1,15 +1,15 @@
-"""How probable it is that a detection is right: reliability of scores, calibration error, temperature scaling.
+"""Calibration of scores: how well a score tells the probability that a detection is right.
 
-- A detection is right as in the rest of the evaluation: by the VOC rule (`grcn.evaluation.voc`) it overlaps an object
-  of its class by the IoU and is the first to do so; duplicates are false, detections of difficult or crowd objects are
-  left out. So a score is held against precision, as Kueppers et al. 2020 do ("Multivariate Confidence Calibration for
-  Object Detection").
-- Calibration error is the expected calibration error of Guo et al. 2017 ("On Calibration of Modern Neural Networks"):
-  detections are put into bins of equal width by score; the error is the mean over all detections of the distance
-  between their bin's mean score and the share of them that is right. Kueppers et al. call it D-ECE. Objects that are
-  missed do not count in it, and neither do detections below the detector's own threshold.
-- Temperature scaling is Guo et al.'s for one logit: sigmoid(logit(score) / temperature), one temperature for all
-  classes, the one of the smallest negative log-likelihood. It need not be that of the smallest error.
+- A detection is right by the VOC rule (`grcn.evaluation.voc`), as in the rest of the evaluation: it overlaps an object
+  of its class by at least the IoU and is the first to do so. Duplicates are false. Detections of difficult or crowd
+  objects are left out. So scores are compared with precision, as in Kueppers et al. 2020 ("Multivariate Confidence
+  Calibration for Object Detection").
+- The calibration error is the expected calibration error of Guo et al. 2017 ("On Calibration of Modern Neural
+  Networks"). Detections are sorted by score into bins of equal width. The error is the distance between the mean score
+  of a bin and the share of its detections that is right, averaged over all detections. Kueppers et al. call it D-ECE.
+  Missed objects do not count, nor do detections below the detector's own threshold.
+- Temperature scaling is that of Guo et al. for one logit: sigmoid(logit(score) / temperature). One temperature is used
+  for all classes, the one with the smallest negative log-likelihood. It need not have the smallest calibration error.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ RULE_IN_WORDS = (
 
 
 class Reliability(NamedTuple):
-    """What the scores of each of the bins are worth.
+    """Scores and precision in bins of equal width.
 
     Args:
-        detections: [BINS] int64, whose score is in the bin: from k / BINS up to, not including, (k + 1) / BINS; 1 is
-            in the last.
-        score: [BINS] float64 their mean score; right: [BINS] the share of them that is right. NaN of an empty bin.
+        detections: [BINS] int64, the number of detections whose score is in the bin. Bin k goes from k / BINS up to,
+            but not including, (k + 1) / BINS; score 1 is in the last bin.
+        score: [BINS] float64, their mean score; right: [BINS], the share of them that is right. NaN for an empty bin.
     """
 
     detections: Array
@@ -79,7 +79,7 @@ def best_temperature(scores: Array, right: Array) -> float | None:
         scores: [N]; right: [N] bool.
 
     Returns:
-        None without detections, and where scores are not in 0..1: they are no probabilities.
+        None without detections, or if scores are not in 0..1 and so are not probabilities.
     """
     if not len(scores) or scores.min() < 0 or scores.max() > 1:
         return None
@@ -99,21 +99,23 @@ def best_temperature(scores: Array, right: Array) -> float | None:
 def measure_calibration(
     matches: VocMatches, class_names: Sequence[str], given: Thresholds | None = None
 ) -> dict[str, Any] | None:
-    """The section `calibration` of metrics.json; None without detections or where scores are not in 0..1.
+    """The section `calibration` of metrics.json; None without detections, or if scores are not in 0..1.
 
     Args:
-        matches: at one IoU.
+        matches: matches at one IoU.
         class_names: the C names.
-        given: what the detector's file says.
+        given: thresholds and temperature from the detector's file.
 
     Returns:
         JSON-ready values:
 
         - `iou`; `detections` that count; `rule` in words;
-        - `error`: of the scores as they are; `temperature`: the best on these detections, and `error_scaled` with it;
-        - `of_file`, where there is one: `data`, `split`, `temperature` of the file, and `error_scaled` with that;
-        - `reliability`, `reliability_scaled`: for each bin `from`, `to`, `detections`, their mean `score`, the share
-          that is `right`. Scaled here and below is by the temperature of the file, where it has one;
+        - `error`: the error of the unscaled scores; `temperature`: the best one for these detections; `error_scaled`:
+          the error with it;
+        - `of_file`, if the file has a temperature: `data`, `split` and `temperature` of the file, and `error_scaled`
+          with it;
+        - `reliability`, `reliability_scaled`: for each bin `from`, `to`, `detections`, their mean `score` and the share
+          that is `right`. Scaled means, here and below, with the temperature of the file if it has one;
         - `per_class`: for each name `detections`, `error`, `error_scaled`.
     """
     (iou,) = matches.iou

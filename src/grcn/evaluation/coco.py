@@ -1,12 +1,13 @@
 """Average precision and recall by the COCO rule, through `faster-coco-eval`'s C++ (equal to pycocotools to 1e-6).
 
-The rule (Lin et al. 2014, "Microsoft COCO", and its evaluation code): IoU 0.50 to 0.95 in steps of 0.05, precision
-interpolated at 101 recalls, at most 100 detections an image and class. A detection by falling score takes the free
-object it overlaps most. Crowd objects are not counted; a detection inside one is left out. Sizes are by `Target.areas`:
-small below 32^2 px, large above 96^2 px. `difficult` is not COCO's: such objects count as any other.
+The rule (Lin et al. 2014, "Microsoft COCO", and its evaluation code) uses IoU 0.50 to 0.95 in steps of 0.05, precision
+interpolated at 101 recalls, and at most 100 detections per image and class. In order of descending score, each
+detection takes the free object that it overlaps most. Crowd objects are not counted, and detections inside them are
+left out. Sizes are by `Target.areas`: small below 32^2 px, large above 96^2 px. COCO does not know `difficult`; such
+objects count like any other.
 
-Equal scores keep their order (pycocotools sorts by mergesort): images in the order given, then the detections' own
-order. pycocotools takes images by rising id, so with equal scores give images in that order to get its very figure.
+Detections with equal scores keep their order (pycocotools uses mergesort): images in the given order, then the order
+within an image. pycocotools sorts images by ascending id; give images in that order to get exactly its results.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from grcn.evaluation.voc import check_aligned
 from grcn.types import Array, Detections, Target
 
 COCO_IN_WORDS = (
-    "COCO: 101-point AP, mean over IoU 0.50:0.05:0.95 where no IoU is named, 100 detections an image and class; "
+    "COCO: 101-point AP, mean over IoU 0.50:0.05:0.95 if no IoU is named, 100 detections per image and class; "
     "detections of crowd objects are left out; difficult objects count as any other"
 )
 IOU = tuple(k / 100 for k in range(50, 100, 5))
@@ -32,13 +33,13 @@ MAX_DETECTIONS = (1, 10, 100)
 
 @dataclass(frozen=True)
 class CocoResult:
-    """AP and AR by the COCO rule, 0..1; NaN for classes without objects (of the size), which means leave out.
+    """AP and AR by the COCO rule, 0..1. Classes without objects (of a size) are NaN and left out of means.
 
     Args:
         ap: [10, C] at each IoU of `IOU`, all sizes.
         ap_by_size: [3, C] small, medium, large; mean over IoU.
-        ar: [3, C] at most 1, 10, 100 detections an image; mean over IoU.
-        ar_by_size: [3, C] small, medium, large; at most 100 detections an image.
+        ar: [3, C] with at most 1, 10, 100 detections per image; mean over IoU.
+        ar_by_size: [3, C] small, medium, large; at most 100 detections per image.
     """
 
     ap: Array
@@ -62,7 +63,7 @@ class CocoResult:
 
 
 def coco_ap(targets: Sequence[Target], detections: Sequence[Detections], num_classes: int) -> CocoResult:
-    """AP and AR by the COCO rule (see the module's head).
+    """AP and AR by the COCO rule (described at the top of this module).
 
     Args:
         targets: the annotated objects of each image.
@@ -70,7 +71,7 @@ def coco_ap(targets: Sequence[Target], detections: Sequence[Detections], num_cla
         num_classes: C; labels and class ids are 0..C-1.
 
     Raises:
-        DataError: when images do not correspond or a class id is beyond C.
+        DataError: if images do not correspond or a class id is beyond C.
     """
     from faster_coco_eval import COCO, COCOeval_faster
 
@@ -102,7 +103,7 @@ def coco_ap(targets: Sequence[Target], detections: Sequence[Detections], num_cla
 
 
 def nan_mean(values: Array) -> float:
-    """The mean of what is not NaN; NaN when all is."""
+    """The mean without NaN values; NaN if there are no others."""
     counted = values[~np.isnan(values)]
     return float(counted.mean()) if counted.size else float("nan")
 
@@ -129,7 +130,7 @@ def _xywh(boxes: Array) -> list[list[float]]:
 
 
 def _annotations(targets: Sequence[Target]) -> list[dict[str, Any]]:
-    """The objects in COCO's form; images, categories and annotations count from 1 (0 means unmatched to COCO)."""
+    """The objects in COCO's form. All ids start at 1 (for COCO, 0 means unmatched)."""
     annotations: list[dict[str, Any]] = []
     for image_id, target in enumerate(targets, start=1):
         for box, label, crowd, area in zip(

@@ -1,7 +1,7 @@
-"""What became of each detection by the COCO rule: AP of any resampling of the images follows from it.
+"""Matches detections to objects by the COCO rule. From the matches follows AP for any resampling of the images.
 
-`grcn.evaluation.coco` gives the figures through a library that keeps the matching to itself; here it is in the open,
-for error shares, the IoU of true positives and bootstrap intervals. A test holds the two together.
+`grcn.evaluation.coco` computes AP with a library that does not expose its matching. This module has its own matching,
+for error shares, the IoU of true positives and bootstrap intervals. A test checks that both give the same AP.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ RECALLS = np.linspace(0, 1, 101)
 class CocoMatches:
     """Detections matched to objects by the COCO rule.
 
-    The D detections of all images are sorted by falling score; equal scores stay in the order of images, then in that
-    of the image's own detections. The G objects of all images are in the order of images and annotations.
+    The D detections of all images are sorted by descending score. Equal scores stay in the order of images, then in
+    their order within the image. The G objects of all images are in the order of images and annotations.
 
     Args:
         images: [D] int64, index of the image of each detection.
@@ -47,7 +47,7 @@ class CocoMatches:
         """[10, C] AP at each IoU; NaN for classes without objects.
 
         Args:
-            times: [I] how often each image counts, as a bootstrap draws it; default: once.
+            times: [I] how often each image counts in a bootstrap sample; default: once.
         """
         times = np.ones(len(self.objects), np.int64) if times is None else times
         positives, weight = times @ self.objects, times[self.images]
@@ -62,9 +62,9 @@ def average_precision(outcome: Array, weight: Array, positives: int) -> float:
     """AP at 101 recalls of one class.
 
     Args:
-        outcome: [n] HIT, FALSE or IGNORED, by falling score.
-        weight: [n] how often each counts.
-        positives: objects to find, at least one.
+        outcome: [n] HIT, FALSE or IGNORED, by descending score.
+        weight: [n] how often each detection counts.
+        positives: number of objects to find, at least one.
     """
     hits = np.cumsum(weight * (outcome == HIT))
     counted = np.cumsum(weight * (outcome != IGNORED))
@@ -84,7 +84,7 @@ def match_coco(targets: Sequence[Target], detections: Sequence[Detections], num_
         num_classes: C; labels and class ids are 0..C-1.
 
     Raises:
-        DataError: when images do not correspond or a class id is beyond C.
+        DataError: if images do not correspond or a class id is beyond C.
     """
     check_aligned(targets, detections, num_classes)
     images = np.repeat(np.arange(len(targets)), [len(found) for found in detections])
@@ -141,7 +141,7 @@ def pairwise_iou(boxes: Array, others: Array) -> Array:
 
 
 def _covered(boxes: Array, crowds: Array) -> Array:
-    """[N, 4], [M, 4] -> [N, M] float64: the share of each box that lies inside each crowd's."""
+    """[N, 4], [M, 4] -> [N, M] float64: the share of each box that lies inside each crowd box."""
     a, b = boxes[:, None].astype(np.float64), crowds[None].astype(np.float64)
     inside = box_areas(
         np.concatenate([np.maximum(a[..., :2], b[..., :2]), np.minimum(a[..., 2:], b[..., 2:])], axis=-1)

@@ -1,4 +1,4 @@
-"""Which classes are taken for which: the confusion matrix of a detector, with background."""
+"""The confusion matrix of a detector, with background: which classes it takes for which."""
 
 from __future__ import annotations
 
@@ -19,26 +19,27 @@ def confusion_matrix(
     score: float | Array = 0.5,
     iou: float = 0.5,
 ) -> Array:
-    """Count what each object was taken for, at one score and one IoU.
+    """Counts which class each object was taken for, at one score and one IoU.
 
-    There is no standard definition; ours: in each image, detections of at least `score` are taken by falling score,
-    and each takes the free object that it overlaps most, whatever its class, if the IoU is at least `iou`. An object
-    that none takes is missed: taken for background. A detection that takes none is false: background taken for a class.
-    A detection that takes none but overlaps a difficult or crowd object by `iou` is left out, as are those objects.
+    There is no standard definition. This is ours: in each image, detections of at least `score` are visited by
+    descending score. Each takes the free object that it overlaps most, of any class, if the IoU is at least `iou`. An
+    object that no detection takes is missed: it was taken for background. A detection that takes no object is false:
+    background was taken for a class. Difficult and crowd objects are left out, and so are detections that take no
+    object but overlap one of those by `iou`.
 
     Args:
         targets: the annotated objects of each image.
         detections: what was found in each image, in the same order.
         num_classes: C.
-        score: the lowest that is taken; [C] float32: that of each class.
-        iou: from which an object is taken.
+        score: lowest score of a detection that counts; [C] float32: one for each class.
+        iou: lowest IoU with which a detection takes an object.
 
     Returns:
-        [C + 1, C + 1] int64: row the true class, column the class found, the last of each background. A class's row
-        sums to its objects that count; the corner of both backgrounds is 0.
+        [C + 1, C + 1] int64: rows are true classes, columns are classes found, and the last of each is background. The
+        row of a class sums to its objects that count. The corner where both are background is 0.
 
     Raises:
-        DataError: when images do not correspond or a class id is beyond C.
+        DataError: if images do not correspond or a class id is beyond C.
     """
     check_aligned(targets, detections, num_classes)
     matrix = np.zeros((num_classes + 1, num_classes + 1), dtype=np.int64)
@@ -61,11 +62,11 @@ def confusion_matrix(
 
 
 def confusion_json(matrix: Array, class_names: Sequence[str]) -> dict[str, Any]:
-    """The confusion matrix as JSON has it, without its zeros.
+    """The confusion matrix for JSON, without zeros.
 
     Returns:
-        `found_as`: for each class with objects, how many were found as which; `missed`: how many were not found;
-        `false`: how many of each class were found where there is none.
+        `found_as`: for each class with objects, how many were found as which class; `missed`: how many were not found;
+        `false`: for each class, how many detections are on no object.
     """
     background = len(class_names)
 

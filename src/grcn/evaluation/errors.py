@@ -1,4 +1,4 @@
-"""What is wrong in each photo at chosen scores: objects missed, detections false, boxes loose."""
+"""The errors in each photo at given score thresholds: missed objects, false detections and loose boxes."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from grcn.types import Array, Detections, Target
 
 @dataclass(frozen=True)
 class PhotoErrors:
-    """What became of the G objects and D detections of one photo. Each object is right, loose, missed, or left out.
+    """The outcome for the G objects and D detections of one photo. Each object is right, loose, missed or left out.
 
-    A detection is right by the VOC rule (`grcn.evaluation.voc`). Loose is the surest one whose best overlap, with an
-    object of its class that none has found, is from 0.1 to the IoU. Of the rest, those of difficult and crowd objects
-    are left out, and all others are false: they overlap nothing, something of another class, or what is found already.
+    A detection is right by the VOC rule (`grcn.evaluation.voc`). For an object that no detection found, the detection
+    with the highest score that overlaps it most, with an IoU from 0.1 up to the threshold and of the same class, is
+    loose. Of the other detections, those of difficult and crowd objects are left out. The rest is false: they overlap
+    nothing, an object of another class, or an object that is already found.
 
     Args:
-        found: the detections, at the chosen scores.
+        found: the detections above the thresholds.
         right: [D] bool.
         false: [D] bool.
         loose: [D] int64, the index of the object; -1: the detection is not loose.
@@ -43,12 +44,12 @@ class PhotoErrors:
 
 
 def find_photo_errors(target: Target, found: Detections, *, iou: float = 0.5) -> PhotoErrors:
-    """What is wrong in one photo.
+    """Finds the errors in one photo.
 
     Args:
         target: the annotated objects.
-        found: the detections that are shown.
-        iou: from which a detection is right.
+        found: the detections above the thresholds.
+        iou: lowest IoU at which a detection is right.
     """
     count = len(target)
     ignored = np.append(target.difficult | target.crowd, False)
@@ -72,7 +73,7 @@ def find_photo_errors(target: Target, found: Detections, *, iou: float = 0.5) ->
 
 
 def _first(claims: Array, objects: Array) -> Array:
-    """[D] bool: of the detections that claim an object the first, which is the surest."""
+    """[D] bool: for each object, the first of the detections that claim it, which has the highest score."""
     rows = np.flatnonzero(claims)
     winners = np.zeros(len(claims), bool)
     winners[rows[np.unique(objects[rows], return_index=True)[1]]] = True
@@ -88,8 +89,8 @@ def count_errors(photos: Sequence[PhotoErrors]) -> dict[str, int]:
 
 
 def worst_first(errors: Sequence[PhotoErrors]) -> list[int]:
-    """The indices of photos in which anything is wrong, those with most errors first; of equals the one whose false
-    detections are the surest."""
+    """The indices of photos with errors, those with most errors first; of equals, those whose false detections have the
+    highest scores."""
 
     def badness(index: int) -> tuple[int, float]:
         photo = errors[index]

@@ -1,11 +1,12 @@
-"""What classification and localization each cost a detector: oracles, error shares, and how sure the figures are.
+"""The AP that a detector loses to classification and to localization: oracles, error shares and intervals.
 
 Definitions, with a worked example, are in docs/explanations/gap.md. In short:
 
-- An oracle mends one task of every detection and leaves the other as it is. What AP gains is what that task loses.
-- Error shares are TIDE's (Bolya et al. 2020, "TIDE: A General Toolbox for Identifying Object Detection Errors"): each
-  false positive and each missed object has one cause, and the cost of a cause is the AP gained by mending it alone.
-- Intervals come from a bootstrap over images: detectors are compared on the same draws.
+- An oracle corrects one task of every detection and leaves the other as it is. The AP that this gains is what the task
+  loses.
+- Error shares are those of TIDE (Bolya et al. 2020, "TIDE: A General Toolbox for Identifying Object Detection Errors").
+  Each false positive and each missed object has one cause. The cost of a cause is the AP gained by correcting it alone.
+- Intervals come from a bootstrap over images. Detectors are compared on the same bootstrap samples.
 """
 
 from __future__ import annotations
@@ -31,16 +32,16 @@ LEAST_OVERLAP = 0.1
 
 
 def apply_oracle(detections: Sequence[Detections], targets: Sequence[Target], oracle: Oracle) -> list[Detections]:
-    """The detections as they would be if one task, or both, made no mistake.
+    """Returns the detections as they would be if one task, or both, made no mistake.
 
-    Every detection takes the box (localization), the class (classification) or both of the object it overlaps most, if
-    the IoU is at least 0.1; its score, its order and everything else stay. Of equal overlaps the first object counts.
-    Crowds are no objects here. Nothing is removed: detections that come to lie on one object are its duplicates.
+    Each detection gets the box (localization), the class (classification) or both from the object that it overlaps
+    most, if the IoU is at least 0.1. Its score and order do not change. For equal overlaps, the first object counts.
+    Crowds do not count as objects. Nothing is removed: several detections of one object become duplicates.
 
     Args:
         detections: what was found in each image.
         targets: the annotated objects of each image, in the same order.
-        oracle: the task that is mended; `none` returns the detections as they are.
+        oracle: the task that is corrected; `none` returns the detections unchanged.
     """
     if oracle == "none":
         return list(detections)
@@ -64,13 +65,14 @@ def _mend_image(found: Detections, target: Target, oracle: Oracle) -> Detections
 
 @dataclass(frozen=True)
 class Errors:
-    """Why detections are false and objects missed, by TIDE's definitions.
+    """Why detections are false and objects are missed, by TIDE's definitions.
 
     Args:
-        iou: from which a detection is right.
+        iou: lowest IoU at which a detection is right.
         ap: AP at that IoU, mean over the classes with objects.
-        count: [6, C] int64 errors of each of `ERRORS`, by the detection's class (a missed object's own).
-        cost: [6] AP gained by mending one type alone; as in TIDE's code, 0 where it would be lost.
+        count: [6, C] int64, the number of errors of each type in `ERRORS`, by the class of the detection (for missed
+            objects, the class of the object).
+        cost: [6] AP gained by correcting only this type; as in TIDE's code, 0 if AP would fall.
     """
 
     iou: float
@@ -88,23 +90,24 @@ def find_errors(
 ) -> Errors:
     """Error shares by TIDE's definitions.
 
-    A false positive is of the first type that fits, IoU being with the objects of its image that are no crowds:
+    A false positive has the first type that fits. IoU is with the objects of its image, without crowds:
 
     - localization: the best IoU with an object of its class is from 0.1 to `iou`;
     - classification: the best IoU with an object of another class is at least `iou`;
-    - duplicate: its IoU with an object of its class that a surer detection hit is at least `iou`;
+    - duplicate: its IoU with an object of its class is at least `iou`, and a detection of higher score hit that object;
     - background: no IoU is above 0.1;
-    - both: whatever is left, wrong in class and place.
+    - both: the rest, with a wrong class and a wrong place.
 
-    Each is mended alone, for its cost. Localization and classification: the surest such detection of an object that
-    nothing hit becomes a hit, the others are removed. Duplicate, background, both: removed. An object is missed if
-    nothing hit it and no detection would be mended into it; missed objects are taken out of the count.
+    To get its cost, each type is corrected alone. For localization and classification, if nothing hit an object, the
+    detection of highest score becomes a hit and the others are removed. Duplicate, background and both are removed. An
+    object is missed if nothing hit it and no detection would be corrected to hit it; to correct this, missed objects
+    are not counted.
 
-    Detections that COCO's rule ignores (in crowds) are no errors here; tidecv lists them.
+    Detections that COCO's rule ignores (in crowds) are not errors here; tidecv lists them.
 
     Args:
         targets, detections: as given to `match_coco`.
-        matches: what it returned.
+        matches: the result of `match_coco`.
         iou: one of COCO's ten IoUs.
     """
     at, num_classes = IOU.index(iou), matches.objects.shape[1]
@@ -162,7 +165,7 @@ def _sort_out(
         kind[false] = kinds
         claims = np.flatnonzero(objects >= 0)
         claims = claims[~used[objects[claims]]]
-        claimed, first = np.unique(objects[claims], return_index=True)  # detections are by falling score
+        claimed, first = np.unique(objects[claims], return_index=True)  # detections are by descending score
         mended_to[false[claims[first]]] = target.labels[claimed]
         left = ~used & ~target.crowd
         left[claimed] = False
@@ -209,7 +212,7 @@ def _classify(boxes: Array, class_ids: Array, target: Target, used: Array, iou: 
 
 @dataclass(frozen=True)
 class Gap:
-    """What each task loses a detector, on one data set.
+    """The AP that a detector loses to each task, on one data set.
 
     Args:
         class_names: the C names.
@@ -234,7 +237,7 @@ class Gap:
         return found.scores[hit], found.overlap[at, hit], found.matched[at, hit]
 
     def figures(self, times: Array | None = None) -> dict[str, float]:
-        """AP under each oracle, and what each task loses, as `AP70 localization` and `AP70 loses localization`.
+        """AP under each oracle and the AP lost to each task, as `AP70 localization` and `AP70 loses localization`.
 
         Args:
             times: [I] how often each image counts; default: once.
@@ -256,16 +259,16 @@ def measure_gap(
     *,
     iou: float = 0.5,
 ) -> Gap:
-    """What classification and localization each cost a detector.
+    """Measures the AP that a detector loses to classification and to localization.
 
     Args:
         targets: the annotated objects of each image.
         detections: what was found in each image, in the same order.
         class_names: the C names.
-        iou: of the error shares, one of COCO's ten.
+        iou: IoU for the error shares, one of COCO's ten.
 
     Raises:
-        DataError: when images do not correspond or a class id is beyond the names.
+        DataError: if images do not correspond or a class id is beyond the names.
     """
     names = tuple(class_names)
     mended = {oracle: apply_oracle(detections, targets, oracle) for oracle in ORACLES}
@@ -282,12 +285,12 @@ def measure_gap(
 
 @dataclass(frozen=True)
 class Intervals:
-    """Bootstrap intervals over images, of 95%.
+    """Bootstrap intervals over images, at 95%.
 
     Args:
-        resamples: how many draws.
-        of: for each detector and figure: low and high.
-        difference: for each detector and figure: low and high of its difference to the first detector's.
+        resamples: number of bootstrap samples.
+        of: for each detector and value: low and high end.
+        difference: for each detector and value: low and high end of its difference to the first detector.
     """
 
     resamples: int
@@ -302,17 +305,17 @@ def bootstrap(
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Intervals:
-    """How far the figures of detectors, and their differences, would move with other images of the same kind.
+    """Estimates how much the results of detectors, and their differences, would vary with other images of this kind.
 
-    Each draw takes as many images as there are, with replacement, the same for every detector (Efron 1979); the
-    interval is from the 2.5th to the 97.5th percentile. It does not tell how training with another seed would move
-    them.
+    Each bootstrap sample draws as many images as there are, with replacement, and is the same for every detector (Efron
+    1979). The interval is from the 2.5th to the 97.5th percentile. It does not tell how much results vary with the
+    seed of the training.
 
     Args:
-        gaps: of the detectors, on the same images.
-        resamples: draws.
-        seed: of the draws.
-        progress: called after each draw with draws done and draws in all.
+        gaps: the gaps of the detectors, on the same images.
+        resamples: number of bootstrap samples.
+        seed: random seed for the bootstrap.
+        progress: called after each sample with the number of samples done and of all samples.
     """
     images = len(gaps[0].matches["none"].objects)
     generator = np.random.default_rng(seed)
@@ -342,27 +345,27 @@ def bootstrap(
 
 
 def rank_correlation(scores: Array, overlap: Array) -> float | None:
-    """Spearman's rank correlation between the scores and the IoUs of true positives; None where it is undefined."""
+    """Spearman's rank correlation between the scores and the IoUs of true positives; None if it is undefined."""
     if len(np.unique(scores)) < 2 or len(np.unique(overlap)) < 2:
         return None
     return float(np.corrcoef(_ranks(scores), _ranks(overlap))[0, 1])
 
 
 def _ranks(values: Array) -> Array:
-    """The place of each value among all, from 1; equal ones share the mean of theirs."""
+    """The rank of each value, from 1; equal values share the mean of their ranks."""
     _, where, counts = np.unique(values, return_inverse=True, return_counts=True)
     last = np.cumsum(counts)
     return (last - (counts - 1) / 2)[where]
 
 
 def to_json(gap: Gap) -> dict[str, Any]:
-    """A `Gap` as JSON has it; AP in 0..1, null where there is nothing to average.
+    """A `Gap` for JSON. AP is in 0..1, and null if there is nothing to average.
 
-    - `AP`, `AP50`, `AP70`, `AP75`: for each oracle, `none` being the detector as it is; `loses`: what each gains;
-    - `AP_by_iou`: for each oracle the mean at each of COCO's ten IoUs;
-    - `per_class`, `by_size`: AP for each oracle, and of the true positives at IoU 0.5 how many, their mean and median
-      IoU and the rank correlation between their scores and IoUs;
-    - `true_positives`: the same of all;
+    - `AP`, `AP50`, `AP70`, `AP75`: for each oracle (`none`: the detector itself); `loses`: the AP that it gains;
+    - `AP_by_iou`: for each oracle, the mean at each of COCO's ten IoUs;
+    - `per_class`, `by_size`: AP for each oracle, and for the true positives at IoU 0.5 their number, mean and median
+      IoU, and the rank correlation between their scores and IoUs;
+    - `true_positives`: the same for all true positives;
     - `errors`: for each of TIDE's types `count`, `share` (of all errors) and `cost` (AP at `errors.iou`).
     """
     figures = gap.figures()

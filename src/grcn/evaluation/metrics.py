@@ -1,4 +1,4 @@
-"""Every figure of one evaluation, as the dictionary that becomes metrics.json."""
+"""All results of one evaluation, as the dictionary that becomes metrics.json."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ def evaluate(
     *,
     iou: Sequence[float] = (0.5, 0.7),
 ) -> dict[str, Any]:
-    """Score detections by the COCO rule and by both modes of the VOC rule.
+    """Scores detections by the COCO rule and by both modes of the VOC rule.
 
     Args:
         detections: what was found in each image.
         targets: the annotated objects of each image, in the same order.
         class_names: the C names; labels and class ids are 0..C-1 in this order.
-        iou: thresholds of the VOC sections, in (0, 1]; COCO's ten are fixed.
+        iou: IoU thresholds for the VOC sections, in (0, 1]; COCO's ten are fixed.
 
     Returns:
-        JSON-ready values, all AP and AR in 0..1, None (null) where there is nothing to average:
+        JSON-ready values. All AP and AR are in 0..1, or None (null) if there is nothing to average:
 
         - `AP` (mean over IoU 0.50:0.95), `AP50`, `AP70`, `AP75`, `APs`, `APm`, `APl`, `AR1`, `AR10`, `AR100`, `ARs`,
-          `ARm`, `ARl`: COCO-style means over the classes that have objects; `rule` says so in words;
+          `ARm`, `ARl`: COCO-style means over the classes that have objects; `rule` describes them in words;
         - `AP_by_iou`: the mean at each of COCO's ten IoUs;
         - `images`, `objects` (not crowd), `difficult`, `crowd`, `detections`: counts;
         - `per_class`: for each name AP, AP50, AP70, AP75, objects, detections;
@@ -42,7 +42,7 @@ def evaluate(
           `per_class` the same with `objects` (neither difficult nor crowd); `classes_without_objects`.
 
     Raises:
-        DataError: when images or class names do not correspond, or a class id is beyond C.
+        DataError: if images or class names do not correspond, or a class id is beyond C.
         ConfigError: on a threshold outside (0, 1].
     """
     names = tuple(class_names)
@@ -110,5 +110,5 @@ def _count(ids: Sequence[Array], num_classes: int) -> Array:
 
 
 def _json(value: float) -> float | None:
-    """A figure as JSON has it: NaN, which JSON does not know, becomes null."""
+    """A number for JSON: NaN, which JSON does not have, becomes null."""
     return None if math.isnan(value) else float(value)

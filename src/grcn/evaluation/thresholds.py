@@ -1,8 +1,8 @@
-"""From which score on to believe a detector: for each class the score of best F1, and that of a wanted precision.
+"""Score thresholds: for each class the score with the best F1, and the score that reaches a wanted precision.
 
-A detection is right or false by the VOC rule at one IoU (`grcn.evaluation.voc`), so these scores are points of the
-curves that `grcn evaluate` draws. Leaving out detections below a score changes nothing for those above it, and so one
-curve tells of all scores. Detections of one score come and go together: between them there is no choice.
+A detection is right or false by the VOC rule at one IoU (`grcn.evaluation.voc`), so these thresholds are points on the
+curves that `grcn evaluate` draws. Leaving out detections below a threshold changes nothing for those above it, so one
+curve covers all thresholds. Detections with equal scores are kept or left out together.
 
 F1 = 2 * precision * recall / (precision + recall), with recall over the objects that count.
 """
@@ -27,11 +27,11 @@ RULE_IN_WORDS = (
 
 
 class Point(NamedTuple):
-    """What keeping the detections of at least `score` gives.
+    """Precision, recall and F1 of the detections with at least `score`.
 
     Args:
-        score: the lowest that is kept; None: each class has its own, or nothing is kept.
-        precision, recall, f1: 0..1; None where nothing is kept, or there is nothing to find.
+        score: lowest score that is kept; None if each class has its own, or nothing is kept.
+        precision, recall, f1: 0..1; None if nothing is kept, or there is nothing to find.
     """
 
     score: float | None
@@ -41,18 +41,18 @@ class Point(NamedTuple):
 
 
 class Chosen(NamedTuple):
-    """The points of one class, or of all together; None where no score does."""
+    """The two thresholds of one class, or of all classes together; None if no score qualifies."""
 
     best: Point | None
     precise: Point | None
 
 
 def choose(curve: Curve, objects: int, precision: float) -> Chosen:
-    """The point of best F1, the highest score of equals, and the one of most recall with a precision.
+    """The point with the best F1 (of equals, the highest score), and the point with most recall at a precision.
 
     Args:
-        curve: of a class, or of all; objects: that count, at least one.
-        precision: the wanted one.
+        curve: the curve of a class, or of all; objects: number of objects that count, at least one.
+        precision: the wanted precision.
     """
     at = np.flatnonzero(np.diff(curve.scores, append=-np.inf) < 0)  # the last detection of each run of equal scores
     count = at + 1
@@ -68,11 +68,11 @@ def choose(curve: Curve, objects: int, precision: float) -> Chosen:
 
 
 def choose_each(matches: VocMatches, precision: float) -> tuple[list[Chosen], Chosen]:
-    """The points of each class, and those of all classes together.
+    """The thresholds of each class, and those of all classes together.
 
     Args:
-        matches: at one IoU.
-        precision: the wanted one.
+        matches: matches at one IoU.
+        precision: the wanted precision.
 
     Raises:
         ConfigError: on a precision outside (0, 1].
@@ -89,11 +89,11 @@ def choose_each(matches: VocMatches, precision: float) -> tuple[list[Chosen], Ch
 
 
 def points_at(matches: VocMatches, least: Array) -> tuple[list[Point], Point]:
-    """What given scores give, of each class and of all together.
+    """Precision, recall and F1 at given thresholds, for each class and for all together.
 
     Args:
-        matches: at one IoU.
-        least: [C] float32 the lowest score that is kept of each class; infinite: none.
+        matches: matches at one IoU.
+        least: [C] float32, the lowest score that is kept of each class; infinite: no detection is kept.
     """
     scores, right, class_ids = matches.scored(matches.iou[0])
     kept = scores >= least[class_ids]
@@ -105,12 +105,13 @@ def points_at(matches: VocMatches, least: Array) -> tuple[list[Point], Point]:
 
 
 def lowest_scores(section: Mapping[str, Any], choice: ScoreChoice) -> Array | None:
-    """[C] float32 the scores of a choice that the detections themselves make; None where none of them is right.
+    """[C] float32, the thresholds chosen on these detections; None if none of them is right.
 
-    As `Thresholds.of`: `best` of a class that nothing is known of is that of all, `precise` is infinite there.
+    As in `Thresholds.of`, a class without a threshold of its own gets that of all classes for `best`, and infinity for
+    `precise`.
 
     Args:
-        section: what `measure_thresholds` returned.
+        section: the result of `measure_thresholds`.
         choice: `best` or `precise`.
     """
     together = section["all"]["best"]
@@ -131,16 +132,16 @@ def _counted(score: float | None, hits: int, count: int, objects: int) -> Point:
 def choose_thresholds(
     matches: VocMatches, class_names: Sequence[str], *, data: str, split: str, precision: float = 0.9
 ) -> Thresholds | None:
-    """The thresholds and the temperature of a detector, to keep with its weights.
+    """Chooses the thresholds and the temperature of a detector, to store with its weights.
 
     Args:
-        matches: at one IoU, of detections down to low scores.
+        matches: matches at one IoU, of detections down to low scores.
         class_names: the C names.
-        data, split: what they are of, for the record.
-        precision: the wanted one.
+        data, split: the data set and split that they are chosen on, for the record.
+        precision: the wanted precision.
 
     Returns:
-        None where no detection is right, so that there is nothing to choose by, or where scores are not in 0..1.
+        None if no detection is right, so that nothing can be chosen, or if scores are not in 0..1.
 
     Raises:
         ConfigError: on a precision outside (0, 1].
@@ -160,20 +161,20 @@ def measure_thresholds(
     """The section `thresholds` of metrics.json.
 
     Args:
-        matches: at one IoU.
+        matches: matches at one IoU.
         class_names: the C names.
-        precision: the wanted one.
-        given: what the detector's file says.
+        precision: the wanted precision.
+        given: thresholds from the detector's file.
 
     Returns:
         JSON-ready values:
 
         - `iou`, the wanted `precision`, `rule` in words;
         - `per_class`: for each name `objects` (neither difficult nor crowd), and `best` and `precise`, each with
-          `score`, `precision`, `recall` and `F1`, or None where no score does;
-        - `all`: the same of all classes together, with one score for all;
-        - `of_file`, where there is one: its `data`, `split`, `iou`, `precision`, and what its scores give here:
-          `per_class` and, with each class's own score, `all`.
+          `score`, `precision`, `recall` and `F1`, or None if no score qualifies;
+        - `all`: the same for all classes together, with one score for all;
+        - `of_file`, if the file has thresholds: its `data`, `split`, `iou` and `precision`, and the results of its
+          thresholds here: `per_class`, and `all` with the threshold of each class.
 
     Raises:
         ConfigError: on a precision outside (0, 1].

@@ -1,19 +1,19 @@
 """Average precision by the PASCAL VOC rule, at any IoU, by area or by 11 points.
 
-The rule (Everingham et al. 2010, "The PASCAL Visual Object Classes Challenge", section 4, and its development kit): a
-class's detections are taken by falling score; each looks at the one object of its image and class that it overlaps
-most. Is the IoU below the threshold, it is a false positive. Is that object `difficult`, the detection is left out.
-Else the first detection of an object is a true positive and every later one (a duplicate) a false positive, even where
-another object nearby is still free; that is where VOC and COCO differ.
+The rule (Everingham et al. 2010, "The PASCAL Visual Object Classes Challenge", section 4, and its development kit): The
+detections of a class are visited by descending score. Each is compared with the object of its image and class that it
+overlaps most. If the IoU is below the threshold, the detection is a false positive. If that object is `difficult`, the
+detection is left out. Otherwise the first detection of an object is a true positive, and each later one (a duplicate)
+is a false positive, even if another object nearby is still free. In this point VOC and COCO differ.
 
-What we fix where the rule leaves room, or our conventions differ:
-- IoU is the plain one of half-open float boxes. The kit adds one pixel to every width and height because its corners
-  are inclusive integers; our reader has already moved VOC's corners (`x1 = xmin - 1`), so the values are the same on
-  annotated boxes.
+These are our choices where the rule leaves room or our conventions differ:
+- IoU is that of half-open float boxes. The kit adds one pixel to every width and height because its corners are
+  inclusive integers. Our reader has already moved the corners of VOC (`x1 = xmin - 1`), so that both give the same
+  values on annotated boxes.
 - A detection matches at IoU >= threshold, as in the kit (some Python ports use >).
-- Equal scores keep their order: images in the order given, then the detections' own order within an image.
-- Equal overlaps: the object that comes first in its image.
-- COCO's crowd objects are treated as difficult: neither counted nor punished.
+- Detections with equal scores keep their order: images in the given order, then the order within an image.
+- For equal overlaps, the object that comes first in its image counts.
+- COCO's crowd objects are treated like difficult objects: detections of them are neither right nor false.
 - A class without an object that counts has no AP (NaN) and is left out of means.
 """
 
@@ -52,12 +52,12 @@ def ap_key(iou: float) -> str:
 
 @dataclass(frozen=True)
 class Curve:
-    """Precision and recall as the score falls; detections that are left out are not in it.
+    """Precision and recall with descending score, without the detections that are left out.
 
     Args:
-        recall: [n] float64, not falling.
+        recall: [n] float64, non-decreasing.
         precision: [n] float64, as measured (not made monotone).
-        scores: [n] float32, not rising.
+        scores: [n] float32, non-increasing.
     """
 
     recall: Array
@@ -66,11 +66,11 @@ class Curve:
 
     @property
     def envelope(self) -> Array:
-        """[n] the best precision at this recall or a higher one: the monotone curve that AP integrates."""
+        """[n] the best precision at this or any higher recall: the monotone curve that AP integrates."""
         return np.maximum.accumulate(self.precision[::-1])[::-1]
 
     def ap(self, mode: Mode) -> float:
-        """Average precision, 0..1; 0 when nothing was detected."""
+        """Average precision, 0..1; 0 if nothing was detected."""
         if mode == "area":
             return float(np.sum(np.diff(self.recall, prepend=0.0) * self.envelope))
         # k / 10 is the float nearest to the decimal, as found / objects is: a recall of 3/10 reaches 0.3, which
@@ -81,9 +81,9 @@ class Curve:
 
 @dataclass(frozen=True)
 class VocMatches:
-    """What became of each detection at each IoU; both modes of AP and all curves follow from it.
+    """The outcome of each detection at each IoU. Both modes of AP and all curves follow from it.
 
-    D detections are sorted by class, then by falling score.
+    D detections are sorted by class, then by descending score.
 
     Args:
         iou: the T thresholds.
@@ -100,7 +100,7 @@ class VocMatches:
     outcome: Array
 
     def curve(self, iou: float, class_id: int | None = None) -> Curve:
-        """The curve of one class that has objects, at one of the thresholds matched; None: of all classes together."""
+        """The curve of a class that has objects, at one of the thresholds matched; None: of all classes together."""
         own = slice(None) if class_id is None else slice(self.offsets[class_id], self.offsets[class_id + 1])
         outcome, scores = self.outcome[self.iou.index(iou), own], self.scores[own]
         if class_id is None:
@@ -115,8 +115,9 @@ class VocMatches:
         )
 
     def scored(self, iou: float) -> tuple[Array, Array, Array]:
-        """Of the detections that count at one of the thresholds matched, by class, then by falling score: score [n],
-        whether it is right [n] bool, class id [n]."""
+        """The score [n], correctness [n] bool and class id [n] of the detections that count at a threshold.
+
+        They are sorted by class, then by descending score."""
         outcome = self.outcome[self.iou.index(iou)]
         counted = outcome != IGNORED
         class_ids = np.repeat(np.arange(len(self.objects)), np.diff(self.offsets))
@@ -139,7 +140,7 @@ class VocMatches:
 
 @dataclass(frozen=True)
 class VocResult:
-    """AP by the VOC rule; printing it says the mode and the policy on difficult objects.
+    """AP by the VOC rule. Printing it also shows the mode and the policy on difficult objects.
 
     Args:
         mode: "area" or "11point".
@@ -174,7 +175,7 @@ def voc_ap(
     iou: Sequence[float] = (0.5, 0.7),
     mode: Mode = "area",
 ) -> VocResult:
-    """Average precision by the VOC rule (see the module's head for the rule and our conventions).
+    """Average precision by the VOC rule (the top of this module has the rule and our conventions).
 
     Args:
         targets: the annotated objects of each image.
@@ -184,7 +185,7 @@ def voc_ap(
         mode: "area" (VOC 2010 on) or "11point" (VOC 2007).
 
     Raises:
-        DataError: when images do not correspond or a class id is beyond C.
+        DataError: if images do not correspond or a class id is beyond C.
         ConfigError: on a threshold outside (0, 1] or an unknown mode.
     """
     return match_voc(targets, detections, num_classes, iou=iou).result(mode)
@@ -222,7 +223,7 @@ def match_voc(
         near = overlap >= threshold
         row[near & best_ignored] = IGNORED
         claims = np.flatnonzero(near & ~best_ignored)
-        _, first = np.unique(best[claims], return_index=True)  # by falling score, so the first claim of each object
+        _, first = np.unique(best[claims], return_index=True)  # by descending score, so the first claim of each object
         row[claims[first]] = HIT
     return VocMatches(
         iou=tuple(float(threshold) for threshold in iou),
@@ -234,10 +235,10 @@ def match_voc(
 
 
 def check_aligned(targets: Sequence[Target], detections: Sequence[Detections], num_classes: int) -> None:
-    """Raises DataError when targets and detections are not of the same images and classes."""
+    """Raises DataError if targets and detections are not of the same images and classes."""
     if len(targets) != len(detections):
         raise DataError(
-            f"{len(detections)} images of detections for {len(targets)} of targets: give one for each image"
+            f"detections of {len(detections)} images, but targets of {len(targets)}; give both for each image"
         )
     for image, (target, found) in enumerate(zip(targets, detections, strict=True)):
         for what, ids in (("targets", target.labels), ("detections", found.class_ids)):
@@ -270,14 +271,14 @@ def _image_index(parts: Sequence[Target] | Sequence[Detections]) -> Array:
 
 
 def _best_objects(boxes: Array, keys: Array, object_boxes: Array, object_keys: Array) -> tuple[Array, Array]:
-    """The object of the same key (image and class) that each detection overlaps most.
+    """Finds the object of the same key (image and class) that each detection overlaps most.
 
     Args:
         boxes, keys: [D, 4] float64, [D] int64 of the detections.
         object_boxes, object_keys: [G, 4] float64, [G] int64 of the objects.
 
     Returns:
-        [D] int64 index of the object, the first of equals, -1 where the key has none; [D] float64 the IoU.
+        [D] int64, the index of the object (of equals the first; -1 if there is none of this key); [D] float64, the IoU.
     """
     by_key = np.argsort(object_keys, kind="stable")
     object_boxes, object_keys = object_boxes[by_key], object_keys[by_key]

@@ -68,8 +68,8 @@ def export(
         the file or folder.
 
     Raises:
-        ConfigError: where a package is missing, the format has no int8, or the network's graph depends on the size.
-        CheckpointError: where the file cannot be written.
+        ConfigError: if a package is missing, the format has no int8, or the network's graph depends on the size.
+        CheckpointError: if the file cannot be written.
     """
     out = Path(out)
     _check_request(format, half, int8=bool(calibration))
@@ -103,7 +103,7 @@ def export(
 
 def _check_request(format: Format, half: bool, *, int8: bool) -> None:
     if int8 and format != "openvino":
-        raise ConfigError(f"int8 with format '{format}': only openvino has it")
+        raise ConfigError(f"int8 with format '{format}': use format openvino")
     if int8 and half:
         raise ConfigError("int8 and half: choose one")
     if torch.__version__ < TORCH:

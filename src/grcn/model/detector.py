@@ -1,7 +1,7 @@
-"""The spine: images to maps to proposals to losses or detections.
+"""The detector as a whole: images to feature maps to proposals to losses or detections.
 
-The interface is that of torchvision's detectors, except that images are not resized here (the caller does, once, in
-training and prediction alike) and that class ids are 0..C-1.
+The interface is that of torchvision's detectors, with two differences: images are not resized here (the caller does
+this, in the same way for training and prediction), and class ids are 0..C-1.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ class RCNN(nn.Module):
     """A detector of the Faster R-CNN / G-RCN family.
 
     Args:
-        config: what to build, with `norm` and `frozen_stages` settled (`resolve`).
+        config: the configuration, with `norm` and `frozen_stages` resolved (`resolve`).
         num_classes: C, without background.
-        backbone: what stages, fully connected layers and the input's mean and deviation are taken from.
+        backbone: gives the stages, the fully connected layers, and the mean and deviation of the input.
 
     Raises:
-        ConfigError: where the backbone cannot be had as `config` asks.
+        ConfigError: if the backbone cannot be built as `config` asks.
     """
 
     mean: Tensor
@@ -69,22 +69,22 @@ class RCNN(nn.Module):
         seeds: Sequence[int] | None = None,
         score: float | None = None,
     ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
-        """Losses in training mode, detections otherwise.
+        """Returns losses in training mode, and detections otherwise.
 
         Args:
             images: CHW each, RGB, float in 0..1 or uint8, of any sizes.
-            targets: in training, per image `boxes` [G, 4] float xyxy in that image's pixels and `labels` [G] int64,
-                class ids 0..C-1; G may be 0.
-            seeds: in training, one per image: which anchors and proposals of an image enter its losses is then a
-                function of its own seed; None: torch's generator draws for the batch.
-            score: outside training, only detections above it; None: above the configuration's `roi.score_threshold`.
+            targets: in training, for each image `boxes` [G, 4] float xyxy in pixels of that image, and `labels` [G]
+                int64, class ids 0..C-1; G may be 0.
+            seeds: in training, one seed per image, which determines the anchors and proposals that are sampled for its
+                losses. None: torch's generator samples for the batch.
+            score: outside training, the lowest score; None: the configuration's `roi.score_threshold`.
 
         Returns:
             In training: loss_objectness, loss_rpn_box_reg, loss_classifier, loss_box_reg, scalars.
-            Otherwise per image: `boxes` [N, 4], `scores` [N], `labels` [N], by falling score.
+            Otherwise for each image: `boxes` [N, 4], `scores` [N], `labels` [N], by descending score.
 
         Raises:
-            DataError: naming the image, and the box, that breaks this contract.
+            DataError: on images or targets of another form; it names the image and the box.
         """
         batch, sizes = self.batch(images)
         if self.training:
@@ -104,7 +104,7 @@ class RCNN(nn.Module):
         return {**rpn_losses, **own}
 
     def batch(self, images: list[Tensor]) -> tuple[Tensor, list[tuple[int, int]]]:
-        """Normalised images [B, 3, H, W], zero-padded at the right and bottom, and their sizes (height, width)."""
+        """Normalized images [B, 3, H, W], zero-padded at the right and bottom, and their sizes (height, width)."""
         check_images(images)
         sizes = [(image.shape[1], image.shape[2]) for image in images]
         height, width = (-(-max(side) // MULTIPLE) * MULTIPLE for side in zip(*sizes, strict=True))
@@ -115,7 +115,7 @@ class RCNN(nn.Module):
         return batch, sizes
 
     def checkpoint_activations(self, on: bool) -> None:
-        """Whether training keeps only what enters each block (`Separation.checkpoint`): less memory, more time."""
+        """Whether training stores only the input of each block (`Separation.checkpoint`): less memory, more time."""
         for module in self.modules():
             if isinstance(module, Separation | ConvHead):
                 module.checkpoint = on
@@ -147,7 +147,7 @@ def _objects(targets: list[dict[str, Tensor]], batch: Tensor) -> Objects:
 
 
 def _unpadded(found: Found) -> list[dict[str, Tensor]]:
-    """Detections image by image. Nothing before this has a length that depends on a picture."""
+    """Splits the detections by image. Up to here, no length depends on the content of an image."""
     counts: list[int] = found.valid.sum(dim=1).tolist()
     return [
         {"boxes": boxes[:count], "scores": scores[:count], "labels": labels[:count]}
@@ -156,10 +156,10 @@ def _unpadded(found: Found) -> list[dict[str, Tensor]]:
 
 
 def resolve(config: DetectorConfig, backbone: Backbone, *, pretrained: bool) -> DetectorConfig:
-    """`config` with `norm` and `frozen_stages` settled for pretrained or random weights.
+    """`config` with `norm` and `frozen_stages` resolved for pretrained or random weights.
 
     Raises:
-        ConfigError: where random weights would be frozen.
+        ConfigError: if random weights would be frozen.
     """
     frozen_stages = config.frozen_stages if config.frozen_stages is not None else 2 if pretrained else 0
     if not pretrained and (backbone.norm == "frozen_bn" or frozen_stages):
@@ -171,14 +171,14 @@ def resolve(config: DetectorConfig, backbone: Backbone, *, pretrained: bool) -> 
 
 
 def outline(config: DetectorConfig, num_classes: int, backbone: Backbone | None = None) -> RCNN:
-    """A detector of random weights, to be filled.
+    """Builds a detector with random weights, to be loaded afterwards.
 
     Args:
-        config: settled (`resolve`); num_classes: C.
-        backbone: where it is none that `make_backbone` knows by the name in `config`.
+        config: a resolved configuration (`resolve`); num_classes: C.
+        backbone: your own backbone, if `make_backbone` does not know the name in `config`.
 
     Raises:
-        ConfigError: where the name is unknown, or is not that of `backbone`.
+        ConfigError: if the name is unknown, or is not that of `backbone`.
     """
     if backbone is None:
         backbone = make_backbone(config.backbone, config.norm)
@@ -197,20 +197,20 @@ def build_detector(
     *,
     backbone: Backbone | None = None,
 ) -> RCNN:
-    """A detector, ready to train.
+    """Builds a detector that is ready to train.
 
     Args:
-        config: the name of a preset or a configuration.
+        config: the name of a preset, or a configuration.
         num_classes: C, without background.
-        weights: what the backbone starts from: `imagenet`, torchvision's or timm's published weights (downloaded and
-            checked); a file with a state dict of its classification network (.pth, .pt or .safetensors); None: random
-            weights, with trainable norm.
-        backbone: a network of your own in place of the one that `config` names. `weights` None takes it as it is and
-            counts its weights as random: then nothing of it may be frozen.
+        weights: weights of the backbone. `imagenet`: the published weights of torchvision or timm (downloaded and
+            checked); a path: a file with a state dict of the classification network (.pth, .pt or .safetensors); None:
+            random weights, with trainable norm.
+        backbone: your own network in place of the one that `config` names. With `weights` None it is used as it is, and
+            its weights count as random, so none of them may be frozen.
 
     Raises:
-        ConfigError: on an unknown preset, an impossible configuration or number of classes.
-        CheckpointError: on weights that cannot be had or do not fit.
+        ConfigError: on an unknown preset, an impossible configuration or an impossible number of classes.
+        CheckpointError: on weights that cannot be loaded or do not fit.
     """
     config = preset(config) if isinstance(config, str) else config
     if num_classes < 1:

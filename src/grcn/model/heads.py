@@ -1,4 +1,4 @@
-"""RoI heads: from the features of a RoI, [R, C, S, S], to a vector of `channels` numbers, [R, F]."""
+"""RoI heads: turn the features of a RoI, [R, C, S, S], into a vector of `channels` numbers, [R, F]."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ class ConvHead(nn.Module):
 class FCHead(nn.Module):
     """Two fully connected layers; dropout as in VGG16's fc6 and fc7.
 
-    fc6 is held as what it also is, a convolution over the whole RoI: so its weight lies in memory as RoI features do.
+    fc6 is stored as a convolution over the whole RoI, which computes the same. Its weight then has the memory layout of
+    RoI features.
 
     Args:
         inputs: channels of the RoI features; size: their cells per side; channels: of both layers.
@@ -51,7 +52,7 @@ class FCHead(nn.Module):
         return F.dropout(torch.relu(self.fc7(hidden)), self.dropout, self.training)
 
     def as_matrix(self) -> None:
-        """Holds fc6 as the matrix that an exported graph computes, which other runtimes find quickest; for it alone."""
+        """Stores fc6 as a matrix, for exported graphs only: other runtimes compute this form fastest."""
         self.fc6.weight.data = by_cell(self.fc6.weight.data).contiguous()
 
 
@@ -75,7 +76,7 @@ class ConvFCHead(nn.Module):
         return torch.relu(whole_rois(self.convs(features), self.fc6.weight, self.fc6.bias))
 
     def as_matrix(self) -> None:
-        """As `FCHead.as_matrix`."""
+        """See `FCHead.as_matrix`."""
         self.fc6.weight.data = by_cell(self.fc6.weight.data).contiguous()
 
 
@@ -89,7 +90,7 @@ def _conv(inputs: int, outputs: int) -> nn.Sequential:
 
 
 class AverageHead(nn.Module):
-    """The average over a RoI's cells, which forgets where in the RoI anything was; kept for the study."""
+    """The average over the cells of a RoI, which loses all positions in the RoI; kept for the study."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -100,13 +101,13 @@ class AverageHead(nn.Module):
 
 
 def make_head(config: DetectorConfig, backbone: Backbone, channels: int) -> nn.Module:
-    """One RoI head, with its own copy of what it takes from the backbone.
+    """Builds one RoI head, with its own copy of the layers that it takes from the backbone.
 
     Args:
-        channels: of the map that its RoIs are of.
+        channels: channels of the map that its RoIs are pooled from.
 
     Raises:
-        ConfigError: where the backbone has no fully connected layers and the head needs them.
+        ConfigError: if the backbone has no fully connected layers and the head needs them.
     """
     if config.head == "conv5":
         before, after = backbone.strides[3:]
@@ -128,7 +129,7 @@ def takes_fc(config: DetectorConfig, backbone: Backbone) -> bool:
     """Whether the head starts from the fully connected layers of `backbone`: those that are as wide as its own.
 
     Raises:
-        ConfigError: where the backbone has none and the head is made of them.
+        ConfigError: if the backbone has none and the head is made of them.
     """
     if config.head != "vgg_fc":
         return False

@@ -15,10 +15,10 @@ FILLING = -1
 
 
 def _over_ranks(count: Tensor) -> Tensor:
-    """The mean of a count over the ranks of a distributed run, the count itself elsewhere.
+    """The mean of a count over the ranks of a distributed run; without ranks, the count itself.
 
-    Gradients are averaged over ranks; with every rank's losses divided by this, the average is the gradient of one
-    process that has all images (as DETR, Carion et al. 2020, counts its boxes). All ranks must come here.
+    Gradients are averaged over ranks. If each rank divides its losses by this mean, the average is the gradient of one
+    process with all images (DETR, Carion et al. 2020, counts boxes in this way). All ranks must call this.
     """
     count = count.float()
     if torch.distributed.is_available() and torch.distributed.is_initialized():
@@ -34,11 +34,11 @@ def rpn_losses(
 
     Args:
         logits: [B, K]; deltas: [B, K, 4]: predicted.
-        objectness: [B, K] bool, True for anchors of an object; target_deltas: [B, K, 4], of theirs (else any values).
+        objectness: [B, K] bool, True for anchors of an object; target_deltas: [B, K, 4], any values for other anchors.
         valid: [B, K] bool, False for padding.
 
     Returns:
-        loss_objectness, the mean over the valid samples; loss_rpn_box_reg, the positives' sum over the same count.
+        loss_objectness, the mean over the valid samples; loss_rpn_box_reg, the sum over positives by the same count.
     """
     logits, deltas = to_float32(logits), to_float32(deltas)
     count = _over_ranks(valid.sum()).clamp(min=1)
@@ -55,11 +55,11 @@ def roi_losses(logits: Tensor, deltas: Tensor, labels: Tensor, target_deltas: Te
 
     Args:
         logits: [R, 1 + C], background first; deltas: [R, C, 4]: predicted.
-        labels: [R] int64, 0 for background, else class id + 1, or `FILLING`; target_deltas: [R, 4], any finite
-            values but for objects.
+        labels: [R] int64, 0 for background, otherwise class id + 1, or `FILLING`; target_deltas: [R, 4], any finite
+            values for RoIs without an object.
 
     Returns:
-        loss_classifier, the mean over RoIs but filling; loss_box_reg, the positives' sum over the same number.
+        loss_classifier, the mean over RoIs without filling; loss_box_reg, the sum over positives by the same number.
     """
     count = _over_ranks((labels != FILLING).sum()).clamp(min=1)  # without any: zero, not NaN
     entropy = F.cross_entropy(to_float32(logits), labels, reduction="sum", ignore_index=FILLING)

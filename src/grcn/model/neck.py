@@ -1,4 +1,4 @@
-"""The neck: a pyramid of maps, each as wide as the other and as sure of what it sees (Lin et al. 2017, section 3).
+"""The neck: a feature pyramid of maps with equal width and high-level features (Lin et al. 2017, section 3).
 
     conv5 -> 1x1 -+-> 3x3 -> P5 -> every second cell -> P6
                   | twice as large
@@ -8,8 +8,8 @@
                   |
     conv2 -> 1x1 -+-> 3x3 -> P2
 
-Structure and names of the weights are those of torchvision's FeaturePyramidNetwork with LastLevelMaxPool. RoIs are
-pooled from all levels but the last, which is the RPN's alone.
+The structure and the names of the weights are those of torchvision's FeaturePyramidNetwork with LastLevelMaxPool. RoIs
+are pooled from all levels except the last, which only the RPN uses.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ Pyramid = list[Tensor]
 
 
 class Neck(nn.Module):
-    """The pyramid that each task reads, or the one that both do; a task's own parts start as copies of each other.
+    """One pyramid for each task, or one for both. The tasks' own parts start as copies of each other.
 
     Args:
-        separation: `conv4`: each task has a pyramid over stages of its own. `neck`: each has its own outputs of one way
-            down. `none`, `roi`: both read the same.
-        inputs, channels, norm: as `FPN` has them.
+        separation: with `conv4`, each task has a pyramid over its own stages; with `neck`, each has its own output
+            convolutions on one top-down path; with `none` and `roi`, both share one pyramid.
+        inputs, channels, norm: as in `FPN`.
     """
 
     def __init__(self, separation: Separation, inputs: Sequence[int], channels: int, *, norm: bool = False) -> None:
@@ -50,7 +50,7 @@ class Neck(nn.Module):
         """The pyramids of classification and localization, each as from `FPN`.
 
         Args:
-            cls, loc: the stages' maps as each task has them; but for `conv4` they are the same, and `cls` is read.
+            cls, loc: the maps of the stages for each task; except for `conv4` they are equal, and `cls` is used.
         """
         if self.separation == "conv4":
             return self.cls(cls), self.loc(loc)
@@ -65,8 +65,8 @@ class FPN(nn.Module):
     """A feature pyramid network.
 
     Args:
-        inputs: channels of the maps that it reads, finest first.
-        channels: of every map that it gives.
+        inputs: channels of the input maps, finest first.
+        channels: channels of each output map.
         norm: batch norm after each convolution, which then has no bias.
     """
 
@@ -76,13 +76,13 @@ class FPN(nn.Module):
         self.layer_blocks = Outputs(_layer(channels, channels, 3, norm) for _ in inputs)
 
     def forward(self, maps: Sequence[Tensor]) -> Pyramid:
-        """Maps [B, C_i, H_i, W_i], finest first, to as many of the same sizes and one half as large as the last."""
+        """Maps [B, C_i, H_i, W_i], finest first, to maps of the same sizes and one more, half as large as the last."""
         pyramid: Pyramid = self.layer_blocks(self.inner_blocks(maps))
         return pyramid
 
 
 class TopDown(nn.ModuleList):
-    """The way down: every map, narrowed, plus what the coarser ones have seen."""
+    """The top-down path: each map, narrowed, plus the enlarged coarser maps."""
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """Maps [B, C_i, H_i, W_i], finest first, to maps [B, C, H_i, W_i]."""
@@ -93,10 +93,10 @@ class TopDown(nn.ModuleList):
 
 
 class Outputs(nn.ModuleList):
-    """What is read of a pyramid: one convolution a level, which takes the steps out of enlarged maps."""
+    """The outputs of a pyramid: one convolution per level, which smooths the enlarged maps."""
 
     def forward(self, merged: Sequence[Tensor]) -> Pyramid:
-        """Maps [B, C, H_i, W_i] to as many and one more, of every second row and column of the last."""
+        """Maps [B, C, H_i, W_i] to as many maps and one more, with every second row and column of the last."""
         pyramid = [layer(each) for layer, each in zip(self, merged, strict=True)]
         return [*pyramid, F.max_pool2d(pyramid[-1], kernel_size=1, stride=2)]
 

@@ -1,13 +1,14 @@
-"""What a CPU computes in another way than torch does by itself: RoIAlign as sums, fc6 as a convolution.
+"""Operations that a CPU computes faster in another form than torch's: RoIAlign as sums, fc6 as a convolution.
 
-RoIAlign (He et al. 2017, section 3) is linear in the map and each of its samples is bilinear, so a cell of a RoI's
-features is a weighted sum of the map's cells, with weights that depend on the RoI alone: `embedding_bag`, which reads
-whole cells (all channels at once, where the map is channels-last) and runs on all threads, forward and backward.
-torchvision's CPU kernel goes channel by channel on one thread (docs/performance.md has the times).
+RoIAlign (He et al. 2017, section 3) is linear in the map, and each of its samples is bilinear. So each cell of a RoI's
+features is a weighted sum of cells of the map, with weights that depend only on the RoI. `embedding_bag` computes such
+sums: it reads whole cells (all channels at once, if the map is channels-last) and uses all threads, forward and
+backward. torchvision's CPU kernel goes channel by channel on one thread (docs/performance.md has the times).
 
-fc6 reads a whole RoI, so it is a convolution too. In float32 on a CPU with AVX-512 oneDNN's convolutions take less time
-than MKL's matrix products, which torch makes of a linear layer there: half on one machine, nine tenths on another
-(benchmarks/ablation.py). For a few RoIs, such as the whole image, and elsewhere the products are as fast or faster.
+fc6 reads a whole RoI, so it is also a convolution. In float32 on a CPU with AVX-512, oneDNN's convolutions take less
+time than MKL's matrix products, which torch uses for a linear layer: half the time on one machine, nine tenths on
+another (benchmarks/ablation.py). For a few RoIs, such as the whole image, and elsewhere, matrix products are as fast or
+faster.
 """
 
 from __future__ import annotations
@@ -26,17 +27,17 @@ from grcn.runtime import convolves_whole_rois
 
 
 def roi_align(features: Tensor, rois: Tensor, size: int, scale: float, sampling_ratio: int, *, aligned: bool) -> Tensor:
-    """The features of each RoI: torchvision.ops.roi_align, to rounding.
+    """The features of each RoI, equal to torchvision.ops.roi_align up to rounding.
 
     Args:
         features: map [B, C, H, W].
         rois: [R, 5] float32, index of the image, then the box in input pixels.
         size: S, cells per side; scale: cells of the map per input pixel.
-        sampling_ratio: samples per cell and axis; 0: as many as the cell has cells of the map.
-        aligned: with the half-pixel correction.
+        sampling_ratio: samples per cell and axis; 0: as many as there are cells of the map in the cell.
+        aligned: apply the half-pixel correction.
 
     Returns:
-        [R, C, S, S] of the map's type, summed in float32 at least; channels-last on the CPU.
+        [R, C, S, S] of the type of the map, summed in at least float32; channels-last on the CPU.
     """
     levels = rois.new_zeros(rois.shape[0], dtype=torch.int64)  # an exported graph leaves the number open
     return pyramid_roi_align([features], rois, levels, size, [scale], sampling_ratio, aligned=aligned)
@@ -52,13 +53,13 @@ def pyramid_roi_align(
     *,
     aligned: bool,
 ) -> Tensor:
-    """The features of each RoI, each from its own map of a pyramid; nothing here waits for a GPU.
+    """The features of each RoI, each from its own map of a pyramid, without waiting for a GPU.
 
-    Graphs for other runtimes pick out the RoIs of each level: that takes them a quarter of the time.
+    Graphs for other runtimes select the RoIs of each level instead, which takes them a quarter of the time.
 
     Args:
-        pyramid: maps [B, C, H_i, W_i]; scales: of each, as in `roi_align`, whose other arguments are these too.
-        levels: [R] int64, whose map a RoI is pooled from (`grcn.geometry.levels.roi_levels`).
+        pyramid: maps [B, C, H_i, W_i]; scales: one for each map. The other arguments are as in `roi_align`.
+        levels: [R] int64, the map that a RoI is pooled from (`grcn.geometry.levels.roi_levels`).
 
     Returns:
         [R, C, S, S], as from `roi_align`.
@@ -91,7 +92,7 @@ def _picked(rois: Tensor, levels: Tensor, count: int) -> list[Tensor]:
 
 
 def _places(levels: Tensor, count: int) -> Tensor:
-    """Where each RoI is, [R], when those of level 0 come first, then those of level 1, and so on, in their order."""
+    """The position of each RoI, [R], after a stable sort by level."""
     places, before = torch.zeros_like(levels), levels.new_zeros(1)
     for level in range(count):
         here = (levels == level).long()
@@ -101,19 +102,19 @@ def _places(levels: Tensor, count: int) -> Tensor:
 
 
 def _elsewhere(rois: Tensor, levels: Tensor, count: int) -> list[Tensor]:
-    """The RoIs of each level, [R, 5]: those of other levels lie where no map is, so that their features are zero.
+    """The RoIs of each level, [R, 5]. RoIs of other levels are moved outside the map, so that their features are zero.
 
-    The sum over levels is then each RoI's own features. To pick them out would wait for their numbers.
+    The sum over levels is then the features of each RoI. Selecting RoIs instead would wait for the GPU to count them.
     """
     nowhere = torch.cat((rois[:, :1], rois.new_full((len(rois), 4), -1e6)), dim=1)
     return [torch.where((levels == level)[:, None], rois, nowhere) for level in range(count)]
 
 
 class _WeightedSums(torch.autograd.Function):
-    """Sums of weighted rows, and gradients to the rows: `embedding_bag` both ways.
+    """Sums of weighted rows, with gradients to the rows; both use `embedding_bag`.
 
-    Its own gradient is for tables of which a batch reads little: it costs twice the time, and so does its forward pass
-    where a gradient is wanted.
+    torch's own gradient of `embedding_bag` is made for large tables of which a batch reads few rows. Here it takes
+    twice the time, and so does torch's forward pass if a gradient is needed.
     """
 
     @staticmethod
@@ -125,7 +126,7 @@ class _WeightedSums(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        """Each row's gradient sums those of all sums that it is in, in their order: the same over any threads."""
+        """Sums, for each row, the gradients of all sums that it is in, in a fixed order: equal for any threads."""
         index, weight = ctx.saved_tensors
         row, order = index.flatten().sort(stable=True)
         starts = torch.searchsorted(row, torch.arange(ctx.count, device=row.device))
@@ -140,14 +141,14 @@ class _WeightedSums(torch.autograd.Function):
 
 
 def roi_pool(features: Tensor, rois: Tensor, size: int, scale: float) -> Tensor:
-    """RoIPool (Girshick 2015, section 2.1), torchvision's; arguments and answer as `roi_align`'s."""
+    """RoIPool (Girshick 2015, section 2.1) by torchvision; arguments and result as in `roi_align`."""
     maps = _as_precise(features, rois)
     pooled: Tensor = torchvision.ops.roi_pool(maps, rois.to(maps.dtype), size, scale)
     return pooled.to(features.dtype)
 
 
 def _as_precise(features: Tensor, rois: Tensor) -> Tensor:
-    """The map in a type in which boxes keep their precision: in bfloat16 one would be off by up to 2 pixels at 500."""
+    """The map in a type in which boxes are exact enough: in bfloat16, a box at 500 is off by up to 2 pixels."""
     return features.to(torch.promote_types(features.dtype, rois.dtype))
 
 
@@ -186,11 +187,11 @@ def _samples(
 def _axis(start: Tensor, step: Tensor, size: int, ratio: int, cells: Tensor) -> tuple[Tensor, Tensor]:
     """Along one axis: the two cells beside each sample and their weights, [R, S, 2 * ratio] each.
 
-    A sample more than one cell outside the map counts as zero, one nearer takes the value at the border.
+    A sample more than one cell outside the map counts as zero; a closer one takes the value at the border.
 
     Args:
-        start, step: [R] where the RoI begins and the size of its cells, in cells of the map.
-        cells: [R] of the map along this axis.
+        start, step: [R] the start of the RoI and the size of its cells, in cells of the map.
+        cells: [R] number of cells of the map along this axis.
     """
     offset = (torch.arange(size * ratio, dtype=start.dtype, device=start.device) + 0.5) / ratio  # in cells of the RoI
     at = start[:, None] + offset * step[:, None]  # [R, S * ratio]
@@ -205,13 +206,13 @@ def _axis(start: Tensor, step: Tensor, size: int, ratio: int, cells: Tensor) -> 
 
 
 _FEW = 16
-"""RoIs below which fc6 is a matrix product, which then is a matter of reading its weight once."""
+"""With fewer RoIs than this, fc6 is a matrix product, since its time is then that of reading the weight once."""
 
 
 def whole_rois(features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Each RoI's numbers times a matrix: features [R, C, S, S], weight [F, C, S, S] and bias [F] to [R, F].
+    """Multiplies the numbers of each RoI by a matrix: features [R, C, S, S], weight [F, C, S, S], bias [F] to [R, F].
 
-    In an exported graph the weight is that matrix already, [F, S * S * C], by cell (`by_cell`).
+    In an exported graph the weight is already that matrix, [F, S * S * C], cell by cell (`by_cell`).
     """
     if torch.compiler.is_exporting():
         return F.linear(by_cell(features), weight, bias)
@@ -229,8 +230,9 @@ def whole_rois(features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 class _WholeRoI(torch.autograd.Function):
-    """A convolution over whole RoIs, with its weight's gradient as one more convolution: torch's own copies features
-    and weight to another layout and back, which costs as much as the sums."""
+    """A convolution over whole RoIs, whose weight gradient is also a convolution.
+
+    torch's own gradient copies features and weight to another layout and back, which takes as long as the sums."""
 
     @staticmethod
     def forward(ctx: Any, features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
-"""The RoI stage: what each proposal shows, and where exactly it ends (Girshick 2015; He et al. 2017 for RoIAlign).
+"""The RoI stage: classifies proposals and corrects their boxes (Girshick 2015; He et al. 2017 for RoIAlign).
 
-Each task reads its own map. How much of the way from map to answer the tasks share is the configuration's
-`separation`: one head for both, a head each, or a head and map-level layers each.
+Each task reads its own map. The configuration's `separation` says what the tasks share on the way from the map to the
+result: one head for both, a head for each, or a head and layers on the map for each.
 
 Shape letters: B images, P proposals of an image, K samples of an image, G objects of an image, R RoIs of the batch, as
 many of each image, C classes, F features, D detections of an image.
@@ -44,7 +44,7 @@ class AttentionContext(nn.Module):
         self.attention, self.transform = nn.Conv2d(inputs, 1, 1), nn.Linear(inputs, channels)
 
     def forward(self, features: Tensor, image_rois: Tensor, stride: int) -> Tensor:
-        """Map [B, C, H, W] to [B, F]; cells that lie wholly in an image's padding get no attention.
+        """Map [B, C, H, W] to [B, F]. Cells that lie completely in the padding of an image get no attention.
 
         Args:
             image_rois: [B, 5], each image as a RoI.
@@ -58,12 +58,12 @@ class AttentionContext(nn.Module):
 
 @dataclass(frozen=True, eq=False)
 class TaskPath:
-    """The way from maps to a task's vector for each RoI. Both tasks may go the same, or share its first layer.
+    """The path from the maps to a task's vector for each RoI. Both tasks can share a path, or only its first layer.
 
     Args:
-        task: whose maps it begins at; strides: of those.
-        cells: on a pyramid, a RoI reads the coarsest map on which its side spans at least so many.
-        reduce: on the maps, before RoIs are cut from them; head: on each RoI.
+        task: the task whose maps it starts from; strides: strides of these maps.
+        cells: on a pyramid, a RoI uses the coarsest map on which its side spans at least this many cells.
+        reduce: layer on the maps, before pooling; head: layers on each RoI.
     """
 
     task: Task
@@ -74,7 +74,7 @@ class TaskPath:
 
 
 class Assigned(NamedTuple):
-    """What is trained on: boxes [B, K, 4]; labels [B, K], 0 for background, class id + 1, or `FILLING`; target_deltas
+    """Training samples: boxes [B, K, 4]; labels [B, K], 0 for background, class id + 1, or `FILLING`; target_deltas
     [B, K, 4]."""
 
     boxes: Tensor
@@ -83,8 +83,9 @@ class Assigned(NamedTuple):
 
 
 class Found(NamedTuple):
-    """Detections by falling score: boxes [B, D, 4], scores [B, D], labels [B, D] (class ids), valid [B, D] bool; the
-    others, at the end, have boxes and scores of zero and the label -1."""
+    """Detections by descending score: boxes [B, D, 4], scores [B, D], labels [B, D] (class ids), valid [B, D] bool.
+
+    Entries that are not valid come last, with boxes and scores of zero and label -1."""
 
     boxes: Tensor
     scores: Tensor
@@ -93,18 +94,18 @@ class Found(NamedTuple):
 
 
 class Predictions(NamedTuple):
-    """logits [R, 1 + C], background first (and behind them those without a name); deltas [R, C, 4]."""
+    """logits [R, 1 + C], background first, followed by unnamed logits if any; deltas [R, C, 4]."""
 
     logits: Tensor
     deltas: Tensor
 
 
 class RoIStage(nn.Module):
-    """From maps and proposals to class scores and boxes.
+    """Computes class scores and boxes from maps and proposals.
 
     Args:
-        channels, strides: of the maps of classification and localization.
-        heads: from RoI features to a vector of `channels` each; one called `shared`, or `cls` and `loc`.
+        channels, strides: channels and strides of the maps of classification and localization.
+        heads: heads that turn RoI features into vectors of `channels`: one named `shared`, or `cls` and `loc`.
     """
 
     def __init__(
@@ -166,7 +167,7 @@ class RoIStage(nn.Module):
         return Predictions(answers["cls"], answers["loc"].reshape(-1, self.num_classes, 4))
 
     def _answers(self, maps: Maps, boxes: Tensor, images: Tensor, tasks: Sequence[Task]) -> dict[Task, Tensor]:
-        """What the last layers of some tasks give for every RoI: [R, 1 + C], [R, 4 * C]."""
+        """The outputs of the last layers of some tasks for every RoI: [R, 1 + C], [R, 4 * C]."""
         rois, image_rois = _rois(boxes), _rois(images[:, None])
         paths = {self.paths[task]: None for task in tasks}
         reduced: dict[nn.Module, Pyramid] = {}
@@ -193,7 +194,7 @@ class RoIStage(nn.Module):
     def _vectors(
         self, reduced: dict[nn.Module, Pyramid], rois: Tensor, paths: Iterable[TaskPath]
     ) -> dict[TaskPath, Tensor]:
-        """The vector of each RoI, [R, F], by each path; `reduced` holds the maps behind their first layers."""
+        """The vector of each RoI, [R, F], for each path; `reduced` holds the maps after their first layers."""
         pooled: dict[tuple[nn.Module, float], Tensor] = {}
         vectors: dict[TaskPath, Tensor] = {}
         for path in paths:
@@ -215,10 +216,10 @@ class RoIStage(nn.Module):
 
     @torch.no_grad()
     def assign(self, proposals: Proposals, objects: Objects, generators: Generators = None) -> Assigned:
-        """Training samples: the objects join the proposals, then a share of positives is drawn.
+        """Training samples: objects are added to the proposals, then samples with a share of positives are drawn.
 
         Args:
-            generators: of what is sampled in each image (`geometry.sampling.sample`).
+            generators: one for the samples of each image (`geometry.sampling.sample`).
         """
         roi, number = self.config.roi, objects.boxes.shape[1]
         # An image's objects come behind its own proposals, wherever those of others end: its samples are its own.
@@ -250,11 +251,11 @@ class RoIStage(nn.Module):
     def detect(
         self, predictions: Predictions, proposals: Proposals, images: Tensor, score: float | None = None
     ) -> Found:
-        """Detections of each image: per class, boxes above the score threshold after NMS, the best of all classes.
+        """The detections of each image: boxes above the score threshold, NMS per class, then the best of all classes.
 
         Args:
             images: as in `forward`.
-            score: the threshold; None: the configuration's.
+            score: the threshold; None: that of the configuration.
         """
         c, (count, most) = self.config.roi, proposals.valid.shape
         threshold = c.score_threshold if score is None else score
@@ -274,11 +275,11 @@ class RoIStage(nn.Module):
         return Found(boxes * valid[..., None], scores * valid, (index // most).masked_fill(~valid, -1), valid)
 
     def refine(self, maps: Maps, found: Found, images: Tensor) -> Found:
-        """`found` with its boxes corrected by localization as if they had been proposed, `roi.refine` times.
+        """Runs localization again on the boxes of `found`, as if they were proposals, `roi.refine` times.
 
-        Scores, and which of the boxes are kept, stay. (Gidaris and Komodakis 2015, "Object Detection via a Multi-Region
-        and Semantic Segmentation-Aware CNN Model", section 5, without their voting; the same head each time, unlike
-        Cai and Vasconcelos's Cascade R-CNN, 2018.)
+        Scores and the selection of boxes do not change. This is the iteration of Gidaris and Komodakis 2015, "Object
+        Detection via a Multi-Region and Semantic Segmentation-Aware CNN Model", section 5, without their voting. It
+        uses the same head each time, unlike Cascade R-CNN (Cai and Vasconcelos 2018).
 
         Args:
             images: as in `forward`.
@@ -295,12 +296,12 @@ class RoIStage(nn.Module):
 
 
 def pooled_keys(config: DetectorConfig) -> tuple[str, ...]:
-    """Whose RoI features are pooled: one map's for both tasks, or each task's."""
+    """The tasks whose RoI features are pooled: one for both, or each."""
     return ("shared",) if config.separation in ("none", "roi") else TASKS
 
 
 def head_keys(config: DetectorConfig) -> tuple[str, ...]:
-    """Whose heads there are: one for both tasks, or one each."""
+    """The tasks that have a head: one for both, or each."""
     return ("shared",) if config.separation == "none" else TASKS
 
 

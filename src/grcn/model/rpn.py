@@ -1,5 +1,6 @@
-"""The region proposal network: where an object may be (Ren et al. 2015, section 3.1; on a pyramid Lin et al. 2017,
-section 4.1).
+"""The region proposal network: proposes boxes that may hold an object.
+
+Source: Ren et al. 2015, section 3.1; on a pyramid, Lin et al. 2017, section 4.1.
 
 Shape letters: B images, L maps, C channels, A anchors of an image, P proposals of an image, K samples of an image, G
 objects of an image.
@@ -25,7 +26,7 @@ Generators = Sequence[torch.Generator] | None  # one an image, for what training
 
 
 class Objects(NamedTuple):
-    """What there is to learn: boxes [B, G, 4]; valid [B, G] bool, False for filling; labels [B, G] int64, class ids."""
+    """The training targets: boxes [B, G, 4]; valid [B, G] bool, False for filling; labels [B, G] int64, class ids."""
 
     boxes: Tensor
     valid: Tensor
@@ -33,14 +34,14 @@ class Objects(NamedTuple):
 
 
 class Proposals(NamedTuple):
-    """Boxes [B, P, 4], best first; valid [B, P] bool, False for the filling at the end, boxes of zeros."""
+    """Boxes [B, P, 4], best first; valid [B, P] bool, False for the filling at the end, whose boxes are zero."""
 
     boxes: Tensor
     valid: Tensor
 
 
 class RawPredictions(NamedTuple):
-    """What the RPN says of a map: logits [B, A] and deltas [B, A, 4] of its anchors [A, 4]."""
+    """The outputs of the RPN for a map: logits [B, A] and deltas [B, A, 4] of its anchors [A, 4]."""
 
     logits: Tensor
     deltas: Tensor
@@ -51,8 +52,8 @@ class RPN(nn.Module):
     """3x3 convolutions, then objectness and box deltas of each anchor; the same layers on every map.
 
     Args:
-        channels: width of the maps it looks at; strides: of those. One map has anchors of all sizes; of several, each
-            has its own size.
+        channels: channels of its maps; strides: strides of its maps. One map has anchors of all sizes; of several
+            maps, each has its own size.
     """
 
     cells: Tensor  # [L, anchors of a cell, 4]
@@ -80,13 +81,13 @@ class RPN(nn.Module):
         objects: Objects | None = None,
         generators: Generators = None,
     ) -> tuple[Proposals, dict[str, Tensor]]:
-        """Proposals, detached, and the losses where there are objects to learn from, else none.
+        """Proposals, detached, and in training the losses, otherwise no losses.
 
         Args:
             maps: [B, C, H, W] each, finest first.
             images: [B, 4], each image, without padding, as a box.
-            objects: None outside training.
-            generators: of what is sampled in each image (`geometry.sampling.sample`).
+            objects: the training targets; None outside training.
+            generators: one for the samples of each image (`geometry.sampling.sample`).
         """
         raw = self.predict_raw(maps)
         proposals = self._propose(raw, images)
@@ -94,7 +95,7 @@ class RPN(nn.Module):
         return proposals, losses
 
     def predict_raw(self, maps: Sequence[Tensor]) -> list[RawPredictions]:
-        """What it says of each anchor, map by map."""
+        """The outputs for each anchor, map by map."""
         height, width = maps[0].shape[2:]
         shapes = [(features.shape[2], features.shape[3]) for features in maps]
         anchors = pyramid_anchors(self.cells.unbind(), shapes, (height * self.stride, width * self.stride))
@@ -122,7 +123,7 @@ class RPN(nn.Module):
         return Proposals(boxes.gather(1, index[..., None].expand(-1, -1, 4)) * valid[..., None], valid)
 
     def _candidates(self, one: RawPredictions, images: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        """The `count` best boxes of a map, [B, P, 4], and their logits, [B, P]: minus infinity for what is none."""
+        """The `count` best boxes of a map, [B, P, 4], and their logits, [B, P]: minus infinity for filling."""
         logits, deltas, anchors = box_ops.to_float32(one.logits), box_ops.to_float32(one.deltas), one.anchors
         # So many that the map of a small image has enough, too; what is added comes last and counts for nothing.
         logits = torch.cat((logits, logits.new_full((logits.shape[0], count), -torch.inf)), dim=1)
@@ -158,7 +159,7 @@ LOWEST = -1e30
 
 
 def _targets(objects: Tensor, matched: Tensor, references: Tensor) -> Tensor:
-    """Deltas from each reference [B, K, 4] to the object it is matched with [B, K]; zeros where there is none."""
+    """Deltas from each reference [B, K, 4] to its matched object [B, K]; zeros if there is none."""
     if objects.shape[1] == 0:
         return torch.zeros_like(references)
     own = objects.gather(1, matched.clamp(min=0)[..., None].expand(-1, -1, 4))

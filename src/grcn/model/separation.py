@@ -5,10 +5,10 @@
 
 With a neck, the maps of conv2 to conv5 go through it, and each task has a pyramid in place of a map (`model.neck`).
 
-A large stride helps to tell what an object is and harms telling where it ends; so each task's branch, a copy of the
-same pretrained stages, takes the stride that suits it (Luo and Xiao 2020, abstract). Which stages are copied, the
-strides and the dilation are our reading and fields of the configuration. With no separation this module is the
-feature extractor of Faster R-CNN.
+A large stride helps to tell what an object is, but makes it harder to tell where it ends. So each task has a branch, a
+copy of the same pretrained stages, with the stride that suits it (Luo and Xiao 2020, abstract). Which stages are
+copied, the strides and the dilation are our reading of the paper, and fields of the configuration. Without separation,
+this module is the feature extractor of Faster R-CNN.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from grcn.model.neck import Neck, Pyramid
 
 
 class Maps(NamedTuple):
-    """Feature maps of a batch, [B, C, H, W] each, by who looks at them: of a pyramid all, finest first, else one.
+    """The feature maps of a batch, [B, C, H, W] each, for each user: one map, or all maps of a pyramid, finest first.
 
-    Who shares a map has the same tensor. A pyramid's last map is the RPN's alone.
+    A shared map is the same tensor for all users. Only the RPN uses the last map of a pyramid.
     """
 
     rpn: Pyramid
@@ -45,11 +45,11 @@ class Separation(nn.Module):
     """Trunk and branches.
 
     Args:
-        backbone: each branch takes a copy of its stages, so both start equal.
+        backbone: gives the stages; each branch gets a copy, so both start equal.
 
     Attributes:
         strides: input pixels per cell of the maps; channels: their width; both in the order of `Maps`.
-        checkpoint: in training, keep only what enters each block and compute the rest again in the backward pass
+        checkpoint: in training, store only the input of each block and compute the rest again in the backward pass
             (activation checkpointing, Chen et al. 2016): less memory, a third more time, the same numbers.
 
     Raises:
@@ -100,7 +100,7 @@ class Separation(nn.Module):
 
 
 def run(stages: Iterable[nn.Module], x: Tensor, checkpointed: bool) -> Tensor:
-    """`x` through stages one after the other; `checkpointed`: as `Separation.checkpoint` has it."""
+    """Runs `x` through the stages one after the other; `checkpointed`: see `Separation.checkpoint`."""
     for stage in stages:
         if not (checkpointed and torch.is_grad_enabled()):
             x = stage(x)
@@ -138,7 +138,7 @@ def _statistics_as_they_are(part: nn.Module) -> Iterator[None]:
 
 
 def check_strides(config: DetectorConfig, backbone: Backbone) -> None:
-    """Raises ConfigError where the stages of `backbone` cannot have the strides that `config` asks for."""
+    """Raises ConfigError if the stages of `backbone` cannot have the strides that `config` asks for."""
     if config.neck != "none":
         if backbone.strides[1:] != (4, 8, 16, 32):
             raise ConfigError(
@@ -161,7 +161,7 @@ def check_strides(config: DetectorConfig, backbone: Backbone) -> None:
 
 
 def _chain(config: DetectorConfig, backbone: Backbone, first: int, last: int, before: int, after: int) -> nn.Sequential:
-    """Copies of stages conv`first`..conv`last`, which take a map from stride `before` to stride `after`."""
+    """Copies of the stages conv`first`..conv`last`, changed to lead from stride `before` to stride `after`."""
     chain: OrderedDict[str, nn.Module] = OrderedDict()
     stride = before
     for number in range(first, last + 1):

@@ -1,4 +1,4 @@
-"""Detectors on disk: one safetensors file each; preset, configuration, class names and metrics in its header."""
+"""Saves and loads detectors: one safetensors file each, with preset, configuration and class names in its header."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from grcn.predict.header import KEY, Header, read_header
 def save_detector(
     path: str | Path, model: RCNN, *, class_names: tuple[str, ...], preset: str, extra: dict[str, Any]
 ) -> None:
-    """Writes a detector as one safetensors file: whole or not at all.
+    """Writes a detector to one safetensors file, completely or not at all.
 
     Args:
-        class_names: by class id; preset: the name it was built from; extra: JSON values such as metrics.
+        class_names: the names by class id; preset: the preset's name; extra: JSON values such as metrics.
 
     Raises:
-        CheckpointError: where the file cannot be written; an earlier one of that name stays as it was.
+        CheckpointError: if the file cannot be written; an earlier file of that name is unchanged.
     """
     header = Header(model.config, class_names, preset, extra)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
@@ -40,10 +40,10 @@ def save_detector(
 
 
 def add_to_header(path: str | Path, entries: Mapping[str, Any]) -> None:
-    """Sets keys of `extra` in the header of a weights file; its tensors stay as they are.
+    """Sets keys of `extra` in the header of a weights file; its tensors do not change.
 
     Raises:
-        CheckpointError: where the file cannot be read or written, or is no detector's.
+        CheckpointError: if the file cannot be read or written, or is not a detector.
     """
     metadata, tensors = _read(path)
     header = read_header(path, metadata)
@@ -55,7 +55,7 @@ def add_to_header(path: str | Path, entries: Mapping[str, Any]) -> None:
 
 @dataclass(frozen=True)
 class LoadedDetector:
-    """A detector read from a file: the module, in evaluation mode, and what its header says."""
+    """A detector read from a file: the module, in evaluation mode, and the fields of the header."""
 
     model: RCNN
     class_names: tuple[str, ...]
@@ -77,17 +77,17 @@ def _with_numbers(backbone: Backbone) -> Backbone:
 
 
 def load_detector(path: str | Path, *, backbone: Backbone | None = None) -> LoadedDetector:
-    """Reads what `save_detector` wrote.
+    """Reads a file that `save_detector` wrote.
 
-    The header is checked against the tensors in the file before anything of their size is made. A backbone that it
-    names is one that the package makes, torchvision's or timm's; nothing is imported because a file says so.
+    The header is checked against the tensors in the file before memory for them is allocated. The header can only name
+    a backbone of torchvision or timm; a file cannot cause anything else to be imported.
 
     Args:
-        path: of the file.
-        backbone: the network of your own that the detector was built with.
+        path: the file.
+        backbone: your own network, if the detector was built with one.
 
     Raises:
-        CheckpointError: where the file is missing, broken, or not a detector of this package.
+        CheckpointError: if the file is missing, broken, or not a detector of this package.
     """
     metadata, tensors = _read(path)
     header = read_header(path, metadata)
@@ -99,7 +99,7 @@ def read_file_header(path: str | Path) -> Header:
     """The header of a weights file, without its tensors.
 
     Raises:
-        CheckpointError: where it is missing, broken, or not a detector's.
+        CheckpointError: if it is missing, broken, or not a detector.
     """
     try:
         with safetensors.safe_open(path, framework="pt") as file:
@@ -125,20 +125,20 @@ def filled(
     source: str,
     backbone: Backbone | None = None,
 ) -> RCNN:
-    """A detector of these tensors, in evaluation mode. They are held to what `config` needs before it is made.
+    """Builds a detector from tensors, in evaluation mode. The tensors are checked against `config` first.
 
     Args:
-        config: settled (`grcn.model.detector.resolve`).
-        source: what errors call it.
-        backbone: as `load_detector`.
+        config: a resolved configuration (`grcn.model.detector.resolve`).
+        source: the name of the file in errors.
+        backbone: as in `load_detector`.
 
     Raises:
-        CheckpointError: where they are not those of such a detector.
+        CheckpointError: if the tensors do not fit such a detector.
     """
     if backbone is None and not is_named(config.backbone):
         raise CheckpointError(
-            f"{source}: its backbone {config.backbone[:100]!r} is a network of one's own; read it in Python with "
-            "load_detector(path, backbone=...), and export it there for commands and services"
+            f"{source}: its backbone {config.backbone[:100]!r} is your own network; load it in Python with "
+            "load_detector(path, backbone=...), and export it there to use it in commands and services"
         )
     try:
         with torch.device("meta"):

@@ -1,4 +1,4 @@
-"""A detector over a whole data set."""
+"""Runs a detector on a whole data set."""
 
 from __future__ import annotations
 
@@ -26,25 +26,25 @@ def predict_dataset(
     progress: Callable[[int, int], None] | None = None,
     on_broken: Callable[[ImageRecord, ImageError], None] | None = None,
 ) -> list[Detections]:
-    """What a detector finds in every image of a data set.
+    """Runs a detector on every image of a data set.
 
     Args:
         detector: the detector.
-        dataset: opened with the detector's class names.
-        batch_size, workers: as `Detector.stream`.
-        score: lowest score kept; None: the model's own threshold, which is low (0.05 in every preset), since AP wants
-            nearly all detections.
-        progress: called with images done and images in all.
-        on_broken: what to do with an image that cannot be read. Default: raise, since a figure over fewer images is not
-            the data set's. When given, it is told of each, and the image counts as one in which nothing was found, so
-            that skipping never improves a figure.
+        dataset: the data set, opened with the detector's class names.
+        batch_size, workers: as in `Detector.stream`.
+        score: lowest score that is kept. None: the model's own threshold, which is low (0.05 in every preset), since AP
+            needs nearly all detections.
+        progress: called with the number of images done and of all images.
+        on_broken: called with the error of each image that cannot be read. The image then counts as one without
+            detections, so that skipping never improves a result. Default: the error is raised, since results on fewer
+            images are not those of the data set.
 
     Returns:
         Detections aligned with `dataset.records`, ready for `grcn.evaluation.evaluate` with the records' targets.
 
     Raises:
         ImageError: on an image that cannot be read, without `on_broken`.
-        DataError: when the detector's classes are not the data set's.
+        DataError: if the detector and the data set have different classes.
     """
     if detector.class_names != dataset.class_names:
         raise DataError(

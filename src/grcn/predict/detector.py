@@ -1,7 +1,7 @@
-"""The trained detector as a user holds it: pictures in, `Detections` out, boxes in the pictures' own pixels.
+"""The trained detector that users work with: pictures in, `Detections` out, with boxes in pixels of the pictures.
 
-What computes them is a network: torch's (`grcn.predict.torch_backend`) or an exported file's
-(`grcn.predict.runtimes`). The latter needs no torch, so nothing here imports it.
+A network computes them: a torch module (`grcn.predict.torch_backend`) or an exported file (`grcn.predict.runtimes`).
+An exported file runs without torch, so this module does not import torch.
 """
 
 from __future__ import annotations
@@ -43,17 +43,17 @@ class Detector:
     """A detector and its class names, ready to predict.
 
     Args:
-        model: the network: a torch module, or one that `Detector.load` opened.
-        class_names: the C names, by class id.
-        preset: the name of the configuration it was made from, for the record.
-        thresholds: what its file says of its scores.
-        calibrated: hand out scores that are probabilities of being right, by the temperature of `thresholds`.
+        model: the network: a torch module, or a network that `Detector.load` opened.
+        class_names: the C names, in the order of the class ids.
+        preset: name of the configuration that the network was built from, for the record.
+        thresholds: the thresholds and the temperature stored in the file, if any.
+        calibrated: return scores that are probabilities of being right, using the temperature of `thresholds`.
 
     Attributes:
-        thresholds: of the scores as they are handed out; None where it has none.
+        thresholds: thresholds for the scores that this detector returns; None if it has none.
 
     Raises:
-        ConfigError: where there are not C names, or two are the same; on `calibrated` without thresholds.
+        ConfigError: if the number of names is not C, if two names are equal, or on `calibrated` without thresholds.
     """
 
     def __init__(
@@ -95,28 +95,33 @@ class Detector:
         optimize: Optimization = "fold",
         calibrated: bool = False,
     ) -> Detector:
-        """A detector from a run folder, a weights file, an exported file, the Hugging Face Hub or the name of a
-        preset.
+        """Loads a detector from a run folder, a weights file, an exported file, the Hugging Face Hub or a preset.
 
         Args:
-            source: a run folder (its `best.safetensors`, else `last.safetensors`), a `.safetensors` file written by
-                grcn, what `grcn export` made (a `.onnx` file, an OpenVINO folder), `hf://user/name` or
-                `hf://user/name@revision` (`from_pretrained`), a state dict of torchvision's Faster R-CNN with a pyramid
-                (.pth), or a preset's name. `faster_rcnn_r50_fpn` and its `_v2` come with torchvision's COCO weights;
-                with class names, and elsewhere, the backbone has its ImageNet weights and the rest is untrained.
-            device: as torch names it; `auto`: the first CUDA device where there is one, else the CPU. What was
-                exported runs on the CPU, an `.onnx` file with `cuda` on a GPU (needs onnxruntime-gpu).
-            class_names: of a preset's detector, or of torchvision's file; what grcn trained has its own.
-            optimize: how the network is made faster (`grcn.predict.optimize.optimized`): `fold`, which leaves the
-                detections the same; `bf16`, which changes them a little; `none`: as it was trained. What was exported
-                is folded; OpenVINO computes it in bfloat16 on request.
-            calibrated: hand out scores that are probabilities of being right, by the temperature in the file; default:
-                the network's own.
+            source: one of these:
+
+                - a run folder (`best.safetensors` is loaded, or `last.safetensors` if there is no best);
+                - a `.safetensors` file written by grcn;
+                - a file or folder written by `grcn export` (a `.onnx` file, an OpenVINO folder);
+                - `hf://user/name` or `hf://user/name@revision` (see `from_pretrained`);
+                - a state dict of torchvision's Faster R-CNN with a pyramid (.pth);
+                - the name of a preset. `faster_rcnn_r50_fpn` and its `_v2` come with torchvision's COCO weights. All
+                  other presets, and these two with `class_names`, have a backbone with ImageNet weights, and the rest
+                  is untrained.
+            device: as torch names it; `auto` is the first CUDA device, or the CPU if there is none. Exported files run
+                on the CPU; an `.onnx` file also runs on `cuda` (this needs onnxruntime-gpu).
+            class_names: names for the detector of a preset or for torchvision's file; detectors trained by grcn have
+                their own.
+            optimize: how the network is made faster (`grcn.predict.optimize.optimized`). `fold` leaves the detections
+                the same, `bf16` changes them slightly, `none` keeps the network as trained. Exported files are always
+                folded; OpenVINO also computes in bfloat16.
+            calibrated: return scores that are probabilities of being right, using the temperature in the file. By
+                default the scores are those of the network.
 
         Raises:
-            CheckpointError: where there is no such file, or it is no detector of grcn.
-            ConfigError: on a preset without class names, class names beside trained weights, an unknown device or
-                optimization, a runtime that is not installed, or `calibrated` with a file that has no temperature.
+            CheckpointError: if the file does not exist, or is not a detector of grcn.
+            ConfigError: on a preset without class names, class names for weights that have their own, an unknown device
+                or optimization, a runtime that is not installed, or `calibrated` with a file without a temperature.
         """
         if optimize not in get_args(Optimization):
             raise ConfigError(f"optimize '{optimize}': use one of {', '.join(get_args(Optimization))}")
@@ -151,15 +156,15 @@ class Detector:
         optimize: Optimization = "fold",
         calibrated: bool = False,
     ) -> Detector:
-        """A detector from the Hugging Face Hub: its weights file alone is fetched, and kept in the Hub's cache.
+        """Loads a detector from the Hugging Face Hub. Only the weights file is downloaded, into the Hub's cache.
 
         Args:
             repo_id, revision, token, cache_dir, local_files_only: as `grcn.predict.hub.download_weights`.
             device, optimize, calibrated: as `load`.
 
         Raises:
-            CheckpointError: where it cannot be fetched, or is no detector of grcn.
-            ConfigError: without the extra `hub`, on a name that no repository can have, and as `load`.
+            CheckpointError: if it cannot be downloaded, or is not a detector of grcn.
+            ConfigError: without the extra `hub`, on an invalid name of a repository, and as `load`.
         """
         file = download_weights(
             repo_id, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only
@@ -170,15 +175,15 @@ class Detector:
         """Uploads the weights file that this detector was loaded from, with a model card, to the Hugging Face Hub.
 
         Args:
-            repo_id: `user/name`, made where absent.
+            repo_id: `user/name`, created if it does not exist.
             options: token, private, license, half, metrics, message: as `grcn.predict.hub.push`.
 
         Returns:
             The repository's address.
 
         Raises:
-            CheckpointError: where the Hub refuses, or the detector was not loaded from a file.
-            ConfigError: without the extra `hub`, or on a name that no repository can have.
+            CheckpointError: if the Hub refuses, or the detector was not loaded from a file.
+            ConfigError: without the extra `hub`, or on an invalid name of a repository.
         """
         if self.source is None:
             raise CheckpointError(
@@ -191,7 +196,7 @@ class Detector:
         """The torch module.
 
         Raises:
-            ConfigError: where the detector is an exported one.
+            ConfigError: if the detector is an exported one.
         """
         model: RCNN | None = getattr(self.network, "model", None)
         if model is None:
@@ -204,7 +209,7 @@ class Detector:
 
     @property
     def device(self) -> Any:
-        """What it runs on: torch's device, or the runtime's name."""
+        """The device that it runs on: a torch device, or the name of the runtime."""
         return self.network.device
 
     @overload
@@ -228,27 +233,26 @@ class Detector:
         batch_size: int = 1,
         tiles: Tiles | int | None = None,
     ) -> Detections | list[Detections]:
-        """The objects in one picture, or in each of a list.
+        """Finds the objects in one picture, or in each picture of a list.
 
         Args:
             images: a path, the bytes of a file, a PIL image, a uint8 RGB array [H, W, 3], a tensor [3, H, W] (uint8,
                 or float in 0..1), or a list of these, of any sizes. Files are decoded upright, as in training.
-            score: only detections of at least this score, 0 for as many as the model keeps of an image
-                (`roi.detections_per_image`); `best`, `precise`: those of its thresholds, which each class has its own;
-                None: its own threshold (`roi.score_threshold`).
-            batch_size: pictures of a list, or tiles of a picture, that pass through the network together.
-            tiles: look at each picture tile by tile, for those much larger than what the network sees:
-                `grcn.config.Tiles`, or the side of a tile in pixels. There may be more detections than the model keeps
-                of an image.
+            score: the lowest score of a detection. With 0, the model returns as many as it keeps per image
+                (`roi.detections_per_image`). `best` and `precise` use the stored threshold of each class. None is the
+                model's own threshold (`roi.score_threshold`).
+            batch_size: number of pictures, or of tiles of a picture, that go through the network together.
+            tiles: detect tile by tile, for pictures much larger than the network's input: a `grcn.config.Tiles`, or the
+                side of a tile in pixels. This can give more detections than the model keeps per image.
 
         Returns:
-            Detections with boxes in the picture's own pixels, clipped to it, by falling score; a list for a list.
+            Detections sorted by descending score, with boxes in pixels of the picture, clipped to it; for a list of
+            pictures, a list of detections.
 
         Raises:
-            ImageError: on a file that cannot be decoded, or a value that is no picture.
-            ConfigError: on a score below its own threshold, which an exported detector has built in; on `best` and
-                `precise` where its file has no thresholds; on tiles of another size than the one that it is exported
-                for.
+            ImageError: on a file that cannot be decoded, or a value that is not a picture.
+            ConfigError: on a score below the threshold built into an exported detector; on `best` or `precise` if the
+                file has no thresholds; on tiles of another size than a detector exported for one size takes.
         """
         if batch_size < 1:
             raise ConfigError(f"batch_size {batch_size}: needs at least 1")
@@ -299,26 +303,27 @@ class Detector:
         read: Callable[[Any], Pixels] | None = None,
         finish: Callable[[Any, Any, Detections], Any] | None = None,
     ) -> Iterator[tuple[Any, Any]]:
-        """The objects in many pictures, in order: while the network looks at some, threads read the next ones.
+        """Finds the objects in many pictures, in order. While the network runs, threads read the next pictures.
 
         ```python
         for path, found in detector.stream(sorted(folder.glob("*.jpg"))):
             print(path, found if isinstance(found, ImageError) else found.names)
         ```
-        A picture that cannot be read costs itself alone. Memory stays bounded however many there are.
+        A picture that cannot be read does not stop the others. Memory is bounded, however many pictures there are.
 
         Args:
-            sources: pictures as `predict` takes them, or whatever `read` takes; an iterator is read as it is needed.
-            score: as `predict`.
-            batch_size: pictures of one size, after resizing, that pass through the network together.
-            workers: threads that read and finish; with `tiles`, that cut them: then one picture is in memory at a time.
-            tiles: as `predict`.
-            read: makes a picture, uint8 [H, W, 3] RGB, of a source; may raise ImageError. Default: as `predict`.
-            finish: makes of source, pixels and detections what is handed out, such as a drawn picture, in a thread; may
-                raise ImageError. Default: the detections.
+            sources: pictures as `predict` takes them, or anything that `read` takes. An iterator is consumed as needed.
+            score: as in `predict`.
+            batch_size: number of pictures, all of one size after resizing, that go through the network together.
+            workers: threads that run `read` and `finish`. With `tiles` they cut the tiles instead, and only one picture
+                is in memory at a time.
+            tiles: as in `predict`.
+            read: turns a source into a picture, uint8 [H, W, 3] RGB; may raise ImageError. Default: as in `predict`.
+            finish: turns source, pixels and detections into the result, for instance a drawn picture. Runs in a thread;
+                may raise ImageError. Default: the result is the detections.
 
         Yields:
-            Each source with its detections, or what `finish` makes of them; with an ImageError where there are none.
+            Each source with its detections, or the result of `finish`; or with an ImageError if there are none.
 
         Raises:
             ConfigError: as `predict`.
@@ -347,10 +352,10 @@ class Detector:
         )
 
     def least(self, score: Score | None) -> float | Array | None:
-        """The lowest score that is kept where `predict` is asked for `score`; [C] where each class has its own.
+        """The lowest score that `predict` keeps for `score`: one number, or [C] if each class has its own.
 
         Raises:
-            ConfigError: where it has no thresholds, or `score` is none.
+            ConfigError: if `score` needs thresholds and there are none, or if it is not a valid score.
         """
         if not isinstance(score, str):
             return score
@@ -362,8 +367,7 @@ class Detector:
         return self.thresholds.of(score)
 
     def lowered(self, score: Score | None) -> float | None:
-        """What the network is to keep all above of for `score`, where that is below its own threshold; None: its own
-        threshold does."""
+        """The threshold to give to the network for `score`; None if the network's own threshold is low enough."""
         least = self.least(score)
         if least is None:
             return None
@@ -378,7 +382,7 @@ class Detector:
 def _thresholds(
     extra: Mapping[str, Any], class_names: Sequence[str], source: str | Path, *, needed: bool
 ) -> Thresholds | None:
-    """The thresholds in a file's header; where they are needed, there must be some."""
+    """The thresholds in the header of a file; an error if they are `needed` and missing."""
     thresholds = Thresholds.from_extra(extra, class_names, source)
     if needed and thresholds is None:
         raise no_thresholds(source, exported=locate(source).is_exported)
@@ -386,11 +390,10 @@ def _thresholds(
 
 
 def to_pixels(picture: Any, name: str = "picture") -> Pixels:
-    """A picture of any accepted kind as uint8 [H, W, 3], which is what training sees; a tensor on a GPU stays there, as
-    uint8 [3, H, W].
+    """Converts a picture of any accepted kind to uint8 [H, W, 3] RGB, or, on a GPU, to a tensor uint8 [3, H, W] there.
 
     Raises:
-        ImageError: naming the picture, what was found, and what is accepted.
+        ImageError: on anything else; it names the picture, what was found and what is accepted.
     """
     if isinstance(picture, (str, Path)):
         return read_image(picture)
@@ -403,7 +406,7 @@ def to_pixels(picture: Any, name: str = "picture") -> Pixels:
     torch = sys.modules.get("torch")  # whoever has a tensor has imported it
     if torch is not None and isinstance(picture, torch.Tensor):
         return _from_tensor(picture, name)
-    raise ImageError(f"{name}: {type(picture).__name__} is no picture; needs a path, PIL image, array or tensor")
+    raise ImageError(f"{name}: {type(picture).__name__} is not a picture; needs a path, PIL image, array or tensor")
 
 
 def _from_tensor(picture: torch.Tensor, name: str) -> Pixels:

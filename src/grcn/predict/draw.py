@@ -36,7 +36,7 @@ def ink(color: str) -> str:
 
 
 def draw_detections(image: NDArray[np.uint8], detections: Detections, view: int | None = None) -> NDArray[np.uint8]:
-    """A copy of the picture with each detection's box, class name and score, and number where it was tracked.
+    """Returns a copy of the picture with the box, class name and score of each detection, and its track number if any.
 
     A label lies above its box, else below, else beside it, and in the box only where there is no room elsewhere. It is
     whole in the picture and, where that can be, on no other label. Lines have an edge in the colour of their label's
@@ -45,8 +45,9 @@ def draw_detections(image: NDArray[np.uint8], detections: Detections, view: int 
 
     Args:
         image: [H, W, 3] uint8 RGB.
-        detections: in the picture's pixels; the surest is drawn last, on top.
-        view: the longer side of as much as is looked at at once, which lines and letters are made for; None: all of it.
+        detections: detections in pixels of the picture; the one with the highest score is drawn last, on top.
+        view: longer side, in pixels, of the part that is viewed at once; lines and letters are sized for it. None: the
+            whole picture.
 
     Returns:
         [H', W', 3] uint8 RGB; larger than `image` where its longer side is below `MIN_SIDE`.
@@ -60,13 +61,13 @@ def draw_detections(image: NDArray[np.uint8], detections: Detections, view: int 
 
 
 class Mark(NamedTuple):
-    """What a box looks like.
+    """How a box is drawn.
 
     Args:
-        class_id: whose name is written.
-        note: what is written behind the name.
-        color: of box and label, as `#rrggbb`.
-        word: what is written before the name.
+        class_id: the class whose name is on the label.
+        note: text after the name.
+        color: color of box and label, as `#rrggbb`.
+        word: text before the name.
     """
 
     class_id: int
@@ -83,15 +84,15 @@ def draw_marks(
     thin: Sequence[tuple[Array, str]] = (),
     view: int | None = None,
 ) -> NDArray[np.uint8]:
-    """A copy of the picture with boxes and their labels; as `draw_detections`.
+    """Returns a copy of the picture with boxes and their labels, as in `draw_detections`.
 
     Args:
         image: [H, W, 3] uint8 RGB.
-        boxes: [N, 4] in the picture's pixels; the first is drawn last, on top.
-        marks: of the boxes.
+        boxes: [N, 4] in pixels of the picture; the first is drawn last, on top.
+        marks: how each box is drawn.
         class_names: the C names.
-        thin: boxes [M, 4] that are drawn below the others, thinner and without a label, and their colour.
-        view: as `draw_detections`.
+        thin: boxes [M, 4] that are drawn thinner, without a label and below the others, and their color.
+        view: as in `draw_detections`.
     """
     height, width = image.shape[:2]
     scale = max(1.0, MIN_SIDE / max(height, width))
@@ -161,7 +162,7 @@ class _Label(NamedTuple):
 
 
 def _labels(marks: Sequence[Mark], class_names: tuple[str, ...], font_size: int, most: int) -> list[_Label]:
-    """What is written for each mark, in at most `most` pixels of width where that is possible."""
+    """The text on the label of each mark, at most `most` pixels wide if possible."""
     names = fonts.drawable(class_names)
     at_hand, padding = fonts.fonts_for(names), max(2, font_size // 5)
     labels = []
@@ -186,7 +187,7 @@ def _outlines(boxes: Array, size: tuple[int, int], thickness: int) -> Array:
 
 
 def _places(boxes: Array, sizes: Array, size: tuple[int, int]) -> Array:
-    """Where the labels lie, [N, 2] int64: left and top; the first takes what is best for it.
+    """The places of the labels, [N, 2] int64: left and top. The first label gets the best place for it.
 
     The best place covers least of the label's own box and of the labels before it; among such places, least of other
     boxes; among those, it is the first of: above, below, to the right, to the left, inside.
@@ -214,7 +215,7 @@ def _places(boxes: Array, sizes: Array, size: tuple[int, int]) -> Array:
 
 
 def _shared(areas: Array, others: Array) -> Array:
-    """The pixels that each of [M, 4] areas shares with each of [N, 4] others: [M, N]."""
+    """The number of pixels that each of [M, 4] areas shares with each of [N, 4] other areas: [M, N]."""
     first = np.maximum(areas[:, None, :2], others[:, :2])
     last = np.minimum(areas[:, None, 2:], others[:, 2:])
     shared: Array = np.clip(last - first, 0, None).prod(axis=2)

@@ -1,4 +1,4 @@
-"""What a detector's file says of itself, as JSON under the key `grcn`: the same in weights and in exported files."""
+"""The header of a detector's file, as JSON under the key `grcn`: the same in weights and in exported files."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ KEY, FORMAT = "grcn", "grcn-1"
 
 @dataclass(frozen=True)
 class Header:
-    """What is needed beside a network's weights.
+    """What a detector needs besides the weights of its network.
 
     Args:
-        config: the configuration, with input size and thresholds; class_names: by class id.
-        preset: the name of the configuration it was made from; extra: JSON values, such as metrics.
+        config: the configuration, with input size and thresholds; class_names: the names by class id.
+        preset: the name of the configuration that it was made from; extra: JSON values, such as metrics.
     """
 
     config: DetectorConfig
@@ -41,28 +41,32 @@ class Header:
 
 
 def read_header(path: str | Path, metadata: Mapping[str, str]) -> Header:
-    """The header in a file's metadata.
+    """Reads the header from the metadata of a file.
 
     Raises:
-        CheckpointError: naming `path`, where there is none, or it is not a detector's.
+        CheckpointError: if there is no header, or it is not that of a detector; it names `path`.
     """
     try:
         header = json.loads(metadata[KEY])
         version, names, preset, extra = (header[key] for key in ("format", "class_names", "preset", "extra"))
         plain = header["config"]
     except (KeyError, ValueError, TypeError, RecursionError) as error:
-        raise CheckpointError(f"{path}: not a grcn detector: its header lacks or garbles {first_line(error)}") from None
+        raise CheckpointError(
+            f"{path}: not a grcn detector: its header lacks {first_line(error)}, or it is damaged there"
+        ) from None
     if version != FORMAT:
         raise CheckpointError(f"{path}: format {version!r}, this version reads {FORMAT!r}")
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in [*names, preset]):
-        raise CheckpointError(f"{path}: not a grcn detector: preset or class names in its header are no text or none")
+        raise CheckpointError(
+            f"{path}: not a grcn detector: the preset or the class names in its header are missing or not text"
+        )
     if twice := duplicate(names):
         raise CheckpointError(
-            f"{path}: class '{twice}' is named twice in its header; train anew on classes that differ"
+            f"{path}: class '{twice}' is named twice in its header; train again on classes with different names"
         )
     if not isinstance(extra, dict):
-        raise CheckpointError(f"{path}: not a grcn detector: 'extra' in its header holds no keys and values")
+        raise CheckpointError(f"{path}: not a grcn detector: 'extra' in its header is not an object of keys and values")
     config = from_saved(DetectorConfig, plain, path)
     if config.norm == "auto":
-        raise CheckpointError(f"{path}: norm 'auto' in its header; a saved detector's is settled")
+        raise CheckpointError(f"{path}: norm 'auto' in its header; a saved detector has one of the others")
     return Header(config, tuple(names), preset, extra)

@@ -51,23 +51,27 @@ def download_weights(
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
 ) -> Path:
-    """The weights file of a repository, from the Hub's cache on this machine or downloaded there.
+    """Returns the weights file of a repository. It is downloaded into the Hub's cache unless it is there already.
 
     Args:
         repo_id: `user/name`.
         revision: branch, tag or commit; None: the main branch.
-        token: of the Hub; None: that of `hf auth login` or HF_TOKEN, where there is one.
-        cache_dir: None: the Hub's own (HF_HOME).
-        local_files_only: do not ask the Hub.
+        token: token for the Hub; None: that of `hf auth login` or HF_TOKEN, if any.
+        cache_dir: folder of the cache; None: the Hub's own (HF_HOME).
+        local_files_only: use only the cache and do not ask the Hub.
 
     Raises:
-        CheckpointError: where it cannot be fetched, or is larger than MAX_WEIGHTS.
-        ConfigError: without the extra `hub`, or on a name that no repository can have.
+        CheckpointError: if the file cannot be downloaded, or is larger than MAX_WEIGHTS.
+        ConfigError: without the extra `hub`, or on an invalid name of a repository.
     """
     hub = _import_hub()
-
-    def fetch(dry_run: bool) -> Any:
-        return hub.hf_hub_download(
+    try:
+        if not local_files_only:
+            size = _size_on_hub(hub, repo_id, revision, token)
+            local_files_only = size is None
+            if size is not None and size > MAX_WEIGHTS:
+                raise CheckpointError(f"{repo_id}: {WEIGHTS} has {size} bytes, more than the limit of {MAX_WEIGHTS}")
+        path = hub.hf_hub_download(
             repo_id,
             WEIGHTS,
             revision=revision,
@@ -75,16 +79,30 @@ def download_weights(
             cache_dir=cache_dir,
             local_files_only=local_files_only,
             library_name="grcn",
-            dry_run=dry_run,
         )
-
-    try:
-        size = fetch(dry_run=True).file_size
-        if size is None or size > MAX_WEIGHTS:
-            raise CheckpointError(f"{repo_id}: {WEIGHTS} of {size} bytes; no detector is larger than {MAX_WEIGHTS}")
-        return Path(fetch(dry_run=False))
+        return Path(path)
     except Exception as error:
         raise _explained(error, repo_id, revision) from None
+
+
+def _size_on_hub(hub: Any, repo_id: str, revision: str | None, token: str | None) -> int | None:
+    """The size of the weights in bytes; None if the Hub does not answer. Asked once: the download would ask for 20 s.
+
+    Raises:
+        CheckpointError: if the Hub does not tell the size.
+    """
+    from huggingface_hub import errors
+
+    url = hub.hf_hub_url(repo_id, WEIGHTS, revision=revision)
+    try:
+        size: int | None = hub.get_hf_file_metadata(url, token=token, library_name="grcn").size
+    except (errors.HTTPError, OSError) as error:  # type: ignore[attr-defined]  # its HTTP library's
+        if isinstance(error, errors.HfHubHTTPError) and error.response.status_code < 500:
+            raise
+        return None
+    if size is None:
+        raise CheckpointError(f"{repo_id}: the Hub does not tell the size of {WEIGHTS}")
+    return size
 
 
 def push(
@@ -98,25 +116,25 @@ def push(
     metrics: dict[str, Any] | None = None,
     message: str = "Detector of grcn",
 ) -> str:
-    """Uploads a detector to a repository, made where absent, in one commit; files of these names are replaced.
+    """Uploads a detector to a repository in one commit. Files of the same names are replaced.
 
     Args:
-        source: its weights file.
-        repo_id: `user/name`, or `name` for the user whose token it is.
-        token: with the right to write; None: that of `hf auth login` or HF_TOKEN.
+        source: the weights file.
+        repo_id: `user/name`, or `name` for the user of the token; created if it does not exist.
+        token: a token that may write; None: that of `hf auth login` or HF_TOKEN.
         private: make a new repository private.
-        license: the Hub's short name, such as `apache-2.0`, for the card. None: the card names none.
-        half: store weights in float16: half the size, detections that differ a little. They load as float32.
-        metrics: for the card, what `grcn evaluate` writes as metrics.json. None: those of the validation that chose the
-            weights, which are in their header.
-        message: of the commit.
+        license: license on the model card, by the Hub's short name such as `apache-2.0`; None: no license.
+        half: store the weights in float16: half the size, slightly different detections. They load as float32.
+        metrics: metrics for the model card, as `grcn evaluate` writes them to metrics.json. None: those of the
+            validation that chose the weights, from their header.
+        message: commit message.
 
     Returns:
-        The repository's address.
+        The address of the repository.
 
     Raises:
-        CheckpointError: where the source is no detector, or the Hub refuses.
-        ConfigError: without the extra `hub`, or on a name that no repository can have.
+        CheckpointError: if the source is no detector, or the Hub refuses.
+        ConfigError: without the extra `hub`, or on an invalid name of a repository.
     """
     from grcn.predict.checkpoint import load_detector, save_detector
 
@@ -151,9 +169,9 @@ def model_card(
     half: bool = False,
     metrics: dict[str, Any] | None = None,
 ) -> str:
-    """The README.md of a repository: what the Hub reads, as YAML, then what a person reads.
+    """The README.md of a repository: YAML for the Hub, then text for people.
 
-    All but the arguments comes from the header of the weights; what that lacks, the card leaves out.
+    Everything except the arguments comes from the header of the weights. The card leaves out what the header lacks.
     """
     hub = _import_hub()
     extra = loaded.extra
@@ -222,7 +240,7 @@ def _plain(text: Any) -> str:
 
 
 def _without_paths(train: Any) -> dict[str, Any]:
-    """A training configuration with the last names of its paths alone: a machine's folders are nobody's business."""
+    """A training configuration with only the last part of each path: folders of the machine are not published."""
     if not isinstance(train, dict):
         return {}
     paths = {key: PurePath(train[key]).name for key in ("data", "out", "weights") if isinstance(train.get(key), str)}
@@ -230,7 +248,7 @@ def _without_paths(train: Any) -> dict[str, Any]:
 
 
 def _halve(loaded: LoadedDetector, source: Path) -> None:
-    """Turns weights to float16 in place; buffers, such as norm's statistics, keep their precision."""
+    """Converts weights to float16 in place. Buffers, such as the statistics of norms, keep their precision."""
     for name, parameter in loaded.model.named_parameters():
         parameter.data = parameter.data.half()
         if not parameter.isfinite().all():
@@ -246,24 +264,24 @@ def _import_hub() -> Any:
 
 
 def _explained(error: Exception, repo_id: str, revision: str | None) -> Exception:
-    """The Hub's error as one of grcn's, in one line; other errors as they are."""
+    """Converts an error of the Hub to one of grcn with a message of one line; returns other errors unchanged."""
     from huggingface_hub import errors
 
     login = "log in with `hf auth login`, or set HF_TOKEN"
     if isinstance(error, errors.HFValidationError):
-        return ConfigError(f"'{repo_id}' is no name of a repository, such as user/name")
+        return ConfigError(f"'{repo_id}' is not the name of a repository, such as user/name")
     if isinstance(error, errors.LocalTokenNotFoundError):
-        return CheckpointError(f"{repo_id}: no token of the Hub; {login}")
+        return CheckpointError(f"{repo_id}: no token for the Hugging Face Hub; {login}")
     if isinstance(error, errors.LocalEntryNotFoundError):
-        return CheckpointError(f"{repo_id}: not in the cache, and the Hub cannot be reached")
+        return CheckpointError(f"{repo_id}: not in the cache of this machine, and the Hugging Face Hub was not reached")
     if isinstance(error, errors.RevisionNotFoundError):
         return CheckpointError(f"{repo_id}: no revision '{revision}'")
     if isinstance(error, errors.EntryNotFoundError):
-        return CheckpointError(f"{repo_id}: holds no {WEIGHTS}, so it is no detector of grcn")
+        return CheckpointError(f"{repo_id}: has no {WEIGHTS}, so it is not a detector of grcn")
     status = error.response.status_code if isinstance(error, errors.HfHubHTTPError) else None
     if isinstance(error, errors.RepositoryNotFoundError) or status in (401, 403):
-        return CheckpointError(f"{repo_id}: not there, or not for this user; {login}")
+        return CheckpointError(f"{repo_id}: does not exist, or this user may not use it; {login}")
     if isinstance(error, (errors.HTTPError, OSError)):  # type: ignore[attr-defined]  # its HTTP library's
         said = next(iter(str(error).splitlines()), "") or type(error).__name__
-        return CheckpointError(f"{repo_id}: the Hub cannot be reached, or refuses: {said[:200]}")
+        return CheckpointError(f"{repo_id}: the Hugging Face Hub was not reached, or refused: {said[:200]}")
     return error

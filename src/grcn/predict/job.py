@@ -4,18 +4,18 @@
 OUT/drawn/NAME.jpg, NAME.mp4   the pictures and videos with their detections
 OUT/results.jsonl              detections in COCO's results format, one a line; grows image by image
 OUT/results.json               the same as the one list that COCO's tools read; only when all images are done
-OUT/images.json                what the ids mean: `images` done (id, file_name, path, width, height), `categories`, and
-                               `complete`: false until results.json is there
-OUT/frames/NAME.jsonl          per video: a line a frame with its detections; image_id is its number
-OUT/frames/NAME.json           the same when the video is done: width, height, fps and `frames`; of a live source
-                               `dropped`, too, how many of its frames were not looked at
+OUT/images.json                the ids: `images` done (id, file_name, path, width, height), `categories`, and
+                               `complete`, which is false until results.json is written
+OUT/frames/NAME.jsonl          per video: one line per frame with its detections; image_id is the frame number
+OUT/frames/NAME.json           the same when the video is done: width, height, fps and `frames`; for a live source also
+                               `dropped`, the number of frames that were skipped
 OUT/voc, OUT/coco, OUT/yolo    with --save: data sets of the images (not of videos) and what was found in them
 OUT/labelstudio                with --save: tasks.json (pre-annotations), interface.txt and the images, for Label Studio
 OUT/fiftyone                   with --save: samples.json and the images, for FiftyOne
 ```
-Image ids count from 1 in the order of the sources, category ids from 1 in the order of the classes, frames from 0, with
-those that a live source dropped. With tracking, what is found in videos has a `track_id` (null: none yet). In
-names that are not UTF-8 the odd bytes are escaped (`\\udce9`), as `json.loads` and `os.fsencode` understand them.
+Image ids start at 1, in the order of the sources. Category ids start at 1, in the order of the classes. Frames start at
+0, and dropped frames of a live source are counted. With tracking, detections in videos have a `track_id` (null: none
+yet). In names that are not UTF-8, the invalid bytes are escaped (`\\udce9`), as `json.loads` and `os.fsencode` do.
 """
 
 from __future__ import annotations
@@ -57,15 +57,15 @@ if TYPE_CHECKING:
     from grcn.predict.detector import Detector
 
 See = Callable[..., Any]
-"""`Detector.stream` with the scores, tiles and threads that photos and videos have in common."""
+"""`Detector.stream` with the score, tiles and threads that photos and videos share."""
 MAX_JPEG = 65_500  # pixels a side that libjpeg writes; the format's own limit is 65,535
 
 
 @dataclass
 class Summary:
-    """What `predict` did: images and video frames done, objects found per class, and what could not be done.
+    """The outcome of `predict`: images and video frames done, objects found per class, and the sources that failed.
 
-    A source is among the broken ones where it cannot be read, or what belongs to it cannot be written.
+    A source counts as broken if it cannot be read or if its results cannot be written.
     """
 
     images: int = 0
@@ -90,29 +90,29 @@ def predict_sources(
     on_broken: Callable[[ImageError], None] = lambda error: None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Summary:
-    """Finds objects in every source and writes the files that the module's head lists, and nothing outside `out`.
+    """Finds objects in every source and writes the files listed at the top of this module; nothing outside `out`.
 
-    Whatever ends it, what was found so far is kept. An image of which anything cannot be written is not among the
-    results; of a video that is not done to its end the lines of its frames stay.
+    Whatever stops it, the results so far are kept. If a file of an image cannot be written, that image is left out of
+    the results. If a video stops before its end, the lines of its frames are kept.
 
     Args:
         detector: the detector.
         sources: from `find_sources`.
-        out: the folder of results, made where absent; results of an earlier run are replaced.
-        score: as `Detector.predict`; detections below it are left out.
-        save: any of `grcn.data.formats.WRITERS`.
-        batch_size, workers, tiles: as `Detector.stream`.
-        max_pixels: larger images are refused.
-        track: give the same object of a video the same number in each frame (`grcn.predict.track`).
-        stop: ends a live source, whose files are then whole.
-        on_broken: called for each source that cannot be done; the others are done all the same.
-        progress: called with sources done and sources in all.
+        out: the folder of results, created if it does not exist; results of an earlier run are replaced.
+        score: as in `Detector.predict`; detections with a lower score are left out.
+        save: names of formats from `grcn.data.formats.WRITERS`.
+        batch_size, workers, tiles: as in `Detector.stream`.
+        max_pixels: images with more pixels are refused.
+        track: give an object in a video the same number in each frame (`grcn.predict.track`).
+        stop: when set, ends a live source; its files are then complete.
+        on_broken: called with the error of each source that fails; the other sources are done as usual.
+        progress: called with the number of sources done and of all sources.
 
     Raises:
-        ConfigError: on a score that the detector does not have; where saved labels of an earlier run, perhaps corrected
-            since, would be replaced, or where another process is at work in the folder.
-        ModuleNotFoundError: where an extra that is needed is not installed.
-        CheckpointError: where what is written once, such as the list of images, cannot be written.
+        ConfigError: on a score that the detector does not have; if saved labels of an earlier run, which may have been
+            corrected, would be replaced; if another process is using the folder.
+        ModuleNotFoundError: if an extra that is needed is not installed.
+        CheckpointError: if a file of the whole run, such as the list of images, cannot be written.
     """
     detector.least(score)  # what cannot be asked of it is said before anything is replaced
     if track:
@@ -158,7 +158,7 @@ def _refuse_to_replace(labels: Iterable[Path]) -> None:
 
 @dataclass
 class _Photo:
-    """An image on its way: its file, read once, since what was decoded is what is copied, and what was seen in it."""
+    """An image in progress: the bytes of its file, read once for decoding and copying, and what was found in it."""
 
     source: Source
     max_pixels: int
@@ -193,7 +193,7 @@ def _write_photos(
     saved: dict[str, list[AnnotatedImage]],
     summary: Summary,
 ) -> Generator[ImageError | None]:
-    """Writes what belongs to each image, whole or not at all, and yields what went wrong with it."""
+    """Writes the files of each image, all or none of them, and yields the errors."""
     with closing(photos):  # type: ignore[type-var]  # a generator
         for photo, seen in photos:
             try:
@@ -222,16 +222,18 @@ def _drawn(source: Source, picture: NDArray[np.uint8]) -> bytes:
     """The JPEG of an image with its detections drawn.
 
     Raises:
-        ImageError: where it is larger than a JPEG can be.
+        ImageError: if it is too large for a JPEG.
     """
     height, width = picture.shape[:2]
     if max(height, width) > MAX_JPEG:
-        raise ImageError(f"{source}: {width} x {height} pixels drawn; a JPEG has at most {MAX_JPEG} a side")
+        raise ImageError(
+            f"{source}: the drawn picture has {width} x {height} pixels; a JPEG has at most {MAX_JPEG} per side"
+        )
     return bytes(simplejpeg.encode_jpeg(picture, quality=92, colorsubsampling="420"))
 
 
 def _predict_videos(sources: Iterable[Source], predict: Callable[[Source], None]) -> Iterator[ImageError | None]:
-    """Does videos one after the other, and yields what went wrong with each."""
+    """Processes videos one after the other, and yields the error of each that fails."""
     for source in sources:
         try:
             predict(source)
@@ -256,7 +258,7 @@ def _predict_video(
         begin: the score from which tracks begin; None: nothing is tracked.
 
     Raises:
-        ImageError: where it cannot be opened, holds no frame, or cannot be written.
+        ImageError: if it cannot be opened, holds no frame, or cannot be written.
     """
     names: Counter[str] = Counter()
     with _opened(source, stop) as video, files_of(source) as files:
@@ -281,7 +283,7 @@ def _opened(source: Source, stop: threading.Event | None) -> AbstractContextMana
 
 
 def _least(detector: Detector, score: Score | None) -> float:
-    """The score from which a track may begin: that of the class which asks for least."""
+    """The score from which a track may begin: the lowest threshold of all classes."""
     least = detector.least(score)
     return detector.config.roi.score_threshold if least is None else float(np.min(least))
 
@@ -293,9 +295,9 @@ def _drawn_frames(
     lines: FrameLines,
     names: Counter[str],
 ) -> Generator[tuple[int, NDArray[np.uint8]]]:
-    """The number of each frame, and the frame drawn, [H, W, 3] uint8 RGB; `lines` and `names` are told what was found.
+    """Yields the number of each frame and the drawn frame, [H, W, 3] uint8 RGB; adds to `lines` and `names`.
 
-    Threads draw, but where objects are tracked: that goes by the order of the frames.
+    Threads draw the frames, except with tracking, which needs them in order.
     """
 
     def finish(_: object, image: NDArray[np.uint8], found: Detections) -> tuple[NDArray[np.uint8], Detections]:
@@ -321,7 +323,7 @@ def _write_video(
     """Writes a video whole or not at all, and returns how many frames it has and the number of the last.
 
     Raises:
-        CheckpointError: where it cannot be written.
+        CheckpointError: if it cannot be written.
     """
     first = next(frames)
     count = last = 0
@@ -339,7 +341,7 @@ def _write_video(
 
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Names the video in whatever its writer raises: PyAV has errors of its own."""
+    """Adds the name of the video to any error of its writer; PyAV has its own kinds of errors."""
     try:
         yield
     except Exception as error:
@@ -355,10 +357,10 @@ def _save_labels(
     found: Detections,
     files: PredictedFiles,
 ) -> AnnotatedImage:
-    """Puts a picture and what was found in it into the folder `root` of a format.
+    """Adds a picture and its detections to the folder `root` of a format.
 
-    The file is copied as it is, so that training sees the same pixels; one of a kind that data sets cannot hold, as
-    from standard input, or that few tools read, as HEIC, becomes a PNG.
+    The file is copied unchanged, so that training sees the same pixels. A picture from standard input, or of a kind
+    that few tools read, such as HEIC, is written as PNG.
     """
     if source.path is not None and source.path.suffix.lower() in SUFFIXES - HEIC_SUFFIXES:
         name = f"{source.name}{source.path.suffix}"
@@ -379,6 +381,6 @@ def _save_labels(
 
 
 def _finish_labels(kind: str, root: Path, images: Sequence[AnnotatedImage], detector: Detector) -> None:
-    """Completes the folder `root` of a format by what is written once: lists of images and of classes, all tasks."""
+    """Completes the folder `root` of a format with the files that are written once, such as the list of classes."""
     if images:
         WRITERS[kind].finish(root, images, detector.class_names, detector.preset or "grcn")

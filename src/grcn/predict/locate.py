@@ -1,4 +1,4 @@
-"""What a person's name for a trained detector stands for: told here alone, and without torch."""
+"""Finds the detector that a user's name for it refers to. This is the only place that does so; it needs no torch."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _BY_SUFFIX: dict[str, Literal["onnx", "openvino", "state_dict"]] = {
 
 @dataclass(frozen=True)
 class Located:
-    """Where a detector lies, and what reads it.
+    """The place of a detector, and the kind of file that it is.
 
     Args:
-        kind: `weights`: a file of grcn's. `state_dict`: a file of torch's, or safetensors that are not grcn's. `onnx`,
-            `openvino`: an exported one. `preset`: a name of `grcn.presets`, not a file.
-        path: the file; of a preset its name.
-        fetched: it lies in a cache, downloaded from an address.
+        kind: `weights`: a file of grcn. `state_dict`: a file of torch, or a safetensors file that is not from grcn.
+            `onnx`, `openvino`: an exported detector. `preset`: a name in `grcn.presets`, not a file.
+        path: the file; for a preset, its name.
+        fetched: whether the file was downloaded and lies in a cache.
     """
 
     kind: Literal["weights", "state_dict", "onnx", "openvino", "preset"]
@@ -45,16 +45,16 @@ class Located:
 
 
 def locate(source: str | Path) -> Located:
-    """The detector that `source` stands for.
+    """Finds the detector that `source` names.
 
     Args:
-        source: a run folder (its `best.safetensors`, else `last.safetensors`), a file, an OpenVINO folder, a preset's
-            name where no file has it, or an address `hf://user/name[@revision]`, whose weights are downloaded; as a
-            Path, which makes one slash of two, too.
+        source: a run folder (`best.safetensors` is used, or `last.safetensors` if there is no best), a file, an
+            OpenVINO folder, the name of a preset if there is no file of that name, or `hf://user/name[@revision]`,
+            whose weights are downloaded. A Path also works for the last one, although it turns `//` into `/`.
 
     Raises:
-        CheckpointError: where there is none, on a `.pt2` file, and as `grcn.predict.hub.download_weights`.
-        ConfigError: as `grcn.predict.hub.download_weights`.
+        CheckpointError: if there is none, on a `.pt2` file, and as in `grcn.predict.hub.download_weights`.
+        ConfigError: as in `grcn.predict.hub.download_weights`.
     """
     path, text = Path(source), str(source)
     if isinstance(source, Path) and text.startswith("hf:/") and not path.exists():
@@ -70,8 +70,8 @@ def locate(source: str | Path) -> Located:
     suffix = path.suffix.lower()
     if suffix == ".pt2":
         raise CheckpointError(
-            f"{source}: grcn does not load .pt2 files: torch evaluates text in them as Python; use torch.export.load "
-            "where you trust the file, or export to onnx or openvino"
+            f"{source}: grcn does not load .pt2 files: torch runs text in them as Python; use torch.export.load "
+            "if you trust the file, or export to onnx or openvino"
         )
     if suffix == ".safetensors" and not _is_ours(path):
         return Located("state_dict", path)
@@ -79,7 +79,7 @@ def locate(source: str | Path) -> Located:
 
 
 def _is_ours(path: Path) -> bool:
-    """Whether a safetensors file is one of grcn's; a file that cannot be read is left to its reader's error."""
+    """Whether a safetensors file is from grcn. True for a file that cannot be read: its reader raises the error."""
     import safetensors
 
     try:

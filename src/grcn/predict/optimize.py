@@ -1,4 +1,4 @@
-"""A detector made ready to predict: the same network, computed with less work."""
+"""Makes a detector faster for prediction: the same network, computed with less work."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from grcn.model.detector import RCNN
 
 
 def optimized(model: RCNN, how: Optimization) -> RCNN:
-    """A copy of `model` for prediction alone: it can be neither trained nor saved.
+    """Returns a copy of `model` for prediction only; it can be neither trained nor saved.
 
     Args:
-        how: `fold`: batch norm, which is linear in prediction, is multiplied into the convolutions; the detections are
-            the same up to rounding (0.002 pixels seen). `bf16`: folded, and weights and maps in bfloat16: half
-            the time and memory where the processor multiplies it, with detections that differ a little. `none`: `model`
-            itself.
+        how: `fold` merges batch norm, which is linear in prediction, into the convolutions; the detections stay the
+            same up to rounding (0.002 pixels seen). `bf16` also stores weights and feature maps in bfloat16: this takes
+            half the time and memory if the processor computes in bfloat16, and detections differ slightly. `none`
+            returns `model` itself.
     """
     if how == "none":
         return model

@@ -1,7 +1,7 @@
-"""torchvision's detectors with a pyramid, trained on COCO or by anyone, under the names of ours.
+"""Converts torchvision's detectors with a pyramid to ours, whether trained on COCO or by a user.
 
-torchvision has published the weights of two. `convert` also takes a state dict of one's own. Nothing here unpickles
-more than tensors.
+torchvision has published the weights of two of them. `convert` also takes your own state dict. Nothing here unpickles
+anything but tensors.
 """
 
 from __future__ import annotations
@@ -48,16 +48,16 @@ CATEGORY_IDS = tuple(number for number in range(1, 91) if number not in UNNAMED)
 
 
 class Converted(NamedTuple):
-    """A detector of torchvision's, as ours.
+    """A detector of torchvision, converted to ours.
 
     Attributes:
-        preset: ours that computes the same, but for the backbone.
-        backbone: torchvision's name of it.
-        norm: of its backbone: `frozen_bn`, or `bn` where the file counts batches.
-        norm_eps: what the norms add to the variance: nothing in v1 as published, whose state dict does not say so;
-            None: what torch's do.
-        class_names: COCO's where it has COCO's 91 logits, else None: a state dict has no names.
-        unnamed: how many logits, behind those of the classes, count in the softmax and stand for no class.
+        preset: our preset that computes the same, except for the backbone.
+        backbone: torchvision's name of the backbone.
+        norm: norm layers of the backbone: `frozen_bn`, or `bn` if the file counts batches.
+        norm_eps: what the norms add to the variance. It is 0 in the published v1, whose state dict does not say so;
+            None: torch's default.
+        class_names: COCO's names if there are COCO's 91 logits, otherwise None, since a state dict has no names.
+        unnamed: number of logits after those of the classes that count in the softmax but stand for no class.
         tensors: the state dict.
     """
 
@@ -97,7 +97,7 @@ _NEEDED = ("backbone.body.conv1.weight", "rpn.head.cls_logits.weight", "roi_head
 
 
 def is_torchvision(state: Mapping[str, Tensor]) -> bool:
-    """Whether a state dict is a detector's of torchvision, and not of a backbone alone or of ours."""
+    """Whether a state dict is from a detector of torchvision, not from a backbone or from one of our detectors."""
     return all(name in state for name in _NEEDED)
 
 
@@ -105,35 +105,36 @@ def fetch(preset: str) -> Converted:
     """The published weights of a preset, from torch's cache (TORCH_HOME) or downloaded there and checked by their hash.
 
     Raises:
-        ConfigError: where none are published.
-        CheckpointError: where they cannot be fetched, or are not what they should be.
+        ConfigError: if none are published.
+        CheckpointError: if they cannot be downloaded, or do not have the expected hash.
     """
     if preset not in PUBLISHED:
-        raise ConfigError(f"weights 'coco' with preset '{preset}': published for {' and '.join(PUBLISHED)} alone")
+        raise ConfigError(f"weights 'coco' with preset '{preset}': there are some only for {' and '.join(PUBLISHED)}")
     url = PUBLISHED[preset]
     return convert(download_state_dict(url), url)
 
 
 def convert(state: Mapping[str, Tensor], source: str) -> Converted:
-    """A state dict of torchvision's `fasterrcnn_resnet50_fpn`, its `_v2`, or one like them, as ours.
+    """Converts a state dict of torchvision's `fasterrcnn_resnet50_fpn`, its `_v2` or a similar detector to ours.
 
-    - fc6 becomes the convolution over a RoI's 7x7 cells that it is.
-    - Ours regresses no box for the background, so those rows go.
-    - With COCO's 91 logits the unnamed ten come last, and their boxes go: what they say is never shown.
+    - fc6 becomes a convolution over the 7x7 cells of a RoI, which computes the same.
+    - Our detectors regress no box for the background, so these rows are dropped.
+    - Of COCO's 91 logits, the ten without a name are moved to the end. Their boxes are dropped, since they are never
+      shown.
 
     Args:
-        state: as torchvision writes it today or wrote it before 2022.
-        source: what errors call it.
+        state: a state dict as torchvision writes it now or wrote it before 2022.
+        source: the name of the file in errors.
 
     Raises:
-        CheckpointError: naming the first tensor that is none of such a detector.
+        CheckpointError: naming the first tensor that does not belong to such a detector.
     """
     if not is_torchvision(state):
         missing = next(name for name in _NEEDED if name not in state)
-        raise CheckpointError(f"{source}: no Faster R-CNN of torchvision's with a pyramid: lacks {missing}")
+        raise CheckpointError(f"{source}: not torchvision's Faster R-CNN with a pyramid: lacks {missing}")
     for name, value in state.items():
         if value.layout != torch.strided or value.is_meta:
-            raise CheckpointError(f"{source}: {_short(name)} is no plain tensor")
+            raise CheckpointError(f"{source}: {_short(name)} is not a plain tensor")
     scores = state["roi_heads.box_predictor.cls_score.weight"]
     if scores.ndim != 2 or len(scores) < 2:
         raise CheckpointError(
@@ -181,37 +182,37 @@ def _of_kind(config: DetectorConfig) -> str | None:
 
 
 def load_published(config: DetectorConfig) -> LoadedDetector:
-    """COCO's detector that has the backbone, neck and head of `config`.
+    """The published COCO detector with the backbone, neck and head of `config`.
 
     Raises:
-        ConfigError: where none is published.
-        CheckpointError: as `fetch`.
+        ConfigError: if none is published.
+        CheckpointError: as in `fetch`.
     """
     if name := _of_kind(config):
         return as_detector(fetch(name), PUBLISHED[name])
     raise ConfigError(
-        f"weights 'coco' with backbone '{config.backbone}', neck '{config.neck}' and head '{config.head}': published "
-        f"for {' and '.join(PUBLISHED)} alone"
+        f"weights 'coco' with backbone '{config.backbone}', neck '{config.neck}' and head '{config.head}': there are "
+        f"some only for {' and '.join(PUBLISHED)}"
     )
 
 
 def read_torchvision(path: Path) -> LoadedDetector | None:
-    """The detector in a file of torchvision's; None where it holds another state dict, such as a backbone's.
+    """The detector in a file of torchvision; None if the file holds another state dict, such as that of a backbone.
 
-    Classes that are not COCO's are called by their number, from 1.
+    Classes other than COCO's are named by their number, from 1.
 
     Raises:
-        CheckpointError: where the file is missing, broken or holds anything but tensors.
+        CheckpointError: if the file is missing, broken or holds anything but tensors.
     """
     state = read_state_dict(path)
     return replace(as_detector(convert(state, str(path)), str(path)), file=path) if is_torchvision(state) else None
 
 
 def as_detector(converted: Converted, source: str) -> LoadedDetector:
-    """The detector, ready; `source` is what errors call it.
+    """Builds the detector; `source` is its name in errors.
 
     Raises:
-        CheckpointError: where a tensor is missing, or has another shape than torchvision's detectors have it.
+        CheckpointError: if a tensor is missing, or has another shape than in torchvision's detectors.
     """
     theirs = named(converted.preset)
     rows = len(converted.tensors["roi.scores.weight"]) - 1 - converted.unnamed
@@ -257,4 +258,4 @@ def _our_name(name: str, source: str) -> str:
     for theirs, ours in _NAMES:
         if match := theirs.fullmatch(name):
             return match.expand(ours)
-    raise CheckpointError(f"{source}: {_short(name)} is no part of torchvision's fasterrcnn_resnet50_fpn or its _v2")
+    raise CheckpointError(f"{source}: {_short(name)} is not in torchvision's fasterrcnn_resnet50_fpn or its _v2")

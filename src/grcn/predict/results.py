@@ -1,7 +1,7 @@
-"""Detections on disk as `grcn predict` writes them, and read again against the annotations of a data set.
+"""Detections on disk: how `grcn predict` writes them, and how they are read again for a data set.
 
-What is found stands at once in lines of JSON, each written whole or not at all; the one file that COCO's tools read is
-made of them when all is done. `grcn.predict.job` lists the files.
+Detections are appended to a file of JSON lines as soon as they are found, each line completely or not at all. At the
+end, these lines become the one file that COCO's tools read. `grcn.predict.job` lists the files.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ KEY = "images.json"
 
 
 class Results:
-    """results.jsonl, which grows; images.json, which is kept up to it; and results.json, once all is there.
+    """Writes results.jsonl image by image, updates images.json to match it, and makes results.json at the end.
 
     Args:
-        out: the folder, made where absent.
+        out: the folder, created if it does not exist.
         class_names: of the detector.
 
     Raises:
-        CheckpointError: where they cannot be written.
+        CheckpointError: if they cannot be written.
     """
 
     def __init__(self, out: Path, class_names: Sequence[str]) -> None:
@@ -55,7 +55,7 @@ class Results:
             raise CheckpointError(f"{error.filename}: cannot be written: {error.strerror}") from None
 
     def add(self, source: Source, size: tuple[int, int], found: Detections) -> None:
-        """Appends what was found in an image of (height, width), all of it or, where an error is raised, nothing."""
+        """Appends the detections of an image of (height, width): all of them, or none if an error is raised."""
         image_id = len(self._images) + 1
         _append(self._lines, b"".join(map(to_json, found.to_coco(image_id))))
         path = source.path
@@ -66,7 +66,7 @@ class Results:
                 self._list_images(complete=False)
 
     def finish(self) -> None:
-        """Makes results.json of the lines."""
+        """Writes results.json from the lines."""
         with atomic_file(self._out / "results.json") as file, open(self._out / "results.jsonl", "rb") as lines:
             file.write(b"[")
             for number, line in enumerate(lines):
@@ -75,7 +75,7 @@ class Results:
         self._list_images(complete=True)
 
     def close(self) -> None:
-        """Leaves a list of the images that are done, also of a run that was stopped."""
+        """Writes the list of the images that are done, even if the run was stopped."""
         self._lines.close()
         if not self._complete:
             self._list_images(complete=False)
@@ -90,7 +90,7 @@ class Results:
 
 
 class PredictedFiles:
-    """The files of one source, which go where it is not done to its end."""
+    """The files of one source; they are removed if it fails."""
 
     def __init__(self) -> None:
         self._made: list[Path] = []
@@ -100,7 +100,7 @@ class PredictedFiles:
             file.write(data)
 
     def claim(self, path: Path) -> Path:
-        """Makes place for a file that someone else writes."""
+        """Prepares the path of a file that other code writes."""
         path.unlink(missing_ok=True)  # of an earlier run
         self._made.append(path)
         return path
@@ -112,7 +112,7 @@ class PredictedFiles:
 
 @contextmanager
 def files_of(source: Source) -> Iterator[PredictedFiles]:
-    """The files of a source to be written: all, or none and an ImageError that names source and file."""
+    """A context in which all files of a source are written, or none and an ImageError that names source and file."""
     files = PredictedFiles()
     try:
         yield files
@@ -127,7 +127,7 @@ def files_of(source: Source) -> Iterator[PredictedFiles]:
 
 
 class FrameLines:
-    """The detections in each frame of a video: NAME.jsonl, which stays whatever happens, and NAME.json at the end.
+    """Writes the detections of each frame of a video to NAME.jsonl, which is always kept, and to NAME.json at the end.
 
     Args:
         path: of NAME.json.
@@ -150,7 +150,7 @@ class FrameLines:
         _append(self._file, to_json(found.to_coco(number)))
 
     def finish(self, about: dict[str, Any]) -> None:
-        """Makes NAME.json of the lines, with what there is to say about the video."""
+        """Writes NAME.json from the lines, with the facts about the video."""
         with atomic_file(self._path) as file, open(self._lines, "rb") as lines:
             file.write(to_json(about).rstrip()[:-1] + b', "frames": [')
             for number, line in enumerate(lines):
@@ -159,7 +159,7 @@ class FrameLines:
 
 
 def _append(file: io.FileIO, data: bytes) -> None:
-    """Writes all of `data` at the end of an unbuffered file, or raises and leaves it as it was."""
+    """Appends `data` to an unbuffered file completely, or raises an error and leaves the file unchanged."""
     end = file.tell()
     try:
         rest = memoryview(data)
@@ -175,7 +175,7 @@ def _append(file: io.FileIO, data: bytes) -> None:
 
 @dataclass(frozen=True)
 class ResultsKey:
-    """What the ids in a results file of `grcn predict` mean.
+    """The meaning of the ids in a results file of `grcn predict`.
 
     Args:
         class_names: [C] in the order of the categories.
@@ -194,7 +194,7 @@ def read_key(path: Path) -> ResultsKey:
     """Reads an `images.json` that `grcn predict` wrote.
 
     Raises:
-        AnnotationError: where it is something else.
+        AnnotationError: if it is something else.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -212,7 +212,7 @@ def read_key(path: Path) -> ResultsKey:
 
 
 def load_own_results(path: Path, key: ResultsKey, dataset: Dataset) -> tuple[list[Detections], int]:
-    """Detections from the results of `grcn predict`, whose images are found by path, else by file name.
+    """Reads the results of `grcn predict`. Images are matched by path, or by file name if the path does not match.
 
     Args:
         path: the results file.
@@ -220,11 +220,11 @@ def load_own_results(path: Path, key: ResultsKey, dataset: Dataset) -> tuple[lis
         dataset: opened with the key's class names.
 
     Returns:
-        Detections aligned with the records, and how many of the predicted images are not among the records: their
+        Detections aligned with the records, and the number of predicted images that are not among the records. Their
         detections are left out.
 
     Raises:
-        AnnotationError: where none of the predicted images is among the records, or the file is broken.
+        AnnotationError: if none of the predicted images is among the records, or if the file is broken.
     """
     by_path = {str(record.path.resolve()): i for i, record in enumerate(dataset.records)}
     by_name = {record.path.name: i for i, record in enumerate(dataset.records)}
@@ -257,7 +257,7 @@ def save_fiftyone(folder: Path, detections: Sequence[Detections], dataset: Datas
     """Writes samples.json, which FiftyOne imports (`grcn.data.formats.fiftyone`); it names the images where they lie.
 
     Args:
-        folder: made where absent.
+        folder: created if it does not exist.
         detections: of each of the data set's images: the field `predictions`; its objects are `ground_truth`.
         dataset: the data set.
     """

@@ -1,8 +1,8 @@
-"""Exported detectors run by ONNX Runtime and OpenVINO, without torch.
+"""Runs exported detectors with ONNX Runtime and OpenVINO, without torch.
 
-Both are opened from files that someone may have handed in. A graph can ask for much time and memory, but executes
-nothing besides arithmetic; whatever is wrong with it is a CheckpointError. torch's own `.pt2` is refused: torch reads
-it with `sympy.sympify`, which evaluates text of the file as Python, and may fall back to unpickling.
+The files may come from strangers. A graph can need much time and memory, but it executes only arithmetic. Anything
+wrong with it is a CheckpointError. torch's own `.pt2` is refused: torch reads it with `sympy.sympify`, which evaluates
+text in the file as Python, and may fall back to unpickling.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ class Exported(ABC):
     """A detector in an exported file.
 
     Args:
-        path: the file; header: what it says of itself.
-        shape: [B, H, W, 3] of the images it takes.
+        path: the file; header: its header.
+        shape: the shape [B, H, W, 3] of the images that it takes; None for a dimension of any size.
     """
 
     device: str
@@ -61,13 +61,13 @@ class Exported(ABC):
         """A photo, uint8 [H, W, 3]; the graph resizes it.
 
         Raises:
-            ImageError: on an image of another size than the one that the file is made for.
+            ImageError: on an image of another size, if the file takes only one size.
         """
         pixels = np.ascontiguousarray(image if isinstance(image, np.ndarray) else image.permute(1, 2, 0).cpu().numpy())
         height, width = pixels.shape[:2]
         if any(fixed not in (None, n) for fixed, n in zip(self.shape[1:3], (height, width), strict=True)):
             raise ImageError(
-                f"image of {width}x{height}: {self.path} is made for {self.shape[2]}x{self.shape[1]} alone; "
+                f"image of {width}x{height}: {self.path} takes only {self.shape[2]}x{self.shape[1]}; "
                 "export without --size"
             )
         return Prepared(pixels, (height, width))
@@ -75,16 +75,16 @@ class Exported(ABC):
     def detect(
         self, images: list[Prepared], class_names: tuple[str, ...], score: float | None = None
     ) -> list[Detections]:
-        """The objects in photos of one size: together, or one by one where the file is made for one at a time.
+        """Finds the objects in photos of one size, in one batch, or one by one if the file takes one photo at a time.
 
         Raises:
-            ConfigError: on a `score`, since the graph has the model's own threshold built in.
-            CheckpointError: where the graph cannot be computed, or gives something else than detections.
+            ConfigError: on a `score`, since the threshold of the model is built into the graph.
+            CheckpointError: if the graph cannot be computed, or its outputs are not detections.
         """
         if score is not None:
             own = self.config.roi.score_threshold
             raise ConfigError(
-                f"{self.path}: finds nothing of a score below {own:g}, which is built in; ask for that, or use its run"
+                f"{self.path}: its lowest score is {own:g}, set at the export; ask for that or more, or use its run"
             )
         pixels = [image.input for image in images]
         batches = [np.stack(pixels)] if self.shape[0] is None else [image[None] for image in pixels]
@@ -177,20 +177,22 @@ class OpenVino(Exported):
 
 
 def open_exported(source: Located, optimize: Optimization = "fold", device: str = "auto") -> Exported:
-    """The detector in an exported file.
+    """Opens the detector in an exported file.
 
     Args:
-        optimize: `bf16` for OpenVINO to compute so.
-        device: `cuda` or `cuda:1` for ONNX Runtime to compute on a GPU; `auto` and `cpu`: the CPU.
+        optimize: with `bf16`, OpenVINO computes in bfloat16.
+        device: with `cuda` or `cuda:1`, ONNX Runtime computes on a GPU; `auto` and `cpu` are the CPU.
 
     Raises:
-        CheckpointError: on a file that is broken or no detector.
-        ConfigError: where the runtime is not installed, or cannot do what `optimize` and `device` say.
+        CheckpointError: on a file that is broken or not a detector.
+        ConfigError: if the runtime is not installed, or cannot do what `optimize` and `device` ask for.
     """
     gpu = _gpu(source, device)
     is_bf16 = optimize == "bf16"
     if source.kind == "onnx" and is_bf16:
-        raise ConfigError(f"optimize 'bf16' with {source}: ONNX Runtime has none on a CPU; export to openvino for it")
+        raise ConfigError(
+            f"optimize 'bf16' with {source}: ONNX Runtime has no bfloat16 on a CPU; export to openvino for it"
+        )
     try:
         return OnnxRuntime(source.path, gpu) if source.kind == "onnx" else OpenVino(source.path, bf16=is_bf16)
     except ModuleNotFoundError as error:
@@ -198,7 +200,7 @@ def open_exported(source: Located, optimize: Optimization = "fold", device: str 
 
 
 def _gpu(source: Located, device: str) -> int | None:
-    """The number of the CUDA device that is asked for; None: the CPU."""
+    """The number of the requested CUDA device; None: the CPU."""
     if device in ("auto", "cpu"):
         return None
     kind, _, number = device.partition(":")
@@ -206,16 +208,16 @@ def _gpu(source: Located, device: str) -> int | None:
         raise ConfigError(f"device '{device}': {source} is exported: use cpu, cuda or cuda:1")
     if source.kind != "onnx":
         raise ConfigError(
-            f"device '{device}': {source} runs on the cpu alone; for a GPU export to onnx, or load the run"
+            f"device '{device}': {source} runs only on the cpu; for a GPU export to onnx, or load the run"
         )
     return int(number or 0)
 
 
 def _load_cuda(onnxruntime: Any) -> None:
-    """Makes what ONNX Runtime needs for a GPU ready, where it lies among Python's packages.
+    """Loads the CUDA libraries that ONNX Runtime needs, if they are installed as Python packages.
 
     Raises:
-        ConfigError: where the ONNX Runtime that is installed is one for CPUs.
+        ConfigError: if the installed ONNX Runtime is one for CPUs.
     """
     available = onnxruntime.get_available_providers()
     if _CUDA not in available:

@@ -1,5 +1,6 @@
-"""What `grcn predict` is pointed at: images, folders, globs, videos, standard input and live sources, each with a name
-of its own."""
+"""The sources of `grcn predict`: images, folders, glob patterns, videos, standard input and live streams.
+
+Each source gets a unique name."""
 
 from __future__ import annotations
 
@@ -49,22 +50,22 @@ class Source:
 
 
 def find_sources(arguments: Sequence[str], out: Path) -> tuple[list[Source], list[Path]]:
-    """The images and videos that the arguments stand for, each file once, in order.
+    """Finds the images and videos that the arguments name, each file once, in order.
 
     Args:
-        arguments: files; folders, searched with their subfolders; glob patterns (`**` for subfolders); `-`; or one live
-            source alone: `rtsp://...`, `http://...`, `camera:NAME`, a device such as /dev/video0.
-        out: where results go; what lies in the folders of an earlier run's results is no source.
+        arguments: files; folders, which are searched with their subfolders; glob patterns (`**` for subfolders); `-`;
+            or a single live source: `rtsp://...`, `http://...`, `camera:NAME`, or a device such as /dev/video0.
+        out: the folder of results. Files in the result folders of an earlier run are not used as sources.
 
     Returns:
-        The sources, and the files of folders that were left out as neither image nor video by their suffix.
+        The sources, and the files in folders that were left out because their suffix is of no image or video.
 
     Raises:
-        DataError: naming an argument that stands for nothing, or for a result, or a live source beside others.
+        DataError: if an argument matches nothing, a source would be overwritten, or a live source is not the only one.
     """
     live = [source for source in map(_live_source, arguments) if source is not None]
     if live and len(arguments) > 1:
-        raise DataError(f"{live[0]}: is live, and has no end: give it alone")
+        raise DataError(f"{live[0]}: is a live stream, which has no end; give it as the only source")
     if live:
         return live, []
     results = {(out / folder).resolve() for folder in RESULTS}
@@ -99,7 +100,7 @@ def find_sources(arguments: Sequence[str], out: Path) -> tuple[list[Source], lis
         else:
             raise DataError(f"{argument}: no such file or folder")
         if overwritten := next(filter(is_result, files), None):
-            raise DataError(f"{overwritten}: lies among the results in {out}; choose another --out")
+            raise DataError(f"{overwritten}: would be overwritten by the results in {out}; choose another --out")
         paths += files
     return _name(_unique(paths)), left_out
 
@@ -131,11 +132,11 @@ def _unique(paths: Iterable[Path | None]) -> list[Path | None]:
 
 
 def _name(paths: Iterable[Path | None]) -> list[Source]:
-    """Sources called by their files' stems; a stem that is taken gets the first free number: `a`, `a-2`, `a-3`.
+    """Names sources after the stems of their files. If a stem is taken, a number is added: `a`, `a-2`, `a-3`.
 
-    Letter case does not tell names apart, since on some file systems it does not tell files apart. White space becomes
-    `_`: lists of images hold one name a line, and some readers split lines at blanks. So do control characters and
-    bytes that are not UTF-8, which neither XML nor a list can hold.
+    Names that differ only in letter case count as equal, since some file systems do not distinguish them. White space
+    becomes `_`, since lists of images have one name per line and some readers split lines at blanks. Control characters
+    and bytes that are not UTF-8 also become `_`, since neither XML nor such a list can hold them.
     """
     taken: set[str] = set()
     last: dict[str, int] = {}  # the number that each stem got last, since looking from 1 each time takes ever longer

@@ -1,8 +1,8 @@
-"""Many photos through one network: read, detected and finished at the same time, and handed out in order.
+"""Runs many photos through one network. Reading, detecting and finishing overlap; results come in order.
 
-Worker threads read and prepare photos, and finish them (such as draw). The thread that asks for results runs the
-network. Photos pass it together only where they have one size as it sees them: others would be padded, which moves
-scores a little. Which photos share a batch depends on their order alone, so that results do not depend on time.
+Worker threads read and prepare photos and finish them (for instance draw). The thread that asks for results runs the
+network. Only photos of one size at the network's input share a batch: other photos would be padded, which changes
+scores slightly. Which photos share a batch depends only on their order, so results do not depend on timing.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ _AHEAD = 4
 
 @dataclass(frozen=True)
 class Prepared:
-    """A photo as a network takes it.
+    """A photo, prepared for a network.
 
     Args:
-        input: an array or tensor; those of one shape can be detected together.
+        input: an array or tensor; inputs of one shape can form a batch.
         size: the photo's own height and width, in pixels.
     """
 
@@ -46,7 +46,7 @@ class Prepared:
 
 @runtime_checkable
 class Network(Protocol):
-    """What a detector needs of what computes it."""
+    """The interface of the network that a detector runs."""
 
     @property
     def num_classes(self) -> int: ...
@@ -54,20 +54,21 @@ class Network(Protocol):
     def config(self) -> DetectorConfig: ...
     @property
     def device(self) -> Any:
-        """What it runs on, as torch or the runtime calls it."""
+        """The device that it runs on, as torch or the runtime names it."""
 
     def prepare(self, image: Pixels) -> Prepared:
-        """A photo, uint8 [H, W, 3] RGB or a tensor [3, H, W], made ready; called from any thread.
+        """Prepares a photo, uint8 [H, W, 3] RGB or a tensor [3, H, W]. May be called from any thread.
 
         Raises:
-            ImageError: on a photo that it cannot take.
+            ImageError: on a photo that the network cannot take.
         """
 
     def detect(
         self, images: list[Prepared], class_names: tuple[str, ...], score: float | None = None
     ) -> list[Detections]:
-        """The objects in photos whose inputs have one shape, in the photos' own pixels, above `score`; None: above the
-        model's own threshold."""
+        """Finds the objects in photos whose inputs have one shape; boxes are in pixels of the photos.
+
+        Detections have at least `score`; None: the model's own threshold."""
 
 
 def stream(
@@ -81,21 +82,21 @@ def stream(
     batch_size: int = 1,
     workers: int = 2,
 ) -> Iterator[tuple[S, T | ImageError]]:
-    """What `finish` makes of each source, in order.
+    """Yields the result of `finish` for each source, in order.
 
-    Sources are taken as they are needed. In memory are at most _AHEAD batches (at a batch of one: one photo), the batch
-    that is looked at, and three photos for each worker.
+    Sources are consumed as needed. At most these photos are in memory: _AHEAD batches (with a batch size of one, one
+    photo), the batch in the network, and three photos per worker.
 
     Args:
         read: decodes a source; called in a worker.
         finish: called in a worker with source, pixels and detections.
-        score: as `Network.detect`.
-        batch_size: photos that pass through the network together, where they have one size.
-        workers: threads; 0: all is done by the caller's.
+        score: as in `Network.detect`.
+        batch_size: number of photos of one size that go through the network together.
+        workers: number of threads; with 0, the caller's thread does everything.
 
     Yields:
-        Each source with the value of `finish`, or with the ImageError that `read`, `prepare` or `finish` raised. What
-        else they raise ends the stream.
+        Each source with the result of `finish`, or with the ImageError that `read`, `prepare` or `finish` raised. Any
+        other error ends the stream.
     """
     photos = _Photos(network, sources, class_names, read, finish, score, batch_size, workers)
     try:
@@ -109,7 +110,7 @@ def stream(
 
 @dataclass(eq=False)  # each is itself: sources may be arrays
 class _Photo(Generic[S, T]):
-    """A source on its way; `error` where it has come to an end."""
+    """A source in progress; `error` is set if it failed."""
 
     index: int
     source: S
@@ -132,7 +133,7 @@ class _Photo(Generic[S, T]):
 
 
 class _Photos(Generic[S, T]):
-    """The photos of a stream that are under way."""
+    """The photos of a stream that are in progress."""
 
     def __init__(
         self,
@@ -222,7 +223,7 @@ class _Photos(Generic[S, T]):
 
 
 class _SameThread(Executor):
-    """Does what it is given at once."""
+    """An executor that runs each task at once."""
 
     def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         future: Future[Any] = Future()

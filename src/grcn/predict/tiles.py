@@ -1,9 +1,9 @@
-"""Photos much larger than what a network sees: looked at tile by tile and once as a whole, and what is found merged.
+"""Detection in photos much larger than the network's input: tile by tile and once in the whole photo, then merged.
 
-Tiles overlap, so that an object no larger than the overlap lies whole in one of them. A box that ends at a border
-which its tile has inside the photo is a cut one: perhaps a part of an object. It goes where a whole box explains it;
-cut boxes that nothing explains are joined where two tiles show the same. Larger objects are looked for in the whole
-photo, too, made smaller. docs/adr/0026-tiles-tracks-streams.md says why.
+Tiles overlap, so that an object no larger than the overlap lies completely in one of them. A box that ends at a border
+of its tile inside the photo is called cut, since it may show only a part of an object. A cut box is dropped if a whole
+box explains it. Cut boxes that no whole box explains are joined if two tiles show the same object. Larger objects are
+also searched in the whole photo at reduced size. docs/adr/0026-tiles-tracks-streams.md has the reasons.
 """
 
 from __future__ import annotations
@@ -57,11 +57,11 @@ def stream_tiles(
     batch_size: int = 1,
     workers: int = 2,
 ) -> Iterator[tuple[S, T | ImageError]]:
-    """As `grcn.predict.stream.stream`, with one photo in memory at a time: it is the tiles that are batched, and
-    prepared by the workers.
+    """Like `grcn.predict.stream.stream`, with one photo in memory at a time. Batches are of tiles, and the workers
+    prepare tiles.
 
     Raises:
-        ConfigError: where tiles have another size than the one that an exported network is made for.
+        ConfigError: if the tiles have another size than the only one that an exported network takes.
     """
     for source in sources:
         result: T | ImageError
@@ -88,9 +88,9 @@ def detect_tiles(
     batch_size: int = 1,
     workers: int = 2,
 ) -> Detections:
-    """The objects in one photo, uint8 [H, W, 3] or a tensor [3, H, W]; more than a network finds in one picture.
+    """Finds the objects in one photo, uint8 [H, W, 3] or a tensor [3, H, W]; can be more than one network pass gives.
 
-    A photo that is no larger than a tile is looked at as without tiles.
+    A photo that is no larger than a tile is detected as without tiles.
     """
     photo = pixels if isinstance(pixels, np.ndarray) else pixels.permute(1, 2, 0).cpu().numpy()
     height, width = photo.shape[:2]
@@ -140,7 +140,7 @@ def detect_tiles(
 
 
 def _fixed_size(network: Network) -> tuple[int, int] | None:
-    """Height and width of the only pictures that a network takes; None: any."""
+    """The only height and width that a network takes; None if it takes any size."""
     if isinstance(network, Exported) and network.shape[1] and network.shape[2]:
         return network.shape[1], network.shape[2]
     return None
@@ -151,14 +151,12 @@ def _tile_size(network: Network, tiles: Tiles, fixed: tuple[int, int] | None) ->
         size = tiles.size or network.config.input.short_side
         return size, size
     if tiles.size is not None and fixed != (tiles.size, tiles.size):
-        raise ConfigError(
-            f"tiles of {tiles.size}: the file is made for {fixed[1]}x{fixed[0]} alone; leave out the size"
-        )
+        raise ConfigError(f"tiles of {tiles.size}: the file takes only {fixed[1]}x{fixed[0]}; leave out the size")
     return fixed
 
 
 def _views(height: int, width: int, side: tuple[int, int], overlap: float) -> list[View]:
-    """The tiles, row by row, evenly spread: each overlaps the next by `overlap` of its side at least."""
+    """The tiles, row by row and evenly spaced. Neighbours overlap by at least `overlap` of a tile's side."""
 
     def starts(length: int, side: int) -> list[int]:
         if length <= side:
@@ -172,8 +170,10 @@ def _views(height: int, width: int, side: tuple[int, int], overlap: float) -> li
 
 
 def _factor(network: Network, height: int, width: int, fixed: tuple[int, int] | None) -> int:
-    """How many times smaller the whole photo is shown, in a whole number: at most as small as the network makes it
-    itself; where it takes one size alone, as small as to lie in that."""
+    """The whole number by which the photo is reduced for the pass over the whole photo.
+
+    The result is no smaller than what the network would resize it to; for a network that takes only one size, it fits
+    into that size."""
     if fixed is not None:
         return math.ceil(max(height / fixed[0], width / fixed[1]))
     size = network.config.input
@@ -181,14 +181,14 @@ def _factor(network: Network, height: int, width: int, fixed: tuple[int, int] | 
 
 
 def _smaller(photo: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
-    """A photo made smaller, each pixel the mean of `factor` x `factor`, in little more memory than the result's."""
+    """Reduces a photo: each pixel is the mean of `factor` x `factor`. Needs little more memory than the result."""
     rows = range(0, photo.shape[0], _ROWS * factor)
     parts = [np.asarray(Image.fromarray(photo[y : y + _ROWS * factor]).reduce(factor)) for y in rows]
     return np.concatenate(parts)
 
 
 def _padded(seen: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """A picture with black below and beside it, up to a size."""
+    """Pads a picture with black at the bottom and the right, up to a size."""
     (height, width), (rows, columns) = seen.shape[:2], size
     return np.pad(seen, ((0, rows - height), (0, columns - width), (0, 0)))
 
@@ -199,12 +199,12 @@ def _padded(seen: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class _Seams:
-    """Where tiles cut objects, and how exact boxes are.
+    """The geometry of merging: where tiles cut objects, and how exact boxes are.
 
     Args:
         size: the photo's height and width.
         overlap: of tiles, down and across, in pixels.
-        factor: how many times smaller the whole photo was seen.
+        factor: the factor by which the whole photo was reduced.
     """
 
     size: tuple[int, int]
@@ -217,7 +217,7 @@ class _Seams:
         return _BORDER * self.overlap[0], _BORDER * self.overlap[1]
 
     def cut(self, rows: Floats) -> NDArray[np.bool_]:
-        """Which boxes end at a border of their view that is none of the photo's."""
+        """Which boxes end at a border of their view that is not a border of the photo."""
         (height, width), (down, across) = self.size, self.border
         x1, y1, x2, y2, _, left, top, right, bottom = rows.T
         return np.asarray(
@@ -228,13 +228,13 @@ class _Seams:
         )
 
     def fit(self, rows: Floats) -> NDArray[np.bool_]:
-        """Which boxes some tile shows whole, and not at its border, wherever they are."""
+        """Which boxes are small enough that some tile shows them completely and off its borders, wherever they are."""
         down, across = (n - 2 * border for n, border in zip(self.overlap, self.border, strict=True))
         return (rows[:, 2] - rows[:, 0] <= across) & (rows[:, 3] - rows[:, 1] <= down)
 
 
 def _merge(fine: Floats, coarse: Floats, seams: _Seams, nms: float) -> Floats:
-    """Each object once.
+    """Merges the boxes of tiles and of the whole photo, so that each object is left once.
 
     Args:
         fine: found in tiles.
@@ -258,8 +258,8 @@ def _merge(fine: Floats, coarse: Floats, seams: _Seams, nms: float) -> Floats:
 def _unexplained(parts: Floats, whole: Floats, slack: float) -> Floats:
     """The parts that belong to no whole box.
 
-    One does belong where a box that is sure enough lies around it, give or take `slack` pixels, or is, as far as the
-    part's view shows it, the same.
+    A part belongs to a whole box with a high enough score if that box contains it, within `slack` pixels, or if both
+    are the same where the view of the part shows them.
     """
     left = np.ones(len(parts), dtype=bool)
     grown = whole[:, :4] + (-slack, -slack, slack, slack)
@@ -275,8 +275,9 @@ def _unexplained(parts: Floats, whole: Floats, slack: float) -> Floats:
 
 
 def _joined(parts: Floats) -> Floats:
-    """The parts, those as one in which two views show the same where both see, and about as surely: as sure as the
-    surest of them, and seen by all that their views span."""
+    """Joins parts of one object: those of two views that agree where both views overlap, with similar scores.
+
+    The joined part has the highest score of its parts, and its view spans all their views."""
     group = np.arange(len(parts))
     views, of_view = np.unique(parts[:, 5:], axis=0, return_inverse=True)
     for a, b in zip(*np.nonzero(np.triu(_shared(views, views) > 0, 1)), strict=True):
@@ -293,14 +294,14 @@ def _joined(parts: Floats) -> Floats:
 
 
 def _unseen(coarse: Floats, fine: Floats, slack: float) -> Floats:
-    """The coarse boxes that are none of the fine ones, which are exacter, give or take `slack` pixels."""
+    """The coarse boxes that match no fine box within `slack` pixels; fine boxes are more exact."""
     same = np.abs(coarse[:, None, :4] - fine[:, :4]).max(axis=2) <= slack  # [coarse, fine]
     seen = (same & (fine[:, 4] >= _AS_SURE * coarse[:, 4:5])).any(axis=1)
     return coarse[~seen]  # type: ignore[no-any-return]
 
 
 def _suppressed(rows: Floats, nms: float) -> Floats:
-    """`rows`, from left to right, without those that lie on a surer one with an IoU above `nms`."""
+    """`rows` from left to right, without those that overlap one of higher score with an IoU above `nms`."""
     rows = rows[np.argsort(rows[:, 0], kind="stable")]
     left, widths = rows[:, 0], rows[:, 2] - rows[:, 0]
     kept = np.ones(len(rows), dtype=bool)
@@ -316,7 +317,7 @@ def _suppressed(rows: Floats, nms: float) -> Floats:
 
 
 def _clipped(boxes: Floats, view: Floats) -> Floats:
-    """[N, 4] boxes as far as a view shows them; without area where it does not."""
+    """[N, 4] boxes, clipped to a view; they have no area if they lie outside of it."""
     low = np.clip(boxes[:, :2], view[:2], view[2:])
     return np.hstack([low, np.clip(boxes[:, 2:4], view[:2], view[2:])])
 

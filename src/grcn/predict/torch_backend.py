@@ -1,4 +1,4 @@
-"""A detector's network as torch runs it, behind the same `detect` as an exported one."""
+"""Runs the network of a detector with torch, with the same interface as an exported network."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class TorchBackend:
         return next(self.model.parameters()).device
 
     def prepare(self, image: Pixels) -> Prepared:
-        """A photo, uint8 [H, W, 3] or a tensor [3, H, W], resized as in training, where it lies."""
+        """Resizes a photo, uint8 [H, W, 3] or a tensor [3, H, W], as in training, on the device that it is on."""
         if not isinstance(image, Tensor):
             # [H, W, 3] in memory, as the loader's images: resizing is fastest on it. A copy only where torch needs one.
             image = torch.from_numpy(np.require(image, requirements=["C", "W"])).permute(2, 0, 1)
@@ -72,7 +72,7 @@ class TorchBackend:
 def load(
     source: Located, *, device: str | torch.device, class_names: Sequence[str] | None, optimize: Optimization
 ) -> LoadedDetector:
-    """A detector from weights or a preset's name; arguments and errors as those of `Detector.load`."""
+    """Loads a detector from weights or the name of a preset; arguments and errors as in `Detector.load`."""
     target = _device(device)
     if source.kind == "preset" and class_names:
         model = build_detector(str(source), len(class_names))
@@ -89,8 +89,8 @@ def load_trained(source: Located) -> LoadedDetector:
     """The trained detector as it was saved.
 
     Raises:
-        CheckpointError: where it cannot be read or fetched, or is an exported one.
-        ConfigError: on a preset that no COCO weights are published for.
+        CheckpointError: if it cannot be read or downloaded, or is an exported detector.
+        ConfigError: on a preset without published COCO weights.
     """
     if source.is_exported:
         raise CheckpointError(f"{source}: is exported; give the run that it was made from")
@@ -108,11 +108,11 @@ def load_trained(source: Located) -> LoadedDetector:
 def to_detections(
     output: dict[str, Tensor], seen: tuple[int, int], own: tuple[int, int], class_names: tuple[str, ...]
 ) -> Detections:
-    """What the model found in one image, as `Detections` in the image's own pixels, inside the image.
+    """Converts the model's output for one image to `Detections` in pixels of the image, clipped to the image.
 
     Args:
-        output: `boxes`, `scores` and `labels` in the pixels of the image as the model saw it.
-        seen: height and width of that; own: of the image itself.
+        output: `boxes`, `scores` and `labels`, in pixels of the resized image that the model saw.
+        seen: height and width of the resized image; own: those of the image itself.
     """
     height, width = own
     boxes = scale_boxes(output["boxes"].float().cpu(), seen, own).clamp(min=0)  # [N, 4]
@@ -144,9 +144,9 @@ def _device(name: str | torch.device) -> torch.device:
 
 @contextmanager
 def _evaluating(model: torch.nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; each module's own mode is restored, also after an error.
+    """Sets evaluation mode without gradients, and restores the mode of each module at the end, even after an error.
 
-    no_grad, not inference_mode: a map that the model keeps (anchors) must stay usable in a later training step.
+    This uses no_grad, not inference_mode, since a tensor that the model keeps (anchors) must be usable in training.
     """
     modes = [(module, module.training) for module in model.modules()]
     model.eval()

@@ -1,4 +1,4 @@
-"""Objects followed from frame to frame, by ByteTrack of the `trackers` package."""
+"""Tracking of objects from frame to frame with ByteTrack, from the `trackers` package."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ _NEAR = 0.2  # IoU with where an object is expected, from which it is taken for 
 
 
 class Tracker:
-    """Gives the same object of a video the same number in each frame. Each video has a tracker of its own.
+    """Gives an object in a video the same number in each frame. Use a new tracker for each video.
 
     Args:
-        fps: frames a second.
-        score: from which detections begin a track.
+        fps: frames per second.
+        score: lowest score of a detection that begins a track.
     """
 
     def __init__(self, fps: float, score: float) -> None:
@@ -33,11 +33,11 @@ class Tracker:
         )
 
     def update(self, number: int, found: Detections) -> Detections:
-        """The detections of the next frame, with `track_ids`; an object has one from its second frame on.
+        """Adds `track_ids` to the detections of the next frame; an object has one from its second frame on.
 
         Args:
-            number: of the frame; some may be missing.
-            found: what was found in it.
+            number: the number of the frame; numbers may be skipped.
+            found: the detections in it.
         """
         given = found.to_supervision()
         given.data["place"] = np.arange(len(found))

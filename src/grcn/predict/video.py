@@ -1,4 +1,4 @@
-"""Videos and live streams read, and videos written, a frame at a time, by PyAV."""
+"""Reads videos and live streams, and writes videos, frame by frame with PyAV."""
 
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ class Video:
     """A video that is being read.
 
     Args:
-        fps: frames a second; 25 where the file does not say.
-        height: of the frames, in pixels.
-        width: of the frames, in pixels.
-        frames: each [H, W, 3] uint8 RGB, upright. Those that cannot be decoded are left out, as players do.
-        numbers: of the frames from 0; each is to be taken after its frame. Of a live source some are missing.
+        fps: frames per second; 25 if the file does not say.
+        height: height of the frames in pixels.
+        width: width of the frames in pixels.
+        frames: each frame as [H, W, 3] uint8 RGB, upright. Frames that cannot be decoded are skipped, as players do.
+        numbers: the numbers of the frames, from 0; take each after its frame. A live source skips numbers.
     """
 
     fps: float
@@ -64,10 +64,10 @@ class Video:
 
 @contextmanager
 def read_video(path: Path) -> Iterator[Video]:
-    """Opens a video; its frames can be read until the block is left.
+    """Opens a video. Its frames can be read inside the `with` block.
 
     Raises:
-        ImageError: where it cannot be opened or holds no frame, and, from `frames`, where it cannot be read to its end.
+        ImageError: if it cannot be opened or holds no frame; `frames` raises it if the video cannot be read to its end.
     """
     import av
 
@@ -85,16 +85,17 @@ def read_video(path: Path) -> Iterator[Video]:
 
 @contextmanager
 def read_live(address: str, name: str, stop: threading.Event) -> Iterator[Video]:
-    """Opens a live source. Only its newest frame is kept: those that come meanwhile are dropped, not queued. What has
-    an end, as a video that is fetched, loses none.
+    """Opens a live source. Only its newest frame is kept; older frames are dropped, not queued.
+
+    A source that has an end, such as a video file over HTTP, drops no frames.
 
     Args:
-        address: rtsp://..., http://... or camera:NAME, where NAME is the system's: a number, a path or a name.
-        name: what errors call it.
-        stop: ends the frames.
+        address: rtsp://..., http://... or camera:NAME, where NAME is a number, a path or a name that the system knows.
+        name: the name of the source in errors.
+        stop: ends the frames when it is set.
 
     Raises:
-        ImageError: where it cannot be opened, gives no frame, or, when the block is left, where it broke off.
+        ImageError: if it cannot be opened or gives no frame, and at the end of the `with` block if it broke off.
     """
     import av
 
@@ -128,18 +129,18 @@ def _opened_live(address: str) -> Any:
 
 
 def _reason(error: Exception, address: str) -> str:
-    """What FFmpeg says, without the address, in which a password may be."""
+    """The message of FFmpeg without the address, which may contain a password."""
     text = getattr(error, "strerror", None) or ("no video in it" if isinstance(error, IndexError) else str(error))
     return " ".join(text.replace(address, "").split())[:200]
 
 
 class _Newest:
-    """The newest frame of a live source, as a thread reads them all.
+    """The newest frame of a live source. A thread reads all frames.
 
     Args:
-        frames: the decoder's.
-        stop: ends it.
-        queued: whether each frame waits until it is taken, and none is dropped.
+        frames: the frames from the decoder.
+        stop: ends reading when it is set.
+        queued: keep each frame until it is taken, so that none is dropped.
     """
 
     def __init__(self, frames: Iterator[Any], stop: threading.Event, queued: bool) -> None:
@@ -221,13 +222,13 @@ def _pixels(frame: Any) -> NDArray[np.uint8]:
 
 @contextmanager
 def write_video(file: BinaryIO, fps: float, height: int, width: int) -> Iterator[Callable[..., None]]:
-    """Begins an MPEG-4 video in an empty file; gives the function that adds a frame: [height, width, 3] uint8 RGB, and
-    its number, rising, where some are missing: the one before is then seen for longer.
+    """Begins an MPEG-4 video in an empty file, and yields a function that adds a frame.
 
-    The video is whole once the block is left.
+    The function takes the frame, [height, width, 3] uint8 RGB, and its number. Numbers ascend; if some are skipped, the
+    frame before them is shown for longer. The video is complete at the end of the `with` block.
 
     Raises:
-        OSError, av.FFmpegError: where it cannot be written.
+        OSError, av.FFmpegError: if it cannot be written.
     """
     import av
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from grcn.evaluation.gap import ERRORS, KEYS, ORACLES, Gap, Intervals, to_json
 from grcn.reports.gap_page import gap_page
+from grcn.reports.tables import table
 
 
 def label(sources: Sequence[str]) -> list[str]:
@@ -57,25 +58,34 @@ def _finite(intervals: dict[str, tuple[float, float]]) -> dict[str, list[float] 
 def print_gaps(names: Sequence[str], gaps: Sequence[Gap], intervals: Intervals | None) -> None:
     """Prints what each task loses, and the costs of the errors, in points of 100 AP."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.text import Text
 
     console = Console()
     lost = [f"AP loses {oracle}" for oracle in ORACLES[1:]]
-    table = Table("detector", title="AP in points of 100, and what it loses to each task")
-    for heading in (*KEYS, "lost to\nloc.", "lost to\ncls.", "lost to\nboth"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    headings = (*KEYS, "lost to\nloc.", "lost to\ncls.", "lost to\nboth")
+    rows = table("detector", headings, "AP, and how much of it is lost to each task (points of 100)")
     for i, (name, gap) in enumerate(zip(names, gaps, strict=True)):
         figures = gap.figures()
-        table.add_row(name, *(f"{100 * figures[key]:.1f}" for key in (*KEYS, *lost)))
+        rows.add_row(Text(name), *(f"{100 * figures[key]:.1f}" for key in (*KEYS, *lost)))
         if intervals:
             for e, end in enumerate(("2.5%", "97.5%")):
                 values = (100 * intervals.of[i][key][e] for key in (*KEYS, *lost))
-                table.add_row(f"  {end}", *(f"{value:.1f}" for value in values), style="dim")
-    console.print(table)
-    errors = Table("error", title=f"what each type of error costs in AP{100 * gaps[0].errors.iou:g}, and how many")
-    for name in names:
-        errors.add_column(name, justify="right")
-    for e, error in enumerate(ERRORS):
-        cells = (f"{100 * gap.errors.cost[e]:.1f}  {gap.errors.count[e].sum():6}" for gap in gaps)
-        errors.add_row(error, *cells)
+                rows.add_row(f"  {end}", *(f"{value:.1f}" for value in values), style="dim")
+    console.print(rows)
+    title = f"AP{100 * gaps[0].errors.iou:g} lost to each type of error, and the number of errors"
+    errors = table("detector", [_ERROR_HEADINGS[error] for error in ERRORS], title)
+    for name, gap in zip(names, gaps, strict=True):
+        errors.add_row(Text(name), *(f"{100 * cost:.1f}" for cost in gap.errors.cost))
+        errors.add_row("  number", *(str(count.sum()) for count in gap.errors.count), style="dim")
+    console.print()
     console.print(errors)
+
+
+_ERROR_HEADINGS = {
+    "classification": "wrong\nclass",
+    "localization": "loose\nbox",
+    "both": "\nboth",
+    "duplicate": "\nduplicate",
+    "background": "\nbackground",
+    "missed": "\nmissed",
+}

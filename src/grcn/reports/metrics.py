@@ -19,6 +19,7 @@ from grcn.fonts import drawable
 from grcn.predict.draw import PALETTE
 from grcn.reports.figures import figure_fonts
 from grcn.reports.scores import print_scores, reliability_figure
+from grcn.reports.tables import MOST_ROWS, listed, table
 from grcn.types import Array, Detections, Target
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def write_report(
     that of the metrics' section `calibration`.
 
     Args:
-        out: the folder; made where absent, files of these names in it are replaced.
+        out: the folder; created if it does not exist, files of these names in it are replaced.
         metrics: what `evaluate` returned.
         detections, targets, class_names: what it was given.
         score, iou: of the confusion matrix; [C] float32: a score of each class, which `scores_in_words` tells of.
@@ -188,26 +189,25 @@ def print_metrics(metrics: dict[str, Any], console: Console) -> None:
 
     The table has VOC's AP at the first two IoUs; the lines below it have all.
     """
-    from rich.table import Table
     from rich.text import Text
 
     coco_keys = ["AP", "AP50", "AP70", "AP75"]
     voc_keys = [key for key in metrics["voc_area"] if key.startswith("AP")]
-    table = Table(title=f"{metrics['images']} images, {metrics['objects']} objects, {metrics['detections']} detections")
-    table.add_column("class", overflow="fold")
-    for heading in ("objects", *coco_keys, *(f"VOC\n{key}" for key in voc_keys[:2])):
-        table.add_column(heading, justify="right")
+    title = f"{metrics['images']} images, {metrics['objects']} objects, {metrics['detections']} detections"
+    rows = table("class", ("objects", *coco_keys, *(f"VOC\n{key}" for key in voc_keys[:2])), title)
 
     def add_row(name: Text, coco: dict[str, Any], voc: dict[str, Any]) -> None:
         aps = [coco[key] for key in coco_keys] + [voc[key] for key in voc_keys[:2]]
-        table.add_row(name, str(coco["objects"]), *map(_figure, aps))
+        rows.add_row(name, str(coco["objects"]), *map(_figure, aps))
 
-    for name, row in metrics["per_class"].items():
-        if row["objects"]:
-            add_row(Text(name), row, metrics["voc_area"]["per_class"][name])
-    table.add_section()
+    shown = [(name, row) for name, row in metrics["per_class"].items() if row["objects"]]
+    for name, row in shown[:MOST_ROWS]:
+        add_row(Text(name), row, metrics["voc_area"]["per_class"][name])
+    if len(shown) > MOST_ROWS:
+        rows.add_row(f"and {len(shown) - MOST_ROWS} more (--json lists all)")
+    rows.add_section()
     add_row(Text("mean", "bold"), metrics, metrics["voc_area"])
-    console.print(table)
+    console.print(rows)
     lines = [
         ("by size", metrics, ["APs", "APm", "APl"]),
         ("recall", metrics, ["AR1", "AR10", "AR100"]),
@@ -217,9 +217,11 @@ def print_metrics(metrics: dict[str, Any], console: Console) -> None:
     for heading, figures, keys in lines:
         console.print(f"{heading}: " + ", ".join(f"{key} {_figure(figures[key])}" for key in keys), highlight=False)
     if "thresholds" in metrics:
+        console.print()
         print_scores(metrics, console)
     if metrics["classes_without_objects"]:
-        console.print(Text("no objects, left out of means: " + ", ".join(metrics["classes_without_objects"])))
+        names = listed(metrics["classes_without_objects"], 5, "--json lists all")
+        console.print(Text(f"without objects, and so not in the means: {names}"))
     console.print(Text(f"AP: {metrics['rule']}", "dim"))
     for section in ("voc_area", "voc_11point"):
         console.print(Text(f"{section}: {metrics[section]['mode']}; {metrics[section]['difficult']}", "dim"))

@@ -30,7 +30,10 @@ def print_models(summaries: Mapping[str, DetectorSummary]) -> None:
     console = Console()
     console.print(table)
     any_summary = next(iter(summaries.values()))
-    console.print(_conditions(any_summary) + "; shared: up to where; RPN, cls, loc: strides of the maps", style="dim")
+    console.print(
+        _conditions(any_summary) + "; shared: last part that both tasks share; RPN, cls, loc: strides of their maps",
+        style="dim",
+    )
 
 
 def print_model(name: str, summary: DetectorSummary) -> None:

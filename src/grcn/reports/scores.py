@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from grcn.predict.draw import PALETTE
+from grcn.reports.tables import MOST_ROWS, listed, table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -62,43 +63,45 @@ def print_scores(metrics: dict[str, Any], console: Console) -> None:
 
     Thresholds are those of the detector's file with what they give here, where it has some; else the best of the split.
     """
-    from rich.table import Table
     from rich.text import Text
 
     section = metrics["thresholds"]
     shown = section.get("of_file", section)
-    source = (
-        f"in the file, chosen on {shown['data']}, {shown['split']}" if "of_file" in section else "best on this split"
-    )
-    table = Table(title=Text(f"scores to show from: {source}; what they give here, IoU ≥ {section['iou']:g}"))
-    table.add_column("class", overflow="fold")
-    wanted = f"prec. {shown['precision']:g}"
-    for heading in ("best F1\nfrom", "prec.", "recall", "F1", f"{wanted}\nfrom", "prec.", "recall"):
-        table.add_column(heading, justify="right")
+    source = f"chosen on {shown['data']}, {shown['split']}" if "of_file" in section else "chosen on this split"
+    figures = ("best F1\nfrom", "prec.", "recall", "F1", f"prec. {shown['precision']:g}\nfrom", "prec.", "recall")
+    rows = table("class", figures, f"score thresholds {source}, and what they give here at IoU {section['iou']:g}")
 
     def add_row(name: Text, row: dict[str, Any]) -> None:
         best, precise = row["best"] or {}, row["precise"] or {}
         cells = [best.get(key) for key in ("score", "precision", "recall", "F1")]
         cells += [precise.get(key) for key in ("score", "precision", "recall")]
-        table.add_row(name, *("-" if value is None else f"{value:.3f}" for value in cells))
+        rows.add_row(name, *("-" if value is None else f"{value:.3f}" for value in cells))
 
-    for name, row in shown["per_class"].items():
-        if row["objects"] or (row["best"] or {}).get("precision") is not None:
-            add_row(Text(name), row)
-    table.add_section()
+    classes = [
+        (name, row)
+        for name, row in shown["per_class"].items()
+        if row["objects"] or (row["best"] or {}).get("precision") is not None
+    ]
+    for name, row in classes[:MOST_ROWS]:
+        add_row(Text(name), row)
+    if len(classes) > MOST_ROWS:
+        rows.add_row(f"and {len(classes) - MOST_ROWS} more (--json lists all)")
+    rows.add_section()
     add_row(Text("all", "bold"), shown["all"])
-    console.print(table)
+    console.print(rows)
     for line in (_calibration(metrics["calibration"]), _errors(metrics["errors"]), _confusions(metrics["confusion"])):
         console.print(Text(line), highlight=False)
 
 
 def _calibration(section: dict[str, Any] | None) -> str:
     if section is None:
-        return "calibration: none, the scores are no probabilities (0..1), or there are none"
-    text = f"calibration error: {section['error']:.3f} of {section['detections']} detections"
+        return "calibration error: none, since there are no scores from 0 to 1"
+    text = f"calibration error of {section['detections']} scores: {section['error']:.3f}"
     if of_file := section.get("of_file"):
-        text += f", {of_file['error_scaled']:.3f} with the file's temperature, {of_file['temperature']:.2f}"
-    return f"{text}, {section['error_scaled']:.3f} with the best here, {section['temperature']:.2f}"
+        text += f"; with the stored temperature {of_file['temperature']:.2f}: {of_file['error_scaled']:.3f}"
+    return (
+        f"{text}; with the best temperature for this split, {section['temperature']:.2f}: {section['error_scaled']:.3f}"
+    )
 
 
 def _errors(section: dict[str, Any]) -> str:
@@ -113,5 +116,5 @@ def _confusions(section: dict[str, Any], most: int = 5) -> str:
         for other, count in row.items()
         if other != name
     ]
-    listed = [f"{name} as {other} {count}" for count, name, other in sorted(pairs, key=lambda pair: -pair[0])[:most]]
-    return "found as another class: " + (", ".join(listed) or "none") + (", ..." if len(pairs) > most else "")
+    told = [f"{name} as {other} {count}" for count, name, other in sorted(pairs, key=lambda pair: -pair[0])]
+    return "found as another class: " + (listed(told, most, "--json lists all") or "none")

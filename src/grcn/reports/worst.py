@@ -75,7 +75,7 @@ def write_worst(
         try:
             picture = draw_errors(record.pixels(), record.target, photo)
             if max(picture.shape[:2]) > MAX_JPEG:
-                raise ImageError(f"{record.path}: a JPEG has at most {MAX_JPEG} pixels a side")
+                raise ImageError(f"{record.path}: a JPEG has at most {MAX_JPEG} pixels per side")
         except ImageError as error:
             tell(f"not drawn: {error}")
             continue

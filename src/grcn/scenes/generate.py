@@ -67,7 +67,7 @@ def generate(
 
     Raises:
         ConfigError: on arguments that cannot be carried out.
-        DataError: where `out` exists and holds something else, or cannot be made.
+        DataError: if `out` exists and holds something else, or cannot be made.
     """
     recipe = _recipe(images, seed, size, object_size, objects)
     out = Path(out)
@@ -130,7 +130,7 @@ def _is_there(out: Path, recipe: dict[str, Any]) -> bool:
     """Whether the set is made already.
 
     Raises:
-        DataError: where something else is.
+        DataError: if something else is.
     """
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return False

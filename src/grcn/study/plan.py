@@ -339,7 +339,8 @@ def _named(where: str, content: dict[str, Any], key: str) -> dict[str, Any]:
     for name, value in values.items():
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise ConfigError(
-                f"{where}{key}: name {name!r}: use letters, digits and _ . + - (quote what YAML takes for more)"
+                f"{where}{key}: name {name!r}: use letters, digits and _ . + - (in quotes if YAML takes it for "
+                "something else)"
             )
         if value is not None and not isinstance(value, dict):
             raise ConfigError(f"{where}{key}.{name}: expected keys and values, found {value!r}")
@@ -383,7 +384,7 @@ def _trial(
     for name in ("data", "out", "seed", "resume", "minutes"):
         if name in fields:
             instead = "; use iterations" if name == "minutes" else ""
-            raise ConfigError(f"{where}'{name}' is not a study's to set{instead}")
+            raise ConfigError(f"{where}'{name}' cannot be set by a study{instead}")
     try:
         config = train_config({**fields, "data": "", "seed": seed, "resume": True})
         config = replace(config, model=detector_of(config))

@@ -24,7 +24,7 @@ def fingerprint(path: str | Path) -> str:
     data sets follows them. Every byte is read, a file after the other.
 
     Raises:
-        DataError: where a file cannot be read.
+        DataError: if a file cannot be read.
     """
     path, digest = Path(os.path.realpath(path)), hashlib.sha256()
     folder = path.parent if path.is_file() else path

@@ -81,7 +81,7 @@ def read_result(out: Path, trial: Trial) -> dict[str, Any] | None:
     if told:
         raise CheckpointError(
             f"{path}: not of {trial.name} as it is now: {'; '.join(told)} (a default has changed since); move it away "
-            "to train anew"
+            "to train again"
         )
     return dict(result)
 
@@ -179,9 +179,12 @@ def _undone(
     todo = [trial for trial in results if trial in todo or (trial.data, trial.digest) in lost]
     say(f"{study.name}: {len(results) - len(todo)} of {len(results)} trials are done")
     if unknown := [trial for trial, result in results.items() if result is not None and trial not in former]:
-        say(f"{len(unknown)} of them by results that do not say of which photos and labels they are")
+        say(f"{len(unknown)} of these results do not say which photos and labels they are of")
     if other:
-        say(f"{len(other)} were done with other photos, labels or weights and are done again; the former are put aside")
+        say(
+            f"{len(other)} trials were done with other photos, labels or weights; they run again, and the former "
+            "results are put aside"
+        )
     return todo
 
 
@@ -397,7 +400,7 @@ def _one_by_one(jobs: list[Job], progress: bool) -> Iterator[Finished]:
         with ExitStack() as held:  # until the result is kept
             try:
                 if any(job.start == other.keep for other in later if other.keep):
-                    raise ConfigError("it starts from what is not there yet")
+                    raise ConfigError("the weights that it starts from do not exist yet")
                 held.enter_context(job.locked(patience=0))
             except ConfigError:
                 later.append(job)
@@ -474,7 +477,7 @@ def _provide(name: str, source: DataSource, folder: Path, say: Say) -> None:
         except TypeError as error:
             raise ConfigError(f"data.{name}.generate: {error}") from None
     elif not folder.is_dir():
-        raise ConfigError(f"data set '{name}': no folder {folder}; say with --root where the data sets are")
+        raise ConfigError(f"data set '{name}': no folder {folder}; give the folder of the data sets with --root")
 
 
 def _start_path(out: Path, trial: Trial, fingerprints: dict[str, str]) -> Path:

@@ -73,7 +73,7 @@ def write_tables(study: Study, out: str | Path) -> list[Path]:
         The files.
 
     Raises:
-        DataError: where no trial has a result.
+        DataError: if no trial has a result.
         CheckpointError: on a file that is not a result, or a folder that cannot be written.
     """
     from matplotlib.figure import Figure
@@ -104,13 +104,18 @@ def write_tables(study: Study, out: str | Path) -> list[Path]:
 
 
 def verdicts(study: Study, out: str | Path) -> list[str]:
-    """The rows of a Markdown table that says what a study settles, from the results that are there; none where it
-    does not say how it is judged.
+    """A line for each question of a study: the answer, the gain and its interval, from the results so far.
+
+    A study that does not say how it is judged has none.
 
     Raises:
         CheckpointError: on a file that is not a result.
     """
-    return verdict_table(study.decision, _results(study, Path(out)))[2:-1] if study.decision is not None else []
+    if study.decision is None:
+        return []
+    table = verdict_table(study.decision, _results(study, Path(out)))[2:-1]
+    head, _, *rows = ([cell.strip() for cell in row.replace("**", "").strip("|").split("|")] for row in table)
+    return [f"{row[0]}: {row[-1]}; {head[1]}: {row[1]}, {head[2]}: {row[2]}; seeds: {row[-2]}" for row in rows]
 
 
 Results = dict[Trial, dict[str, Any]]

@@ -1,6 +1,7 @@
-"""The state of a run on disk: written whole or not at all, read without executing anything, refused if it is another's.
+"""The training state of a run on disk. It is written completely or not at all, and reading it executes nothing.
 
-It is that of `State`, of the figures and of the validations; under the key `grcn` it says whose it is (`identity`).
+It holds the `State`, the logged figures and the validations. The key `grcn` identifies the run (`identity`); the state
+of another run is refused.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from grcn.training.state import State
 
 KEY = "grcn"
 STATE = "checkpoints/last.ckpt"
-"""In a run folder: the state from which it continues."""
+"""The place of the training state in a run folder."""
 
 # What may differ between a run and its continuation: none of it changes a weight, up to rounding over other devices.
 FREE = {"data", "out", "format", "val_split", "weights", "fit", "epochs", "minutes", "workers", "val_every"}
@@ -33,7 +34,7 @@ FREE |= {"save_every", "patience", "accelerator", "devices", "nodes", "loggers",
 
 
 def save_state(path: str | Path, state: dict[str, Any]) -> None:
-    """Writes a training state; raises CheckpointError where it cannot be written, with the former one intact."""
+    """Writes a training state; raises CheckpointError if it cannot be written, and leaves the former one intact."""
     with atomic_file(path) as file:
         try:
             torch.save(state, file)
@@ -50,19 +51,19 @@ def save_weights(path: Path, state: State, class_names: tuple[str, ...], **extra
 
 
 def versions() -> dict[str, str]:
-    """The versions that a run's figures depend on."""
+    """The versions that the results of a run depend on."""
     packages = {module.__name__: str(module.__version__) for module in (torch, torchvision, lightning_fabric, grcn)}
     return {"python": platform.python_version(), **packages}
 
 
 def load_state(path: str | Path, *, mapped: bool = False) -> dict[str, Any]:
-    """The training state in a file, on the CPU.
+    """Reads a training state, with its tensors on the CPU.
 
     Args:
-        mapped: leave the tensors on disk until they are used; for a look at the rest.
+        mapped: leave the tensors on disk until they are used, to look only at the rest.
 
     Raises:
-        CheckpointError: where it is missing, torn, no training state of this package, or holds code; none of it is run.
+        CheckpointError: if it is missing, damaged, not a training state of grcn, or holds code. No code is executed.
     """
     try:
         state: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
@@ -80,7 +81,7 @@ def load_state(path: str | Path, *, mapped: bool = False) -> dict[str, Any]:
 
 
 def _from_lightning(state: dict[str, Any]) -> dict[str, Any]:
-    """The state of a run that began when lightning's Trainer had the loop, as it is now."""
+    """Converts the state of a run from the time when lightning's Trainer ran the loop."""
     weights = {name.replace("ema.model.", "ema.module.", 1): tensor for name, tensor in state["state_dict"].items()}
     if any(name.startswith("ema.") for name in weights):
         weights["ema.n_averaged"] = torch.tensor(state["global_step"] + 1)
@@ -96,7 +97,7 @@ def _from_lightning(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def identity(config: TrainConfig, data: Dataset) -> dict[str, Any]:
-    """What makes a run this run: its configuration, its classes and a digest of its training data, as plain values."""
+    """The identity of a run, as plain values: its configuration, its classes and a digest of its training data."""
     return {"config": to_dict(config), "classes": list(data.class_names), "data": fingerprint(data)}
 
 
@@ -113,7 +114,7 @@ def fingerprint(data: Dataset) -> dict[str, Any]:
 
 
 def saved_config(path: str | Path, saved: dict[str, Any]) -> TrainConfig:
-    """The configuration in an identity; fields that were not there yet when it was saved are at their defaults.
+    """The configuration in an identity. Fields that are newer than the saved run have their defaults.
 
     Raises:
         CheckpointError: naming a key that this version does not know or take.
@@ -122,13 +123,14 @@ def saved_config(path: str | Path, saved: dict[str, Any]) -> TrainConfig:
 
 
 def check_same(path: str | Path, saved: dict[str, Any], now: dict[str, Any]) -> None:
-    """Refuses to continue one run as another.
+    """Raises an error if a run would be continued as another one.
 
     Args:
         saved, now: two identities.
 
     Raises:
-        CheckpointError: listing every difference, as was -> is; or naming a key that this version does not know.
+        CheckpointError: if they differ, listing every difference as old -> new; on a key that this version does not
+            know.
     """
     former, present = (_settled(of_run, saved_config(path, of_run)) for of_run in (saved, now))
     if told := differences(former, present):

@@ -1,4 +1,4 @@
-"""The data of a run: what it learns from, what it is validated on, and what is said about them at the start."""
+"""The training and validation data of a run, and the messages about them at the start."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from grcn.training.validate import has_ap
 
 
 def open_data(config: TrainConfig, say: Say) -> tuple[Dataset, Dataset | None]:
-    """Training and validation data; None where there is no split to validate on.
+    """The training data and the validation data; the latter is None if there is no split for it.
 
     Raises:
-        DataError: where there is nothing to learn from, or no such split.
+        DataError: if there is nothing to learn from, or no such split.
     """
     folder = DataFolder(config.data, config.format)
     split = folder.resolve(config.train_split, "train")
@@ -37,7 +37,10 @@ def open_data(config: TrainConfig, say: Say) -> tuple[Dataset, Dataset | None]:
     val_data = folder.open(val_split, class_names=data.class_names, on_error=on_error)
     _say_defects(val_data, say)
     if not has_ap(val_data):
-        say(f"warning: split '{val_split}' holds no objects: no AP, no early stop, and the last weights are the best")
+        say(
+            f"warning: split '{val_split}' holds no objects, so no AP and no early stop; the last weights count "
+            "as the best"
+        )
     return data, val_data
 
 
@@ -56,7 +59,7 @@ def _hold_out(data: Dataset, config: TrainConfig, say: Say) -> tuple[Dataset, Da
 
 
 def _left_out(data: Dataset, config: TrainConfig) -> str:
-    """Of a data set that has objects none of which is trained on: why."""
+    """The reason why none of the objects of a data set is trained on."""
     crowd = sum(int(r.target.crowd.sum()) for r in data.records)
     difficult = sum(len(r.target) for r in data.records) - crowd
     parts = [f"{crowd} crowd"] if crowd else []

@@ -1,4 +1,4 @@
-"""Fine-tuning: a new detector takes over from a trained one what fits."""
+"""Fine-tuning: copies the weights that fit from a trained detector to a new one."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ _PER_CLASS = {"roi.scores": (1, 1), "roi.deltas": (0, 4)}
 
 @dataclass(frozen=True)
 class TransferReport:
-    """What a transfer of weights did.
+    """The result of a transfer of weights.
 
     Args:
-        kept: names of tensors taken over whole.
-        by_class: names of tensors of which the rows of `classes_kept` were taken over.
-        fresh: tensors of the new detector that nothing fits; they stay as initialised.
-        unused: tensors of the old one that have no place in the new.
+        kept: names of tensors that were copied completely.
+        by_class: names of tensors of which only the rows of `classes_kept` were copied.
+        fresh: tensors of the new detector that no tensor fits; they keep their initial values.
+        unused: tensors of the old detector that have no place in the new one.
         classes_kept, classes_new, classes_dropped: class names in both, only in the new, only in the old detector.
     """
 
@@ -65,17 +65,17 @@ class TransferReport:
 
 @torch.no_grad()
 def transfer_weights(model: RCNN, class_names: Sequence[str], loaded: LoadedDetector) -> TransferReport:
-    """Fills `model` in place with every tensor of `loaded` that has its name and shape.
+    """Copies every tensor of `loaded` with a matching name and shape to `model`, in place.
 
-    A layer that each task of `model` has for itself is filled from the one that the tasks of `loaded` share, if so (the
-    paper's separation: copies that start from the same weights). Then a separated detector finds what the C5 one does
-    that it starts from, if it has equal strides, no context, and an RPN that looks at the same stage.
+    If each task of `model` has its own copy of a layer that the tasks of `loaded` share, both copies are filled from
+    the shared layer (the paper's separation: copies that start from the same weights). A separated detector then finds
+    the same as the C5 detector that it starts from, if it has equal strides, no context, and an RPN on the same stage.
 
-    Of the last layers, which have rows per class, the background's rows and those of classes with the same name are
-    taken over, whatever their order.
+    The last layers have rows per class. Their rows for the background and for classes with the same name are copied,
+    whatever the order of the classes.
 
     Args:
-        class_names: of `model`, by class id.
+        class_names: the class names of `model`, by class id.
     """
     old, new = loaded.model.state_dict(), model.state_dict()
     kept, by_class, fresh, used = [], [], [], set()

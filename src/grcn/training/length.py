@@ -1,4 +1,4 @@
-"""How many iterations a run has: given, from epochs, or as many as fit into the minutes given."""
+"""The number of iterations of a run: as given, from epochs, or as many as fit into the given minutes."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from grcn.training.step import autocast
 from grcn.training.validate import stream_split
 
 DEFAULT_EPOCHS = 24.0
-"""Length of a run that is given none: about detectron2's "2x" schedule on COCO."""
+"""Length of a run if none is given: about detectron2's "2x" schedule on COCO."""
 
 FEW_IMAGES = 500
-"""Seen in all of a run, below which it says that they are few: 600 left AP at 0.14 and 0.31 in our smallest trials."""
+"""If a run sees fewer images than this, it warns: with 600, AP was 0.14 and 0.31 in our smallest trials."""
 
 _WARM_UP, _MEASURED = 2, 6  # steps
 _VALIDATION_IMAGES = 24
@@ -41,7 +41,7 @@ class Timing:
     validation: float
 
     def iterations(self, seconds: float, val_every: int) -> int:
-        """How many iterations fit into `seconds` with their validations, the last one included; at least 1."""
+        """The number of iterations that fit into `seconds` with all validations, including the last; at least 1."""
         if val_every:
             return max(1, math.floor((seconds - self.validation) / (self.step + self.validation / val_every)))
         return max(1, math.floor((seconds - self.validation) / self.step))
@@ -61,10 +61,10 @@ def find_length(
     started: float,
     say: Say,
 ) -> int:
-    """A run's iterations, from its epochs or minutes, said in a line.
+    """The number of iterations of a run, from its epochs or minutes. Prints a line about it.
 
     Args:
-        started: when the minutes began, by time.monotonic.
+        started: the start of the minutes, by time.monotonic.
     """
     images_per_step = config.batch_size * config.optim.accumulate
     if not config.minutes:
@@ -88,9 +88,9 @@ def find_length(
 
 
 def measure(model: RCNN, config: TrainConfig, data: Dataset, val_data: Dataset | None, device: torch.device) -> Timing:
-    """Times steps and a few batches of validation on a throw-away copy of `model`, on this process alone.
+    """Times training steps and a few validation batches on a temporary copy of `model`, in this process only.
 
-    With several devices the exchange of gradients is not in it. Where steps or validation are slow, fewer are timed.
+    With several devices, the exchange of gradients is not included. If steps or validation are slow, fewer are timed.
     """
     limit = _SHARE * 60 * config.minutes
     model = deepcopy(model).to(device).train()
@@ -144,7 +144,7 @@ def _step_seconds(
 
 
 def _validation_seconds(model: RCNN, data: Dataset, workers: int, limit: float) -> float:
-    """Seconds of validation per image, after the first, which warms up; one that cannot be decoded counts."""
+    """Seconds of validation per image, without the first, which is the warm-up. Images that cannot be decoded count."""
     numbers = range(min(len(data), 1 + _VALIDATION_IMAGES))
     times = [time.perf_counter()]
     with closing(stream_split(model, data, numbers, workers)) as work:

@@ -1,4 +1,4 @@
-"""Where a run's figures go: its own CSV, and TensorBoard, Weights & Biases and MLflow by name."""
+"""Loggers for the figures of a run: a CSV file, and by name TensorBoard, Weights & Biases and MLflow."""
 
 from __future__ import annotations
 
@@ -20,30 +20,30 @@ from grcn.training.step import LOSSES
 
 AP_KEYS = ("AP", "AP50", "AP70", "AP75")
 COLUMNS = ("iteration", "epoch", "lr", "loss", *LOSSES, "grad_norm", "images_per_second", "waiting", *AP_KEYS)
-"""Columns of metrics.csv. `waiting` is the share of the time in which the next batch was waited for."""
+"""Columns of metrics.csv. `waiting` is the share of the time spent waiting for the next batch."""
 
 IDS = "loggers.json"
-"""In the run folder: the ids under which services know the run, so that it stays one run wherever the folder goes."""
+"""File in the run folder with the ids of the run at the services, so that it stays one run if the folder moves."""
 
 LOG_EVERY = 10
 """Iterations between rows of training figures; each is the mean since the row before."""
 
 
 class Logger(Protocol):
-    """What figures are told. Opened where the run begins or continues."""
+    """A receiver of figures. It is opened when the run begins or continues."""
 
     def log(self, figures: dict[str, float], iteration: int) -> None: ...
 
     def close(self, *, failed: bool) -> None:
-        """At the end; `failed`: by an error or a signal."""
+        """Called at the end of the run; `failed`: it ended by an error or a signal."""
 
 
 class CsvLog:
-    """`metrics.csv`: a row per logged iteration or validation, appended as it comes.
+    """`metrics.csv`: a row per logged iteration or validation, appended at once.
 
     Args:
-        path: the file; rows beyond iteration `start`, which a killed run wrote after its last save, are dropped, and a
-            torn last row with them.
+        path: the file. Rows after iteration `start`, which a killed run wrote after its last save, are dropped, and so
+            is an incomplete last row.
     """
 
     def __init__(self, path: Path, start: int) -> None:
@@ -67,7 +67,7 @@ class CsvLog:
 
 
 class TensorBoardLog:
-    """Event files in a folder; those that a killed run wrote after iteration `start`, its last save, are hidden."""
+    """Event files in a folder. Events that a killed run wrote after `start`, its last save, are hidden."""
 
     def __init__(self, folder: Path, start: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
@@ -83,7 +83,7 @@ class TensorBoardLog:
 
 
 class WandbLog:
-    """A run of Weights & Biases, new or continued, beside whatever run the program has of its own."""
+    """A run of Weights & Biases, new or continued. A run of the calling program is not affected."""
 
     STEP = "trainer/global_step"  # lightning's name for it, by which runs that it began go on
 
@@ -128,7 +128,7 @@ class MLflowLog:
 
 
 def check_loggers(names: Sequence[str]) -> None:
-    """Raises ConfigError where a logger needs a package that is not installed."""
+    """Raises ConfigError if a logger needs a package that is not installed."""
     for name in names:
         try:
             if name != "csv":
@@ -138,10 +138,10 @@ def check_loggers(names: Sequence[str]) -> None:
 
 
 def make_loggers(config: TrainConfig, out: Path, start: int) -> list[Logger]:
-    """The loggers that `config` names, continuing at iteration `start`; their ids stay in the folder.
+    """The loggers that `config` names, continuing at iteration `start`. Their ids are kept in the folder.
 
     Raises:
-        CheckpointError: where the folder's IDS are no such file.
+        CheckpointError: if the file IDS in the folder is not valid.
     """
     ids = _read_ids(out / IDS)
     loggers: list[Logger] = []
@@ -179,11 +179,11 @@ def _read_ids(path: Path) -> dict[str, str]:
 
 
 class Figures:
-    """The figures of training steps as means over LOG_EVERY iterations; the unfinished window is part of the state.
+    """Averages the figures of training steps over LOG_EVERY iterations. The unfinished window is part of the state.
 
     Args:
-        loggers: told each row, and the validations'; none on other ranks than the first.
-        images: of the data set, which makes iterations epochs.
+        loggers: they get each row, and the validations; empty on other ranks than the first.
+        images: number of images in the data set, to convert iterations to epochs.
     """
 
     def __init__(self, loggers: list[Logger], config: TrainConfig, images: int) -> None:
@@ -213,7 +213,7 @@ class Figures:
         self.seconds, self.waited = state["seconds"], state["waited"]
 
     def add(self, step: dict[str, float], *, iteration: int, lr: float, seconds: float, waited: float) -> None:
-        """Takes the figures of step number `iteration`, from 1; what is missing in them counts for no mean."""
+        """Adds the figures of step number `iteration`, from 1. Missing figures are left out of their means."""
         for name, value in step.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
             self.counts[name] = self.counts.get(name, 0) + 1

@@ -1,7 +1,7 @@
-"""The training loop: from photos to saved weights, in the order in which it happens.
+"""The training loop: from photos to saved weights, step by step.
 
-Batch k of a run is a function of (seed, k), so a run continues from its state and the number of its step. A save holds
-all that was done up to its iteration: the step's figures, then its validation, then the save.
+Batch k of a run is a function of (seed, k), so a run can continue from its state and the number of its step. A save
+includes everything up to its iteration: first come the figures of the step, then its validation, then the save.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from grcn.training.validate import Validation
 
 @dataclass(frozen=True)
 class Run:
-    """What a run is made of. `config` is settled: its length is in `iterations`, its detector in `model`."""
+    """The parts of a run. `config` is resolved: `iterations` has its length, and `model` its detector."""
 
     fabric: Fabric
     config: TrainConfig
@@ -43,7 +43,7 @@ class Run:
     skipped: Skipped
 
     def load(self, saved: dict[str, Any]) -> None:
-        """Goes on from what `_save` has written."""
+        """Continues from a state that `_save` has written."""
         self.state.load_state_dict(saved)
         self.figures.load_state_dict(saved["figures"])
         if saved["validation"]:
@@ -51,11 +51,11 @@ class Run:
 
 
 def train_loop(run: Run, stop: Stop) -> None:
-    """Makes the steps of a run from where its state stands to its end, to an early stop, or to a signal.
+    """Makes the steps of a run, from its current state to its end, to an early stop, or to a signal.
 
     Raises:
-        DivergedError: on all ranks, before an update from losses that are not finite.
-        ImageError: naming an image that cannot be decoded.
+        DivergedError: on all ranks if losses are not finite, before the update.
+        ImageError: if an image cannot be decoded, naming it.
     """
     fabric, config, state = run.fabric, run.config, run.state
     accumulate = config.optim.accumulate
@@ -86,7 +86,7 @@ def train_loop(run: Run, stop: Stop) -> None:
 
 
 def _between_steps(run: Run, stop: Stop) -> None:
-    """Validates where that is due, and saves: every so often, at the end, and when the run is to stop."""
+    """Validates if that is due, and saves: at intervals, at the end, and before the run stops."""
     config, state, validation = run.config, run.state, run.validation
     if validation.is_due(state.iteration) and not stop.agreed:
         validation(run.fabric, state, run.figures, stop)
@@ -97,7 +97,7 @@ def _between_steps(run: Run, stop: Stop) -> None:
 
 
 def _save(run: Run) -> None:
-    """The state, and the weights to predict with; the other ranks wait."""
+    """Saves the state and the weights for prediction, while the other ranks wait."""
     out, state = Path(run.config.out), run.state
     if run.fabric.is_global_zero:
         parts = {"figures": run.figures.state_dict(), "validation": run.validation.state_dict()}

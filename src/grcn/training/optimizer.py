@@ -1,4 +1,4 @@
-"""What moves the weights: the optimizer, the clipping of its gradients, and the average that follows them."""
+"""The optimizer, the clipping of its gradients, and the moving average of the weights."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def make_optimizer(model: nn.Module, config: OptimConfig, lr: float) -> Optimize
     """SGD with momentum, or AdamW, without weight decay on biases and norm layers (tensors of one dimension).
 
     Args:
-        config: with nothing left to the recipe.
+        config: the configuration after the recipe.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
     groups: list[dict[str, Any]] = [
@@ -32,7 +32,7 @@ def make_optimizer(model: nn.Module, config: OptimConfig, lr: float) -> Optimize
 
 
 def clip_gradients(model: nn.Module, limit: float) -> Tensor:
-    """Scales all gradients so that their common norm is at most `limit` (0: leaves them); the norm before, 0-dim."""
+    """Scales all gradients to a total norm of at most `limit` (0: no scaling); returns the norm before, 0-dim."""
     parameters = [p for p in model.parameters() if p.grad is not None]
     norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
     if limit:
@@ -41,13 +41,13 @@ def clip_gradients(model: nn.Module, limit: float) -> Tensor:
 
 
 def make_average(model: RCNN, decay: float) -> AveragedModel:
-    """The exponential moving average of a model's weights and of its norm layers' statistics, in evaluation mode.
+    """The exponential moving average of a model's weights and of the statistics of its norm layers, in evaluation mode.
 
-    Averaged weights make other activations than the latest ones, so the latest statistics would not fit them.
+    Statistics are averaged too, since averaged weights give other activations, which the latest statistics do not fit.
 
     Args:
-        decay: of the average; less in the first steps, (1 + t) / (10 + t) after t of them, so that it does not
-            drag the initial weights along.
+        decay: decay of the average. It is smaller in the first steps, (1 + t) / (10 + t) after t steps, so that the
+            initial weights do not dominate.
     """
 
     @torch.no_grad()

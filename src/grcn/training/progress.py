@@ -1,4 +1,4 @@
-"""What a person sees of a run: lines, and a bar on a terminal. A stream that is closed ends no run."""
+"""Shows the progress of a run: lines, and a bar on a terminal. A closed stream does not end the run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Say = Callable[[str], None]
 
 
 def tell(text: str) -> None:
-    """Prints a line, in letters that the stream takes; nothing where there is no stream."""
+    """Prints a line with letters that the stream can encode; prints nothing if there is no stream."""
     with suppress(OSError, ValueError):
         try:
             print(text, flush=True)
@@ -37,7 +37,7 @@ class Skipped:
     """Names each image that was skipped, once.
 
     Args:
-        say: told a line for each; on every rank, since each reads other images.
+        say: called with a line for each image, on every rank, since ranks read different images.
     """
 
     def __init__(self, say: Say) -> None:
@@ -51,13 +51,13 @@ class Skipped:
 
 
 class ProgressBar:
-    """A bar with time left, AP and losses (RPN and RoI, each class + box) on a terminal; elsewhere a line now and then.
+    """On a terminal, a bar with time left, AP and losses (RPN and RoI, each class + box); elsewhere a line at times.
 
-    Shown as long as the block lasts that it is entered for.
+    It is shown inside its `with` block.
 
     Args:
-        iterations: of the run; first: those it has made already.
-        shown: whether anything is.
+        iterations: number of iterations of the run; first: number of those that are done already.
+        shown: whether anything is shown.
     """
 
     LINE_EVERY = 30.0  # seconds
@@ -84,7 +84,7 @@ class ProgressBar:
                 self.bar.stop()
 
     def show(self, iteration: int, losses: dict[str, float], report: dict[str, Any]) -> None:
-        """After step number `iteration`: its losses, and the last AP of the validations' report, which may be empty."""
+        """Called after step `iteration` with its losses and the AP of the last validation, which may be empty."""
         text = _describe(losses, f"AP {number(report['last']['AP'])}  " if report else "")
         now = time.monotonic()
         if self.bar is not None:

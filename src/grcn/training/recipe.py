@@ -1,7 +1,7 @@
-"""What a run takes where its configuration leaves it open: a detector, its start, and how it is trained.
+"""The recipe: chooses what a configuration leaves open, such as the detector, its weights and the optimizer.
 
-The rules come from trials on photographs and on cells (docs/training.md has the tables). A run's config.yaml holds what
-they chose, and above it, as comments, why.
+The rules come from trials on photographs and on cells (docs/training.md has the tables). The config.yaml of a run has
+the chosen values, with the reasons as comments above them.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ LITE0_LR = 0.002
 """AdamW's learning rate for EfficientNet-Lite0 from ImageNet, at 16 images."""
 
 AVERAGED_SHARE = 0.05
-"""Of a run: over how many of its steps the moving average reaches back."""
+"""The share of a run's steps that the moving average spans."""
 AVERAGED_STEPS = (10, 5000)
 
 
 def choose_preset(accelerator: str) -> str:
-    """The detector that is trained where none is named: the largest that this machine trains in half an hour."""
+    """The detector to train if none is named: the largest that this machine trains in half an hour."""
     return GPU_PRESET if _on_gpu(accelerator) else CPU_PRESET
 
 
 def choose(config: TrainConfig) -> TrainConfig:
-    """`config` with all settled that it leaves open, but for the average, which needs the run's length.
+    """Fills in everything that `config` leaves open, except for the average, which depends on the length of the run.
 
-    - Preset: a pyramid, on ResNet-50 with a GPU and on EfficientNet-Lite0 without. Where `weights` names a detector of
-      grcn's, it is that one, with its sizes.
-    - Weights: COCO's where there are some for the detector, else ImageNet's.
-    - Fit: the detector is fitted to the data unless its configuration was given, even in part. It then also looks twice
-      at each box that it finds (`roi.refine`), which gains where boxes must be tight.
-    - Optimizer: AdamW for backbones of timm, SGD for the others; the learning rate falls along a cosine.
-    - Precision: bfloat16 where the processor or the GPU multiplies in it.
+    - Preset: a pyramid, on ResNet-50 with a GPU and on EfficientNet-Lite0 without one. If `weights` names a detector of
+      grcn, that detector is used, with its sizes.
+    - Weights: COCO's if there are some for the detector, otherwise ImageNet's.
+    - Fit: the detector is fitted to the data unless the configuration gives its `model`, even in part. A fitted
+      detector also corrects each box once more (`roi.refine`), which improves AP where boxes must be tight.
+    - Optimizer: AdamW for backbones of timm, SGD for the others; the learning rate follows a cosine.
+    - Precision: bfloat16 if the processor or the GPU computes in it.
     """
     preset, trained = config.preset, None
     if preset == "auto":
@@ -72,10 +72,10 @@ def choose(config: TrainConfig) -> TrainConfig:
 
 
 def read_trained(weights: str) -> Header | None:
-    """What the detector to fine-tune from says of itself; None where `weights` names none of grcn's.
+    """The header of the detector to fine-tune from; None if `weights` does not name a detector of grcn.
 
     Raises:
-        CheckpointError: where there is no such file, or a broken one.
+        CheckpointError: if there is no such file, or a broken one.
     """
     if weights in ("auto", "imagenet", "coco", "random"):
         return None
@@ -93,7 +93,7 @@ def _choose_optimizer(optim: OptimConfig, backbone: str) -> OptimConfig:
 
 
 def continued(config: TrainConfig, former: TrainConfig) -> TrainConfig:
-    """`config` with all that it leaves open as in the run that it continues."""
+    """`config` with everything that it leaves open taken from the run that it continues."""
     optim, schedule = config.optim, config.schedule
     if optim.name == "auto":
         lr = former.optim.lr if optim.lr is None else optim.lr
@@ -110,9 +110,9 @@ def continued(config: TrainConfig, former: TrainConfig) -> TrainConfig:
 
 
 def average_decay(iterations: int) -> float:
-    """The decay of the weights' moving average for a run of some length.
+    """The decay of the moving average of the weights, for a run of some length.
 
-    It reaches back over a twentieth of the run, so that it follows short runs and smooths long ones.
+    The average spans a twentieth of the run, so that it follows quickly in short runs and smooths long ones.
 
     >>> average_decay(400)
     0.95
@@ -122,11 +122,11 @@ def average_decay(iterations: int) -> float:
 
 
 def explain(given: TrainConfig, chosen: TrainConfig, data: Dataset) -> list[str]:
-    """What was chosen and why, in at most three lines; none where nothing was left open.
+    """At most three lines that say what was chosen and why; no lines if nothing was left open.
 
     Args:
         given: the configuration before `choose`.
-        chosen: that of the run, its detector fitted to `data`.
+        chosen: the configuration of the run, with its detector fitted to `data`.
     """
     model = detector_of(chosen)
     lines = []

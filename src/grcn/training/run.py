@@ -1,4 +1,4 @@
-"""One training run: what is before its loop (folder, data, weights, length) and after it."""
+"""One training run: the steps before its loop (folder, data, weights, length) and after it."""
 
 from __future__ import annotations
 
@@ -48,24 +48,25 @@ def train(config: TrainConfig, *, progress: bool = True) -> Path:
     """Trains a detector and returns its run folder.
 
     The folder holds config.yaml (resolved), classes.txt, versions.json, metrics.csv, metrics.json (of the best and the
-    last validation), best.safetensors (by AP on the validation split), last.safetensors and
-    checkpoints/last.ckpt, from which `resume` continues: on a CPU, bit for bit as if it had never stopped.
+    last validation), best.safetensors (by AP on the validation split), last.safetensors and checkpoints/last.ckpt.
+    `resume` continues from the latter; on a CPU, the result is bit for bit that of a run without interruption.
 
-    The program that calls it finds torch's generators and its own handlers of signals as they were. `grcn train` also
-    sets malloc, which makes training on a CPU faster (`grcn.runtime.tune_cpu`); this leaves that to the program.
+    torch's generators and the signal handlers of the calling program are restored at the end. `grcn train` also tunes
+    malloc, which makes training on a CPU faster (`grcn.runtime.tune_cpu`); this function does not.
 
     Args:
-        config: of the run; what it leaves open `grcn.training.recipe` chooses. Without a length it takes
+        config: the configuration; `grcn.training.recipe` chooses what it leaves open. Without a length, a run has
             DEFAULT_EPOCHS. `minutes` count from this call to the end of the last validation: a few steps and validation
-            batches are timed on a throw-away copy of the model, and what fits becomes `iterations` in config.yaml.
+            batches are timed on a temporary copy of the model, and the number of iterations that fits becomes
+            `iterations` in config.yaml.
         progress: show progress and warnings; the files are written either way.
 
     Raises:
-        ConfigError: on what cannot be carried out.
+        ConfigError: on a configuration that cannot be carried out.
         DataError: on a data set that cannot be trained on; ImageError on an image that cannot be decoded.
-        CheckpointError: on weights or a state that do not fit, or a disk that is full; the last save is intact.
-        DivergedError: on a loss that is not finite; nothing was updated.
-        Interrupted: after SIGTERM or Ctrl-C, the state having been saved.
+        CheckpointError: on weights or a state that do not fit, or a full disk; the last save is intact.
+        DivergedError: on a loss that is not finite; the weights were not updated with it.
+        Interrupted: after SIGTERM or Ctrl-C; the state is saved.
     """
     started = time.monotonic()
     given, config = config, _settle(config)
@@ -77,7 +78,7 @@ def train(config: TrainConfig, *, progress: bool = True) -> Path:
 
 
 def _train(given: TrainConfig, config: TrainConfig, fabric: Fabric, started: float, progress: bool) -> Path:
-    """`train` with a settled configuration; `given`: what it was before."""
+    """`train` with a resolved configuration; `given` is the configuration before."""
     out, lead = Path(config.out), fabric.is_global_zero
     say: Say = tell if progress and lead else say_nothing
     if lead and not config.resume and (out / "config.yaml").exists():
@@ -132,7 +133,7 @@ def _train(given: TrainConfig, config: TrainConfig, fabric: Fabric, started: flo
 
 
 def _carry_out(run: Run) -> None:
-    """The loop, until it ends or is stopped; raises Interrupted on the first rank in the latter case."""
+    """Runs the loop until it ends or is stopped; if it is stopped, raises Interrupted on the first rank."""
     out, fabric, stop, ended = run.config.out, run.fabric, Stop(), False
     try:
         with stop_requests(stop):
@@ -152,7 +153,7 @@ def _carry_out(run: Run) -> None:
 
 
 def _settle(config: TrainConfig) -> TrainConfig:
-    """`config` with its folder and detector named, after what can be checked without data."""
+    """`config` with the names of its folder and detector, after the checks that need no data."""
     world = config.devices * config.nodes
     if config.batch_size % world:
         raise ConfigError(f"batch_size {config.batch_size} over {world} devices: needs a multiple of {world}")
@@ -172,7 +173,7 @@ def _settle(config: TrainConfig) -> TrainConfig:
 
 
 def _resume(config: TrainConfig, data: Dataset, say: Say) -> tuple[TrainConfig, RCNN, int]:
-    """The settled configuration of the run in its folder, its detector without weights, and the steps it has made."""
+    """The resolved configuration of the run in its folder, its detector without weights, and the steps it has made."""
     path = Path(config.out) / STATE
     state = load_state(path, mapped=True)
     config = _as_saved(config, saved_config(path, state[KEY]), data)
@@ -183,7 +184,7 @@ def _resume(config: TrainConfig, data: Dataset, say: Say) -> tuple[TrainConfig, 
 
 
 def _begin(config: TrainConfig, data: Dataset, say: Say) -> tuple[TrainConfig, RCNN, int]:
-    """The same of a run without a saved state: its detector has the weights to start from."""
+    """The same for a run without a saved state; its detector has the weights to start from."""
     if config.resume:
         say(f"{config.out}: no saved state; starting from the beginning")
         config = _planned_before(config, Path(config.out))
@@ -202,7 +203,7 @@ def _of_length(config: TrainConfig, iterations: int) -> TrainConfig:
 
 
 def _as_saved(config: TrainConfig, former: TrainConfig, data: Dataset) -> TrainConfig:
-    """`config` with what it leaves open taken from the run it continues: length, norm, frozen stages."""
+    """`config` with the length, norm and frozen stages that it leaves open taken from the run that it continues."""
     model, before = detector_of(config), detector_of(former)
     norm = before.norm if model.norm == "auto" else model.norm
     frozen = before.frozen_stages if model.frozen_stages is None else model.frozen_stages
@@ -230,10 +231,10 @@ def _read_config(file: Path) -> TrainConfig:
 
 
 def _fabric(config: TrainConfig) -> Fabric:
-    """The devices of a run; other ranks than the first are not started yet.
+    """The devices of a run; ranks other than the first are not started yet.
 
     Raises:
-        ConfigError: on devices that are not there.
+        ConfigError: on devices that do not exist.
     """
     if config.accelerator == "mps":
         raise ConfigError(f"accelerator {NO_MPS}")
@@ -251,7 +252,7 @@ def _fabric(config: TrainConfig) -> Fabric:
 
 @contextmanager
 def _other_ranks_end_too(fabric: Fabric) -> Iterator[None]:
-    """Ends the ranks that this process has started when it fails: they would wait for it."""
+    """Ends the ranks that this process has started if it fails, since they would wait for it."""
     try:
         yield
     except BaseException:
@@ -262,11 +263,11 @@ def _other_ranks_end_too(fabric: Fabric) -> Iterator[None]:
 
 @contextmanager
 def _named_faults(config: TrainConfig) -> Iterator[None]:
-    """Says of the system's errors what they mean for the run.
+    """Converts errors of the system to errors that say what they mean for the run.
 
     Raises:
-        CheckpointError: on a disk that is full or fails; DataError on too many open files; ConfigError where a GPU's
-            memory is too small.
+        CheckpointError: on a disk that is full or fails; DataError on too many open files; ConfigError if the memory of
+            a GPU is too small.
     """
     out = Path(config.out)
     try:
@@ -284,7 +285,7 @@ def _named_faults(config: TrainConfig) -> Iterator[None]:
 
 
 def _less_memory(config: TrainConfig, error: torch.OutOfMemoryError) -> str:
-    """What to change where a GPU's memory is too small: half the batch, added up to the same steps."""
+    """What to change if the memory of a GPU is too small: half the batch, accumulated to the same steps."""
     said = f"{config.out}: out of memory at batch_size {config.batch_size} ({str(error).splitlines()[0]})"
     half, world = config.batch_size // 2, config.devices * config.nodes
     if half >= world and half % world == 0 and config.batch_size % 2 == 0:
@@ -293,7 +294,7 @@ def _less_memory(config: TrainConfig, error: torch.OutOfMemoryError) -> str:
 
 
 def _write_folder(out: Path, config: TrainConfig, data: Dataset, chosen: list[str]) -> None:
-    """What stands in a run folder from the beginning; what the recipe chose as comments in its configuration."""
+    """Writes the first files of a run folder, with the choices of the recipe as comments in the configuration."""
     if not chosen and (out / "config.yaml").is_file():  # it is continued
         lines = (out / "config.yaml").read_text(encoding="utf-8").splitlines()
         chosen = [line[2:] for line in lines if line.startswith("# ")]
@@ -314,7 +315,7 @@ def _how_to_resume(out: str | Path) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps lightning's notices to itself: tips, and advice on what is decided here on purpose."""
+    """Suppresses lightning's notices: tips, and advice on things that are decided here on purpose."""
     log = logging.getLogger("lightning_fabric")
     level = log.level
     log.setLevel(logging.WARNING)

@@ -9,14 +9,14 @@ from grcn.config import ScheduleConfig, TrainConfig
 WARMUP_START = 1e-3
 WARMUP_SHARE = 0.1
 LR_BATCH = 16
-"""Images per step that `OptimConfig.lr` is given for."""
+"""The batch size that `OptimConfig.lr` refers to."""
 
 
 USUAL_LR = {"sgd": 0.02, "adamw": 0.001}
 
 
 def base_lr(config: TrainConfig) -> float:
-    """The learning rate of a run before its schedule, by the images of its steps."""
+    """The learning rate of a run before its schedule, scaled to its batch size."""
     lr = USUAL_LR[config.optim.name] if config.optim.lr is None else config.optim.lr
     return lr * config.batch_size * config.optim.accumulate / LR_BATCH
 
@@ -24,8 +24,8 @@ def base_lr(config: TrainConfig) -> float:
 def lr_factor(iteration: int, total: int, config: ScheduleConfig) -> float:
     """The factor on the base learning rate at `iteration`, 0-based, of a run of `total` iterations.
 
-    Warm-up is linear from a thousandth over `config.warmup` iterations, at most a tenth of the run, so that a short
-    run reaches its learning rate, too (Goyal et al. 2017, section 2.2). It multiplies the schedule it leads into.
+    Warm-up is linear from a thousandth over `config.warmup` iterations, but at most over a tenth of the run, so that a
+    short run also reaches its learning rate (Goyal et al. 2017, section 2.2). It multiplies the rest of the schedule.
     """
     warmup = min(config.warmup, int(total * WARMUP_SHARE))
     start = WARMUP_START + (1 - WARMUP_START) * iteration / warmup if iteration < warmup else 1.0

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C let the step under way end and the state be saved; a second one stops at once."""
+"""After SIGTERM or Ctrl-C the current step ends and the state is saved; a second signal stops at once."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from types import FrameType
 
 @dataclass
 class Stop:
-    """Whether a run is to stop.
+    """Whether a run should stop.
 
-    asked: the number of a signal that asks this rank to; 0: none.
-    agreed: that of any rank; set at the end of a step, on all ranks alike.
+    asked: the number of the signal that this rank received; 0: none.
+    agreed: the number of the signal of any rank, set at the end of a step on all ranks.
     """
 
     asked: int = 0
@@ -26,10 +26,10 @@ class Stop:
 
 @contextmanager
 def stop_requests(stop: Stop) -> Iterator[None]:
-    """Notes the first signal in `stop`; a second one ends the process, or raises KeyboardInterrupt (Ctrl-C).
+    """Records the first signal in `stop`; a second one ends the process, or raises KeyboardInterrupt (Ctrl-C).
 
-    The handlers from before are put back at the end. In a thread of a program there are none: Python delivers signals
-    to the main thread only.
+    The former handlers are restored at the end. In a thread no handlers are set, since Python delivers signals only to
+    the main thread.
     """
 
     def ask(number: int, frame: FrameType | None) -> None:

@@ -1,4 +1,4 @@
-"""The detector that a run starts from: what its configuration says, with the weights that it names."""
+"""Builds the detector that a run starts from, with the weights that its configuration names."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def new_detector(config: TrainConfig, data: Dataset, say: Say) -> RCNN:
     """A detector for the classes of `data`, with the weights that `config` names.
 
     Raises:
-        CheckpointError: where they cannot be had, or do not fit.
+        CheckpointError: if the weights cannot be loaded, or do not fit.
     """
     classes = len(data.class_names)
     if config.weights in ("imagenet", "random"):
@@ -42,7 +42,7 @@ def new_detector(config: TrainConfig, data: Dataset, say: Say) -> RCNN:
 
 
 def _like(config: DetectorConfig, former: DetectorConfig) -> DetectorConfig:
-    """`config` with norm and frozen stages settled as in the detector it is to start from."""
+    """`config` with the norm and the frozen stages of the detector that it starts from."""
     if former.backbone != config.backbone:
         return resolve(config, make_backbone(config.backbone, config.norm), pretrained=False)
     frozen = former.frozen_stages if config.frozen_stages is None else config.frozen_stages

@@ -1,4 +1,4 @@
-"""What changes in the course of a run; a checkpoint holds it, and a resumed run needs no more."""
+"""Everything that changes during a run. A checkpoint holds it, and a resumed run needs nothing else."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from grcn.training.schedule import base_lr, lr_factor
 
 
 class State:
-    """The detector in training, on its device, with all that its next step depends on.
+    """The detector in training, on its device, with everything that its next step depends on.
 
     Args:
         model: the detector, to which `config.checkpoint_activations` is applied.
-        config: of the run; `iterations` is its length.
+        config: the configuration of the run; `iterations` is its length.
 
     Attributes:
-        iteration: optimizer steps made since the beginning of the run.
-        average: what follows the weights; None where `config.optim.ema` is 0.
-        scaler: of the losses in fp16, which skips updates from gradients that overflow; in other precisions it does
-            nothing.
+        iteration: number of optimizer steps since the beginning of the run.
+        average: the moving average of the weights; None if `config.optim.ema` is 0.
+        scaler: scaler of the losses in fp16. It skips updates with gradients that overflow, and does nothing in other
+            precisions.
     """
 
     def __init__(self, model: RCNN, config: TrainConfig, device: torch.device) -> None:
@@ -38,7 +38,7 @@ class State:
 
     @property
     def best_model(self) -> RCNN:
-        """The weights to evaluate and keep: the average where there is one."""
+        """The model to evaluate and save: the average if there is one."""
         return self.model if self.average is None else cast(RCNN, self.average.module)
 
     @property

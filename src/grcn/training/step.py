@@ -1,8 +1,8 @@
-"""What is particular about one optimizer step: its seeds, its losses, and the check before its update.
+"""The parts of one optimizer step: its seeds, its losses, and the check before its update.
 
-Everything random in a step is seeded when it starts: the sampling of anchors and proposals in an image by (seed, batch,
-place of the image in it), whatever the rank that has it; dropout by (seed, batch, rank). So a checkpoint needs no
-generator's state, and a resumed run repeats what an uninterrupted one does.
+All random generators are seeded at the start of a step: the sampling of anchors and proposals in an image by (seed,
+batch, place of the image in the batch), on whatever rank it is; dropout by (seed, batch, rank). So a checkpoint needs
+no state of generators, and a resumed run does the same as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from grcn.training.signals import Stop
 
 LOSSES = ("loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg")
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
-"""By `TrainConfig.precision`, what autocast computes in."""
+"""The type that autocast computes in, by `TrainConfig.precision`."""
 
 
 def step_seed(seed: int, batch: int, place: int) -> int:
@@ -54,29 +54,30 @@ def gather(fabric: Fabric, mine: Any) -> list[Any]:
 
 @dataclass
 class StepLosses:
-    """The losses of the step under way: [4] of each of its batches, by the order of LOSSES, and its images' files."""
+    """The losses of the current step: [4] for each of its batches, in the order of LOSSES, and its image files."""
 
     losses: list[Tensor] = field(default_factory=list)
     files: list[list[str]] = field(default_factory=list)
 
     def add(self, losses: dict[str, Tensor], batch: Batch) -> Tensor:
-        """Keeps the losses of one batch; their sum, to go backward from."""
+        """Stores the losses of one batch, and returns their sum for the backward pass."""
         self.losses.append(torch.stack([losses[name].detach().float() for name in LOSSES]))
         self.files.append([origin.file for origin in batch.origins])
         return torch.stack([losses[name] for name in LOSSES]).sum()
 
     def check(self, norm: Tensor, fabric: Fabric, stop: Stop, iteration: int, *, scaled: bool) -> dict[str, float]:
-        """Between the gradients and the update: the step's figures, means over its batches and all ranks.
+        """Called between backward pass and update; returns the step's figures, means over its batches and all ranks.
 
-        Also tells all ranks whether any is asked to stop. One small reduction and one wait for the device do it all.
+        It also tells all ranks whether any of them was asked to stop. All this takes one small reduction and one wait
+        for the device.
 
         Args:
-            norm: of the gradients, 0-dim.
-            iteration: steps made before this one.
-            scaled: whether a scaler skips the update where gradients are not finite; then their norm is left out.
+            norm: norm of the gradients, 0-dim.
+            iteration: number of steps before this one.
+            scaled: whether a scaler skips updates with gradients that are not finite; then their norm is left out.
 
         Raises:
-            DivergedError: on all ranks, where anything else is not finite, naming the losses and their images.
+            DivergedError: on all ranks if anything else is not finite; it names the losses and their images.
         """
         means = torch.stack(self.losses).mean(dim=0)
         summed = torch.cat((means, means.new_tensor([float(stop.asked)])))
@@ -92,7 +93,7 @@ class StepLosses:
         return figures | ({"grad_norm": norm_value} if norm_counts else {})
 
     def _describe_divergence(self, norm: float, fabric: Fabric, iteration: int) -> str:
-        """The error's line: which losses of which images, collected from all ranks."""
+        """The message of the error: which losses of which images, collected from all ranks."""
         mine = [
             (name, value, files)
             for losses, files in zip(self.losses, self.files, strict=True)

@@ -1,4 +1,4 @@
-"""AP on the validation split every so often, the best weights, and the end when they stay the best."""
+"""Measures AP on the validation split at intervals, keeps the best weights, and decides on early stopping."""
 
 from __future__ import annotations
 
@@ -36,17 +36,16 @@ _GPU_BATCH = 8
 
 
 class Validation:
-    """AP on the validation split every so often; keeps the best weights, with the thresholds that it chooses for them,
-    and ends the run when they stay the best.
+    """Measures AP on the validation split at intervals, and saves the best weights with their score thresholds.
 
-    Of equal APs the latest weights are the best. Without objects there is no AP: then the last weights are the best,
-    and patience does not count.
+    It ends the run early if the best weights stay the best for long enough. For equal AP, the latest weights are the
+    best. Without objects there is no AP; then the last weights count as the best, and patience has no effect.
 
     Args:
-        data: the split; None: nothing is validated.
-        config: of the run, whose folder `out` gets best.safetensors and metrics.json.
-        say: told each result in a line.
-        skipped: told of images that cannot be decoded.
+        data: the validation split; None: no validation.
+        config: the configuration of the run; its folder `out` gets best.safetensors and metrics.json.
+        say: called with a line for each result.
+        skipped: called with the errors of images that cannot be decoded.
     """
 
     def __init__(self, data: Dataset | None, config: TrainConfig, say: Callable[[str], None], skipped: Skipped) -> None:
@@ -71,7 +70,7 @@ class Validation:
         self.since_best, self.report = state["since_best"], json.loads(state["report"])
 
     def is_due(self, iteration: int) -> bool:
-        """Whether the weights after so many steps are to be validated, and are not yet."""
+        """Whether the weights after this step must be validated and are not yet."""
         every, last = self.config.val_every, self.config.iterations
         regular = every > 0 and iteration > 0 and iteration % every == 0
         return self.data is not None and self.last_iteration != iteration and (regular or iteration == last)
@@ -82,7 +81,7 @@ class Validation:
         return bool(self.patience) and self.since_best >= self.patience
 
     def __call__(self, fabric: Fabric, state: State, figures: Figures, stop: Stop) -> None:
-        """Validates, unless a signal asks to stop meanwhile; then `stop` is agreed on, and nothing has been."""
+        """Validates. If a signal asks to stop meanwhile, `stop` is agreed on and the validation is discarded."""
         assert self.data is not None
         found = detect_split(fabric, state.best_model, self.data, self.config, self.skipped, stop)
         shares = gather(fabric, (found, stop.asked))
@@ -100,7 +99,7 @@ class Validation:
             self.since_best += 1
 
     def _keep(self, state: State, figures: Figures, found: dict[int, Detections]) -> float | None:
-        """Evaluates, logs, and writes what belongs on disk; the AP, None where there is none."""
+        """Evaluates, logs and writes the results; returns the AP, or None if there is none."""
         assert self.data is not None
         targets = [record.target for record in self.data.records]
         detections = [found[i] for i in range(len(targets))]
@@ -129,12 +128,12 @@ def has_ap(data: Dataset) -> bool:
 def detect_split(
     fabric: Fabric, model: RCNN, data: Dataset, config: TrainConfig, skipped: Skipped, stop: Stop
 ) -> dict[int, Detections]:
-    """This rank's share of the detections in a split, by the image's number; fewer where `stop` is asked for.
+    """This rank's share of the detections in a split, by image number; incomplete if `stop` is asked for.
 
-    They are those that `grcn evaluate` finds with the weights that are kept, so both give one AP.
+    They equal the detections of `grcn evaluate` with the saved weights, so both give the same AP.
 
     Raises:
-        ImageError: on an image that cannot be decoded, unless those are skipped: then nothing is found in it.
+        ImageError: on an image that cannot be decoded, unless such images are skipped; then it has no detections.
     """
     if fabric.world_size > 1:
         for buffer in model.buffers():  # a rank's batch norm has seen its own images only; kept are the first's
@@ -159,7 +158,7 @@ def detect_split(
 def stream_split(
     model: RCNN, data: Dataset, numbers: Iterable[int], workers: int
 ) -> Generator[tuple[int, Detections | ImageError]]:
-    """What is found in the images of these numbers, in order; `model` stays as it is."""
+    """The detections in the images of these numbers, in order; `model` is not changed."""
     detector = Detector(optimized(model, "fold"), data.class_names)
     batch_size = 1 if detector.device.type == "cpu" else _GPU_BATCH
     yield from detector.stream(

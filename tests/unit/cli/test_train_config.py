@@ -149,7 +149,10 @@ def test_a_run_folders_configuration_can_be_read_again(yaml_file: Path) -> None:
         ("--data x --iterations 1.5", "iterations: expected int, found 1.5"),
         ("--preset grcn_r18", "the following arguments are required: data"),
         ("--data", "argument --data: expected one argument"),
-        ("--data x --iterations 5 --minutes 2", "iterations and minutes: give one length of the run"),
+        (
+            "--data x --iterations 5 --minutes 2",
+            "iterations and minutes: give only one of them as the length of the run",
+        ),
         ("--data x --lr 3", "unknown option '--lr'; did you mean '--optim.lr'?"),
         ("--data x --config absent.yaml", "absent.yaml"),
         ("--data x --preset grcn_r18 --model.separation conv4 --model.head conv5", "head 'conv5'"),

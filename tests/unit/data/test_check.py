@@ -11,11 +11,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 from PIL import Image
 from rich.console import Console
 
 from grcn.config import InputConfig
-from grcn.data.check import CheckReport, check_dataset, render
+from grcn.data.check import MOST_CLASSES, CheckReport, check_dataset, render
 from grcn.data.formats.coco import write_coco
 from grcn.data.formats.yolo import write_yolo
 from grcn.data.records import AnnotatedImage
@@ -51,7 +52,7 @@ def kinds(report: CheckReport) -> dict[str, list[str]]:
     return found
 
 
-def printed(report: CheckReport, **arguments: int) -> str:
+def printed(report: CheckReport, **arguments: int | None) -> str:
     console = Console(file=io.StringIO(), width=100)
     render(report, console, **arguments)
     text = console.file.getvalue()  # type: ignore[attr-defined]
@@ -200,7 +201,7 @@ def test_a_class_that_cannot_be_learned(voc: Path) -> None:
     xml(voc, 8).write_text(f"{text[:first]}<name>whale{text[text.index('</name>', first) :]}")
     report = check_dataset(voc)
     assert [(d.kind, d.file) for d in report.defects] == [("unknown-class", "test")]
-    assert "1 objects of class 'whale', of which split 'train' has none" in report.defects[0].message
+    assert "1 objects of class 'whale', but split 'train' has none" in report.defects[0].message
 
 
 def test_splits_and_input_size_are_taken(voc: Path) -> None:
@@ -252,6 +253,43 @@ def test_names_are_printed_as_they_are_and_long_lists_end(voc: Path) -> None:
     assert "broken-image: 6" in text
     assert "and 4 more" in text
     assert text.count("JPEGImages/0") == 2
+
+
+def test_a_suggestion_that_does_not_help_is_not_made(tmp_path: Path) -> None:
+    root = tmp_path / "voc"
+    generate(root, images=4, size=(160, 120), object_size=(16.0, 70.0))
+    report = check_dataset(root, config=PRESETS["grcn_r18"])
+    assert report.sizing is not None
+    assert report.suggested is not None
+    assert f"grcn train --data {root} uses the suggested sizes" in printed(report)
+    for now, then in ((1.0, 0.0), (0.9, 0.4), (0.0, 0.0)):
+        sizing, suggested = (replace(report.sizing, reach={0.5: share, 0.7: 0.0}) for share in (now, then))
+        text = printed(replace(report, sizing=sizing, suggested=suggested))
+        assert "To train with what is suggested" not in text
+        assert f"reach IoU 0.5 for {then:.1%} of the objects, those of the preset for {now:.1%}." in text
+        assert f"To train without it: grcn train --data {root} --fit none\n" in text
+
+
+def test_names_that_are_long_and_many_fit_eighty_columns(tmp_path: Path) -> None:
+    names = ["Enterobacteriaceae-gram-negative-extended-spectrum", "a ship with cranes " * 4]
+    names += [f"c{i}" for i in range(MOST_CLASSES)]
+    (tmp_path / "yolo/images/a-split-whose-name-is-so-long-that-its-table-would-be-too-wide").mkdir(parents=True)
+    for folder in (tmp_path / "yolo/images").iterdir():
+        Image.new("RGB", (64, 64), "green").save(folder / "0.png")
+        labels = tmp_path / "yolo/labels" / folder.name
+        labels.mkdir(parents=True)
+        (labels / "0.txt").write_text("0 0.5 0.5 0.5 0.5\n1 0.5 0.5 0.5 0.5\n")
+    split = folder.name
+    (tmp_path / "yolo/data.yaml").write_text(yaml.safe_dump({"names": names, "train": f"images/{split}"}))
+    report = check_dataset(tmp_path / "yolo")
+    console = Console(file=io.StringIO(), width=80)
+    render(report, console)
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    tables = [line for line in lines if line[:1] in "┏┃┡│└"]
+    assert max(map(len, tables)) <= 80
+    assert "…" not in "".join(lines)
+    assert "and 2 more classes (--all lists all)" in lines
+    assert "more classes" not in printed(report, limit=None)
 
 
 def test_a_broken_json_is_a_defect_of_its_split(tmp_path: Path, pristine: Path) -> None:

@@ -295,7 +295,7 @@ def row(objects: Any, **changes: Any) -> dict[str, Any]:
 
 GOOD = {"bbox": [[1, 2, 3, 4]], "categories": ["cat"]}
 FAULTS: dict[str, tuple[Any, str]] = {
-    "no object": (7, "line 2: no object of names and values"),
+    "no object": (7, "line 2: not an object of names and values"),
     "no name": (row(GOOD, file_name=None), "line 2: no text 'file_name'"),
     "lengths": (row(GOOD | {"categories": ["cat", "cat"]}), "line 2: 1 boxes, but 2 of 'categories'"),
     "no list": (row(GOOD | {"bbox": 7}), "line 2: 'bbox' is 7, not a list of boxes"),
@@ -305,7 +305,7 @@ FAULTS: dict[str, tuple[Any, str]] = {
         row(GOOD | {"bbox": [[1, 2, 3]]}),
         r"line 2, object 0: 'bbox' is \[1, 2, 3\], not x, y, width, height",
     ),
-    "no number": (row(GOOD | {"bbox": [[1, 2, 3, "far"]]}), "line 2, object 0: 'far' is no number"),
+    "no number": (row(GOOD | {"bbox": [[1, 2, 3, "far"]]}), "line 2, object 0: 'far' is not a number"),
     "no class": (row({"bbox": [[1, 2, 3, 4]]}), "line 2, object 0: no class: none of categories, category"),
     "no name of a class": (row(GOOD | {"categories": [" "]}), "line 2, object 0: class ' ' is neither a name nor"),
     "a negative number": (row(GOOD | {"categories": [-1]}), "line 2, object 0: class -1 is neither a name nor"),
@@ -359,9 +359,7 @@ def test_files_that_are_broken(case: str, tmp_path: Path) -> None:
 def test_too_many_classes_by_number(tmp_path: Path) -> None:
     photo(tmp_path / "a.png")
     jsonl(tmp_path / "metadata.jsonl", [row({"bbox": [[1, 2, 3, 4]], "categories": [2**30]})])
-    with pytest.raises(
-        AnnotationError, match=r"class 1073741824 with nothing to name it; name the classes in classes\.txt"
-    ):
+    with pytest.raises(AnnotationError, match=r"class 1073741824 has no name; list the class names in classes\.txt"):
         open_dataset(tmp_path)
 
 
@@ -369,7 +367,7 @@ def test_several_files_of_metadata(tmp_path: Path) -> None:
     photo(tmp_path / "train" / "a.png")
     jsonl(tmp_path / "train" / "metadata.jsonl", [row(GOOD)])
     table(tmp_path / "train" / "metadata.csv", [row(GOOD)])
-    with pytest.raises(AnnotationError, match=r"train: metadata\.jsonl and metadata\.csv: which\? Keep one"):
+    with pytest.raises(AnnotationError, match=r"train: holds metadata\.jsonl and metadata\.csv; keep one"):
         open_dataset(tmp_path)
 
 

@@ -68,5 +68,5 @@ def test_no_images():
 
 
 def test_what_does_not_correspond_is_refused():
-    with pytest.raises(DataError, match="0 images of detections for 1 of targets"):
+    with pytest.raises(DataError, match="detections of 0 images, but targets of 1"):
         coco_ap([Target([], [])], [], 1)

@@ -84,5 +84,5 @@ def test_rows_sum_to_the_objects_that_count():
 
 def test_no_images_and_what_does_not_correspond():
     assert confusion_matrix([], [], 2).tolist() == [[0] * 3] * 3
-    with pytest.raises(DataError, match="1 images of detections for 0 of targets"):
+    with pytest.raises(DataError, match="detections of 1 images, but targets of 0"):
         confusion_matrix([], [Detections([], [], [], NAMES)], 2)

@@ -53,7 +53,7 @@ def test_a_wanted_precision_is_reached_at_the_lowest_score(matches: VocMatches, 
 
 @pytest.mark.parametrize("precision", [0.0, -1.0, 1.01, float("nan")])
 def test_a_precision_that_is_none_is_refused(matches: VocMatches, precision: float) -> None:
-    with pytest.raises(ConfigError, match=r"precision .*: needs more than 0 and at most 1"):
+    with pytest.raises(ConfigError, match=r"precision .*: needs a number above 0 and at most 1"):
         choose_each(matches, precision)
 
 

@@ -158,7 +158,7 @@ def test_an_unknown_mode_is_refused():
 
 def test_what_does_not_correspond_is_refused():
     targets, detections = one_image([0], [(0, 0.9)])
-    with pytest.raises(DataError, match="1 images of detections for 2 of targets"):
+    with pytest.raises(DataError, match="detections of 1 images, but targets of 2"):
         voc_ap(targets * 2, detections, 1)
     with pytest.raises(DataError, match=r"targets\[1\]: class id 3 is outside 0..1"):
         voc_ap([*targets, Target([box(0)], [3])], detections * 2, 2)

@@ -208,10 +208,10 @@ def test_dilation_is_what_keeps_a_reduced_stage_the_same(name: str, height: int)
 def test_strides_that_timm_cannot_reduce_are_refused(name: str) -> None:
     backbone = made(name)
     if name in ORIGINALS:
-        with pytest.raises(ConfigError, match=f"'{name}': dilation false: timm dilates what it reduces"):
+        with pytest.raises(ConfigError, match=f"'{name}': dilation false: timm always dilates where"):
             backbone.stage(5, 16, 16, dilation=False)
     else:
-        with pytest.raises(ConfigError, match=f"'{name}': timm builds it at its own strides alone, .* reduced to 16"):
+        with pytest.raises(ConfigError, match=f"'{name}': timm cannot change its strides, .* reduced to 16"):
             backbone.stage(5, 16, 16)
     assert backbone.stage(5, 16, 32, dilation=False)  # nothing to dilate
 

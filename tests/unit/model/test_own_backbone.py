@@ -67,7 +67,7 @@ def test_it_trains_and_is_read_again_with_its_object_alone(model: RCNN, tmp_path
         found, expected = loaded.model(images)[0], model.eval()(images)[0]
     assert all(torch.equal(found[key], expected[key]) for key in expected)
     with pytest.raises(
-        CheckpointError, match=r"own\.safetensors: its backbone 'plain' is a network of one's own; .* load_detector\("
+        CheckpointError, match=r"own\.safetensors: its backbone 'plain' is your own network; .* load_detector\("
     ):
         load_detector(path)
     for other, said in (

@@ -202,7 +202,7 @@ def test_heading_escapes_names(grcn: Detector) -> None:
     ("words", "code", "message"),
     [
         ("demo nowhere", 6, "nowhere: no such run folder, weights file or preset"),
-        ("demo . --port 70000", 2, "port 70000: needs 1..65535"),
+        ("demo . --port 70000", 2, "port 70000: needs 1 to 65535"),
         ("demo . . .", 2, "unexpected argument '.'"),
     ],
 )

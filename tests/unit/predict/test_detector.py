@@ -162,7 +162,7 @@ def test_scores_of_each_class(detector: Detector, picture: np.ndarray) -> None:
         assert_same(dict(other.stream([picture.tobytes()], score=choice, read=lambda _: picture)).popitem()[1], found)
     assert "eel" not in other.predict(picture, score="precise").names
     assert_same(other.predict(picture), everything)
-    with pytest.raises(ConfigError, match=r"score 'bset': use a number in 0\.\.1, or one of best, precise"):
+    with pytest.raises(ConfigError, match=r"score 'bset': use a number from 0 to 1, or one of best, precise"):
         other.predict(picture, score="bset")  # type: ignore[call-overload]
     with pytest.raises(ConfigError, match=r"^the detector: no thresholds or temperature in its header; choose them by"):
         detector.predict(picture, score="best")
@@ -250,10 +250,10 @@ def test_training_goes_on_after_a_prediction(picture: np.ndarray) -> None:
         (torch.full((3, 4, 4), 255.0), r"values 255\.\.255; needs 0\.\.1"),
         (torch.full((3, 4, 4), -0.1), r"needs 0\.\.1"),
         (torch.full((3, 4, 4), float("nan")), "values nan"),
-        (None, "NoneType is no picture"),
+        (None, "NoneType is not a picture"),
         (b"bytes", "image: damaged, or not an image"),
-        (3, "int is no picture"),
-        ([np.zeros((4, 4, 3), np.uint8)], "list is no picture"),
+        (3, "int is not a picture"),
+        ([np.zeros((4, 4, 3), np.uint8)], "list is not a picture"),
     ],
 )
 def test_what_is_no_picture_is_refused_by_name(detector: Detector, picture: object, message: str) -> None:
@@ -349,7 +349,7 @@ def test_thresholds_come_with_the_file(detector: Detector, run: Path, picture: n
         Detector.load(run, optimize="none", calibrated=True).predict(picture), calibrate(loaded.predict(picture), 2.0)
     )
     add_to_header(file, {KEY: {"best": 3}})
-    with pytest.raises(CheckpointError, match="thresholds in its header are garbled"):
+    with pytest.raises(CheckpointError, match="thresholds in its header are damaged"):
         Detector.load(run)
     file.write_bytes(b"no detector")
     with pytest.raises(CheckpointError, match="cannot be read as safetensors"):

@@ -340,7 +340,7 @@ def test_a_picture_that_cannot_be_written_costs_itself_alone(folder: Path, kind:
         (folder / "out" / "drawn" / "bad.jpg" / "below").mkdir(parents=True)
     said = {
         "full": r"^b/bad\.jpg: out/voc/JPEGImages/bad\.jpg: cannot be written: File too large$",
-        "wide": r"^b/bad\.png: 66000 x 2 pixels drawn; a JPEG has at most 65500 a side$",
+        "wide": r"^b/bad\.png: the drawn picture has 66000 x 2 pixels; a JPEG has at most 65500 per side$",
         "in the way": r"^b/bad\.png: out/drawn/bad\.jpg: cannot be written: Is a directory$",
     }
     with full_beyond(60_000):
@@ -509,7 +509,7 @@ def test_of_two_processes_with_one_folder_the_second_is_refused(folder: Path) ->
         out, err = second.communicate(timeout=60)
         assert (second.returncode, out) == (2, b"")
         assert f"out: process {first.pid} on ".encode() in err
-        assert err.endswith(b" is at work there; let it end, or choose another folder (--out)\n")
+        assert err.endswith(b" is using it; wait until it ends, or choose another folder (--out)\n")
         _, err = first.communicate(Path("a/x.png").read_bytes(), timeout=60)
         assert first.returncode == 0, err
     finally:

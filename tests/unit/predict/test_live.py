@@ -169,7 +169,7 @@ def test_a_playlist_opens_nothing_else(tmp_path: Path) -> None:
 def test_names_of_live_sources(argument: str, name: str, address: str, tmp_path: Path) -> None:
     ((source,), _) = find_sources([argument], tmp_path)
     assert (source.name, source.address) == (name, address)
-    with pytest.raises(DataError, match="give it alone"):
+    with pytest.raises(DataError, match="give it as the only source"):
         find_sources([argument, str(tmp_path)], tmp_path / "out")
 
 

@@ -66,7 +66,7 @@ def test_results_are_no_sources(tree: Path) -> None:
         (tree / "a" / folder).mkdir(parents=True)
         (tree / "a" / folder / "x.jpg").write_bytes(b"")
     assert found("a", out="a") == [("a/x.jpg", "x"), ("a/y.PNG", "y")]
-    with pytest.raises(DataError, match=r"a/drawn/x\.jpg: lies among the results"):
+    with pytest.raises(DataError, match=r"a/drawn/x\.jpg: would be overwritten by the results"):
         found("a/drawn/x.jpg", out="a")
 
 

@@ -208,7 +208,7 @@ def test_a_file_for_one_size_gets_tiles_of_it(height: int, width: int) -> None:
     found = Detector(network, NAMES).predict(photo_of(height, width, *boxes), tiles=Tiles(overlap=0.3))
     assert set(network.eyes.given) == {(64, 96)}
     assert_found(found, boxes, within=5)
-    with pytest.raises(ConfigError, match="tiles of 64: the file is made for 96x64 alone"):
+    with pytest.raises(ConfigError, match="tiles of 64: the file takes only 96x64"):
         Detector(network, NAMES).predict(photo_of(height, width), tiles=64)
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from html.parser import HTMLParser
 
 import numpy as np
+import pytest
 
 from grcn.evaluation.gap import Gap, bootstrap, measure_gap
+from grcn.reports.gap import print_gaps
 from grcn.reports.gap_page import gap_page
 from grcn.types import Detections, Target
 
@@ -48,6 +50,21 @@ def measured(shift: float) -> Gap:
     targets = [Target(boxes, [0, 1]) for _ in range(4)]
     detections = [Detections(boxes + 50 * shift, [0.9, 0.8], [0, 1], CLASSES) for _ in range(4)]
     return measure_gap(targets, detections, CLASSES)
+
+
+def test_the_tables_fit_eighty_columns(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    gaps = [measured(shift) for shift in (0.0, 0.1, 0.2, 0.3)]
+    names = ["c4", "[b]", "another-run-of-the-same-detector-with-seed-2", "runs/photos-of-2026 with words"]
+    print_gaps(names, gaps, bootstrap(gaps, resamples=3))
+    text = capsys.readouterr().out
+    lines = [line.rstrip() for line in text.splitlines()]
+    assert max(map(len, lines)) <= 80
+    assert "…" not in text
+    assert "".join(lines).count(names[2]) == 0, "folded"
+    assert [line.split()[1:] for line in lines if line.startswith("c4")] == [["100.0"] * 4 + ["0.0"] * 3, ["0.0"] * 6]
+    assert len([line for line in lines if line.startswith("[b] ")]) == 2
+    assert len([line for line in lines if line.startswith("  number ")]) == 4
 
 
 def test_names_are_text_and_figures_are_those_measured() -> None:

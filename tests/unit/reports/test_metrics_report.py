@@ -16,6 +16,7 @@ from grcn.evaluation.confusion import confusion_matrix
 from grcn.evaluation.voc import match_voc
 from grcn.reports import metrics as report
 from grcn.reports.metrics import confusion_figure, precision_recall_figures, print_metrics, write_report
+from grcn.reports.tables import MOST_ROWS
 from grcn.types import Detections, Target
 
 
@@ -144,7 +145,7 @@ def test_nan_is_never_written(tmp_path):
 
 def test_what_does_not_correspond_is_refused(tmp_path):
     targets, detections = scene(("cat", "dog"), images=2)
-    with pytest.raises(DataError, match="1 images of detections for 2 of targets"):
+    with pytest.raises(DataError, match="detections of 1 images, but targets of 2"):
         write_report(tmp_path, {}, detections[:1], targets, ("cat", "dog"))
 
 
@@ -157,7 +158,7 @@ def test_the_table_holds_every_figure_in_eighty_columns(iou):
     print_metrics(metrics, Console(file=out, width=80, color_system=None))
     text = out.getvalue()
     assert max(map(len, text.splitlines())) <= 80
-    rows = {line.split("│")[1].strip(): line for line in text.splitlines() if "│" in line}
+    rows = {line.split()[0]: f"{line} " for line in text.splitlines() if line.strip()}
     for name, row in (*list(metrics["per_class"].items())[:2], ("mean", metrics)):
         for key in ("AP", "AP50", "AP70", "AP75"):
             assert f" {row[key]:.3f} " in rows[name]
@@ -172,8 +173,26 @@ def test_the_table_holds_every_figure_in_eighty_columns(iou):
         assert metrics[section]["mode"] in words
         assert metrics[section]["difficult"] in words
     assert metrics["rule"] in words
-    assert "no objects, left out of means: owl" in text
+    assert "without objects, and so not in the means: owl" in text
     assert "owl" not in rows
+
+
+def test_many_classes_and_long_names_fit_eighty_columns():
+    """Names are folded and figures are not; a list that is cut off says how long it is and how to see all."""
+    classes = ("Enterobacteriaceae-gram-negative-extended-spectrum", "a ship with cranes, " * 3)
+    classes += tuple(f"c{i}" for i in range(MOST_ROWS + 20))
+    targets = [Target(np.tile([[1.0, 1.0, 9.0, 9.0]], (MOST_ROWS + 4, 1)), np.arange(MOST_ROWS + 4))]
+    detections = [Detections(targets[0].boxes, np.full(MOST_ROWS + 4, 0.5), targets[0].labels, classes)]
+    metrics = evaluate(detections, targets, classes, iou=(0.5, 0.7))
+    out = io.StringIO()
+    print_metrics(metrics, Console(file=out, width=80, color_system=None))
+    lines = out.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "…" not in out.getvalue()
+    assert next(line for line in lines if line.startswith("Entero")).endswith(" 1.000 1.000 1.000 1.000 1.000 1.000")
+    assert "and 4 more (--json lists all)" in [line.strip() for line in lines]
+    without = "without objects, and so not in the means: c102, c103, c104, c105, c106 and 13 more (--json lists all)"
+    assert without in " ".join(out.getvalue().split())
 
 
 def test_what_is_heavy_is_imported_when_used(tmp_path):

@@ -83,7 +83,7 @@ def test_the_tables_hold_the_figures_in_eighty_columns(of_file: bool) -> None:
     print_scores(metrics, Console(file=out, width=80, color_system=None))
     text = out.getvalue()
     assert max(map(len, text.splitlines())) <= 80
-    rows = {line.split("│")[1].strip(): line for line in text.splitlines() if "│" in line}
+    rows = {line.split()[0]: f"{line} " for line in text.splitlines() if line.strip()}
     shown = metrics["thresholds"]["of_file"] if of_file else metrics["thresholds"]
     for name in NAMES[:2]:
         row = shown["per_class"][name]
@@ -91,9 +91,9 @@ def test_the_tables_hold_the_figures_in_eighty_columns(of_file: bool) -> None:
             assert f" {value:.3f} " in rows[name]
     assert "owl" not in rows
     words = " ".join(text.split())
-    assert ("in the file, chosen on zoo, val" if of_file else "best on this split") in words
-    assert f"calibration error: {metrics['calibration']['error']:.3f} of 240 detections" in words
-    assert ("with the file's temperature" in words) == of_file
+    assert ("score thresholds chosen on zoo, val" if of_file else "score thresholds chosen on this split") in words
+    assert f"calibration error of 240 scores: {metrics['calibration']['error']:.3f}" in words
+    assert ("with the stored temperature" in words) == of_file
     assert "at score ≥ 0.5: " in words
     assert "found as another class: none" in words
 
@@ -105,8 +105,9 @@ def test_what_there_is_not_is_said() -> None:
     out = io.StringIO()
     print_scores(metrics, Console(file=out, width=80, color_system=None))
     words = " ".join(out.getvalue().split())
-    assert "calibration: none, the scores are no probabilities" in words
-    assert "found as another class: owl as 7 7, owl as 6 6, owl as 5 5, owl as 4 4, owl as 3 3, ..." in words
+    assert "calibration error: none, since there are no scores from 0 to 1" in words
+    most = "owl as 7 7, owl as 6 6, owl as 5 5, owl as 4 4, owl as 3 3 and 2 more (--json lists all)"
+    assert f"found as another class: {most}" in words
 
 
 def color(name: str) -> list[int]:

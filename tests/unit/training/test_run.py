@@ -319,7 +319,10 @@ def test_without_objects_to_score_the_last_weights_are_the_best_and_patience_doe
     config = config_of(tiny, data, tmp_path / "run", iterations=4, val_every=1, save_every=2, patience=1)
     train(config)
     said = capsys.readouterr().out
-    assert "warning: split 'val' holds no objects: no AP, no early stop, and the last weights are the best\n" in said
+    assert (
+        "warning: split 'val' holds no objects, so no AP and no early stop; the last weights count as the best\n"
+        in said
+    )
     assert "no AP; best.safetensors is at iteration 4 of 4\n" in said
     best, last = (load_detector(tmp_path / "run" / f"{name}.safetensors") for name in ("best", "last"))
     assert best.extra["iteration"] == last.extra["iteration"] == 4

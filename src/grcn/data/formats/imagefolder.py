@@ -169,13 +169,13 @@ def _metadata(root: Root, folder: Path) -> list[Path]:
     """The file of metadata in a folder, if there is one.
 
     Raises:
-        AnnotationError: where there are several.
+        AnnotationError: if there are several.
     """
     listed = root.listing(folder).names
     found = [root.guarded(folder / name) for wanted in _METADATA if (name := listed.find(wanted))]
     found = [path for path in found if is_annotation(path)]
     if len(found) > 1:
-        raise AnnotationError(f"{folder}: {' and '.join(path.name for path in found)}: which? Keep one")
+        raise AnnotationError(f"{folder}: holds {' and '.join(path.name for path in found)}; keep one of them")
     return found
 
 
@@ -200,13 +200,13 @@ def _read(path: Path, findings: Findings) -> Iterator[Entry]:
     """What the rows of a file say; those that are wrong are told to the findings.
 
     Raises:
-        AnnotationError: where it cannot be read, or holds the photos itself.
+        AnnotationError: if it cannot be read, or holds the photos itself.
         ConfigError: on a Parquet file, where pyarrow is not installed.
     """
     if path.name.lower() not in _METADATA:
         raise AnnotationError(
-            f"{path}: holds the photos itself; write them to files with metadata.jsonl beside them, for which the page "
-            "'Mend a data set' has a script"
+            f"{path}: holds the photos itself; write them to files with metadata.jsonl beside them (the page 'Mend "
+            "a data set' has a script for this)"
         )
     word = "row" if path.suffix.lower() == ".parquet" else "line"
     for place, row in _rows(path):
@@ -247,15 +247,15 @@ def _json(text: str) -> Row | ValueError:
     # ValueError: broken JSON, or integers of thousands of digits.
     except (ValueError, RecursionError) as error:
         return ValueError(f"not JSON: {error}")
-    return row if isinstance(row, dict) else ValueError("no object of names and values")
+    return row if isinstance(row, dict) else ValueError("not an object of names and values")
 
 
 def _parquet(path: Path) -> tuple[list[Row], Any]:
     """The rows of a Parquet file, those columns that are used, and what `datasets` says in it of its columns.
 
     Raises:
-        ConfigError: where pyarrow is not installed.
-        AnnotationError: where it cannot be read, or holds too much.
+        ConfigError: if pyarrow is not installed.
+        AnnotationError: if it cannot be read, or holds too much.
     """
     try:
         import pyarrow
@@ -268,7 +268,7 @@ def _parquet(path: Path) -> tuple[list[Row], Any]:
             groups = [about.row_group(i) for i in range(about.num_row_groups)]
             chunks = [group.column(i) for group in groups for i in range(group.num_columns)]
             if about.num_rows > MAX_ROWS or sum(chunk.num_values for chunk in chunks) > MAX_VALUES:
-                raise AnnotationError(f"{path}: {about.num_rows} rows are more than are read; split the file")
+                raise AnnotationError(f"{path}: {about.num_rows} rows are more than the limit; split the file")
             said = json.loads((about.metadata or {}).get(b"huggingface", b"null"))
             wanted = {"objects", "width", "height", *_LISTS}
             names = [name for name in file.schema_arrow.names if name in wanted or _is_image_column(name)]
@@ -303,7 +303,7 @@ def _objects(row: Row, entry: Entry, findings: Findings) -> list[Object] | None:
     """What a row says that is in its image; None where it is not annotated.
 
     Raises:
-        ValueError: where it cannot be told which box is of which class.
+        ValueError: if it cannot be told which box is of which class.
     """
     said = row.get("objects", row if "bbox" in row else None)
     said = _parsed(said)
@@ -370,7 +370,7 @@ def _number(value: Any) -> float:
     try:
         return number(value)
     except ValueError:
-        raise ValueError(f"{shown(value)} is no number") from None
+        raise ValueError(f"{shown(value)} is not a number") from None
 
 
 def _flag(value: Any) -> bool:

@@ -122,13 +122,13 @@ def _annotation(entry: dict[str, Any]) -> list[Any] | None:
     """The result that counts; None where there is none.
 
     Raises:
-        ValueError: where the task has no annotations in the format's sense.
+        ValueError: if the task has no annotations in the format's sense.
     """
     annotations = entry.get("annotations")
     if not isinstance(annotations, list) or not all(
         isinstance(one, dict) and isinstance(one.get("result"), list) for one in annotations
     ):
-        raise ValueError("'annotations' is no list of objects with a list 'result'")
+        raise ValueError("'annotations' is not a list of objects with a list 'result'")
     valid = [one for one in annotations if not one.get("was_cancelled")]
     if not valid:
         return None
@@ -152,7 +152,7 @@ def _objects(
         try:
             name, corners, size, turned = _box(entry)
             if sizes - {size}:
-                raise ValueError(f"image of {size[1]:g} x {size[0]:g}, another object says otherwise")
+                raise ValueError(f"image of {size[1]:g} x {size[0]:g}, but another object of it has another size")
         except ValueError as error:
             findings.fault("bad-object", path, f"{where}: {error}", index)
             continue
@@ -218,7 +218,7 @@ def _parts(address: str) -> tuple[str, ...]:
     """The names along an address's path. That of a file served from a local folder stands in its query.
 
     Raises:
-        ValueError: where it is no address, or names no file.
+        ValueError: if it is no address, or names no file.
     """
     split = urlsplit(address)
     local = parse_qs(split.query, errors="surrogateescape").get("d") if split.path.endswith("/local-files/") else None

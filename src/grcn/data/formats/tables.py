@@ -364,7 +364,7 @@ def _row(line: int, cells: list[str], table: _Table) -> tuple[_Row, bool]:
     cells = cells + [""] * (columns.cells - len(cells))
     image, label = cells[columns.image], cells[columns.label]
     if not image:
-        raise ValueError("names no image")
+        raise ValueError("no image is named")
     split = cells[columns.split].lower() if columns.split is not None else ""
     split = "" if split == "unassigned" else split_kind(split) or split
     size = _size(cells, columns)
@@ -397,7 +397,7 @@ def _corners(cells: list[str], table: _Table) -> tuple[Corners, bool]:
     if table.columns.fractions:
         stray = next((v for v in (x1, y1, x2, y2) if not -1 <= v <= 2 and abs(v) <= LARGEST), None)
         if stray is not None:
-            raise ValueError(f"{stray:g} is no fraction of the image's side; are these pixels?")
+            raise ValueError(f"{stray:g} is not a fraction of the image side (0 to 1); are these pixels?")
     return (x1, y1, x2, y2), turned
 
 
@@ -407,7 +407,7 @@ def _number(cell: str, table: _Table) -> float:
     try:
         return number(cell if table.delimiter == "," else cell.replace(",", "."))
     except ValueError:
-        raise ValueError(f"{shown(cell)} is no number") from None
+        raise ValueError(f"{shown(cell)} is not a number") from None
 
 
 def _size(cells: list[str], columns: _Columns) -> tuple[float, float] | None:
@@ -430,7 +430,7 @@ def _listed_names(paths: Sequence[Path], findings: Findings) -> tuple[str, ...] 
     """The classes of keras-retinanet's list of them, `name,id` a row, by id; None where no file is one.
 
     Raises:
-        AnnotationError: where several are, or an id or a name stands there twice.
+        AnnotationError: if several are, or an id or a name stands there twice.
     """
     lists = {}
     for path in paths:
@@ -439,7 +439,7 @@ def _listed_names(paths: Sequence[Path], findings: Findings) -> tuple[str, ...] 
         if all(len(row) == 2 and row[1].isascii() and row[1].isdecimal() and len(row[1]) < 10 for row in rows):
             lists[path] = {int(key): name for name, key in rows}
             if len(lists[path]) < len(rows):
-                raise AnnotationError(f"{path}: a number of a class stands there twice")
+                raise AnnotationError(f"{path}: two classes have the same number")
     if len(lists) > 1:
         raise AnnotationError(f"{' and '.join(map(str, lists))} each list classes; keep one")
     for path, listed in lists.items():

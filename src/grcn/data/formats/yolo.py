@@ -220,7 +220,7 @@ def _find_yaml(root: Root, folder: Path) -> tuple[Path | None, dict[Any, Any]]:
     """The YAML file that describes the data set, and its content; `data.yaml` and `dataset.yaml` come before others.
 
     Raises:
-        AnnotationError: where several would do and do not say the same.
+        AnnotationError: if several would do and do not say the same.
     """
     files = [*root.files(folder, ".yaml"), *root.files(folder, ".yml")]
     named = [path for path in files if path.stem.lower() in ("data", "dataset")]
@@ -238,7 +238,7 @@ def _find_yaml(root: Root, folder: Path) -> tuple[Path | None, dict[Any, Any]]:
         if len(found) > 1 and len({_meaning(content) for _, content in found}) > 1:
             names = " and ".join(path.name for path, _ in found)
             raise AnnotationError(
-                f"{folder}: {names} describe the data set, each differently: which? Keep one, or name it data.yaml"
+                f"{folder}: {names} describe the data set in different ways; keep one, or name it data.yaml"
             )
         if found:
             return found[0]
@@ -476,7 +476,7 @@ def _row(text: str, classes: int, keypoints: bool) -> tuple[int, list[float]]:
     sure = min(numbers) >= -1 and max(numbers) <= 2  # of nearly all rows, which need no closer look
     stray = None if sure else next((v for v in numbers if not -1 <= v <= 2 and abs(v) <= LARGEST), None)
     if stray is not None:
-        raise ValueError(f"{stray:g} is no fraction of the image's side; are these pixels?")
+        raise ValueError(f"{stray:g} is not a fraction of the image side (0 to 1); are these pixels?")
     if is_box:
         return int(class_id), numbers
     points = np.array(numbers, dtype=np.float64).reshape(-1, 2)

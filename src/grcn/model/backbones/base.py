@@ -59,5 +59,5 @@ class Backbone(ABC):
                 at the same input pixels as in the network.
 
         Raises:
-            ConfigError: where the network cannot be had so.
+            ConfigError: if the network cannot be had so.
         """

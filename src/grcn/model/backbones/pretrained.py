@@ -22,8 +22,8 @@ def load_backbone(backbone: Backbone, weights: str | Path, *, fc: bool = False) 
         fc: fill its fully connected layers as well.
 
     Raises:
-        CheckpointError: where the weights cannot be fetched or read, or do not fit, naming what is missing.
-        ConfigError: where none are published.
+        CheckpointError: if the weights cannot be fetched or read, or do not fit, naming what is missing.
+        ConfigError: if none are published.
     """
     network = backbone.network
     if network is None:
@@ -74,7 +74,7 @@ def download_state_dict(url: str) -> dict[str, Tensor]:
     Another process that downloads the same is waited for.
 
     Raises:
-        CheckpointError: where it cannot be fetched, or its content is not what its name promises.
+        CheckpointError: if it cannot be fetched, or its content is not what its name promises.
     """
     file = Path(torch.hub.get_dir(), "checkpoints", url.rsplit("/", 1)[-1])
     try:
@@ -91,7 +91,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     """The state dict in a .safetensors file or in one that torch.save wrote (tensors only).
 
     Raises:
-        CheckpointError: where the file is missing, broken or holds anything but tensors.
+        CheckpointError: if the file is missing, broken or holds anything but tensors.
     """
     try:
         if str(path).endswith(".safetensors"):
@@ -101,7 +101,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror or first_line(error)}") from None
     except Exception as error:  # the two readers raise a dozen kinds on hostile input; torch's say how to execute it
         raise CheckpointError(
-            f"{path}: broken, or no file of tensors alone ({type(error).__name__}); nothing in it was executed"
+            f"{path}: damaged, or holds more than tensors ({type(error).__name__}); nothing in it was executed"
         ) from None
     if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
         raise CheckpointError(f"{path}: holds no state dict (names and tensors)")

@@ -36,7 +36,7 @@ class Timm(Backbone):
             `pretrained`, else `bn`.
 
     Raises:
-        ConfigError: where timm is not installed or has no such network, or where the network has not the strides 4, 8,
+        ConfigError: if timm is not installed or has no such network, or where the network has not the strides 4, 8,
             16 and 32, is no chain of modules, takes photos of one size alone, or has not that norm.
     """
 
@@ -90,7 +90,10 @@ class Timm(Backbone):
                 f"to one stride; separate earlier, or let both tasks have stride {before}"
             )
         if after < own and not dilation:
-            raise ConfigError(f"backbone '{self.name}': dilation false: timm dilates what it reduces; leave it true")
+            raise ConfigError(
+                f"backbone '{self.name}': dilation false: timm always dilates where it reduces a stride; leave "
+                "dilation true"
+            )
         return deepcopy(self._stages(None if after == own else after)[number - 1])
 
     def _build(self, stride: int | None) -> nn.Module:
@@ -120,7 +123,7 @@ class Timm(Backbone):
 
     def _unreduced(self, stride: int) -> ConfigError:
         return ConfigError(
-            f"backbone '{self.name}': timm builds it at its own strides alone, so none can be reduced to {stride}"
+            f"backbone '{self.name}': timm cannot change its strides, so none can be reduced to {stride}"
         )
 
     def _check(self, network: nn.Module, largest: int) -> None:
