@@ -415,10 +415,10 @@ def test_models_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert "…" not in listed
     assert max(map(len, listed.splitlines())) <= 80
     one = output("models grcn_r18", capsys)
-    assert "classification sees a map of stride 32, beside global context" in one
-    assert "localization sees a map of stride 16" in one
+    assert "classification sees a map of stride 16\n" in one
+    assert "localization sees a map of stride 16\n" in one
     facts = json.loads(output("models grcn_r18 --json", capsys))["grcn_r18"]
-    assert facts["strides"] == [[16], [32], [16]]
+    assert facts["strides"] == [[16], [16], [16]]
     assert facts["macs"] == sum(stage["macs"] for stage in facts["stages"])
 
 

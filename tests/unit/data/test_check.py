@@ -265,7 +265,7 @@ def test_a_suggestion_that_does_not_help_is_not_made(tmp_path: Path) -> None:
     for now, then in ((1.0, 0.0), (0.9, 0.4), (0.0, 0.0)):
         sizing, suggested = (replace(report.sizing, reach={0.5: share, 0.7: 0.0}) for share in (now, then))
         text = printed(replace(report, sizing=sizing, suggested=suggested))
-        assert "To train with what is suggested" not in text
+        assert "uses the suggested sizes" not in text
         assert f"reach IoU 0.5 for {then:.1%} of the objects, those of the preset for {now:.1%}." in text
         assert f"To train without it: grcn train --data {root} --fit none\n" in text
 

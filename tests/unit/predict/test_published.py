@@ -314,7 +314,7 @@ def test_a_preset_finds_cocos_classes_at_once(
     assert detector.config.roi.unnamed_logits == 10
     PIL.Image.new("RGB", (64, 48), "teal").save(tmp_path / "one.png")
     assert main(["predict", "faster_rcnn_r50_fpn", str(tmp_path / "one.png"), "--out", str(tmp_path / "found")]) == 0
-    assert "in 1 images" in capsys.readouterr().out
+    assert "in 1 image" in capsys.readouterr().out
     with pytest.raises(ConfigError, match=r"'faster_rcnn_r18_fpn' is untrained .* published for faster_rcnn_r50_fpn"):
         Detector.load("faster_rcnn_r18_fpn")
 
@@ -381,7 +381,9 @@ def test_a_separated_detector_trains_on_from_it(
 
 
 def test_weights_of_coco_are_for_their_networks_alone() -> None:
-    with pytest.raises(ConfigError, match=r"'coco' with backbone 'resnet18', neck 'fpn' and head 'fc2': published"):
+    with pytest.raises(
+        ConfigError, match=r"'coco' with backbone 'resnet18', neck 'fpn' and head 'fc2': there are some only for"
+    ):
         coco.load_published(preset("grcn_r18_fpn"))
     with pytest.raises(ConfigError, match="'coco' are those of a whole detector"):
         build_detector("grcn_r18_fpn", 2, "coco")
