@@ -45,12 +45,17 @@ THRESHOLDS = Thresholds(NAMES, (0.3, 0.7, None), (None, None, None), 0.5, 0.9, 1
 SECONDS = 60_000  # in ms, that the browser waits for anything
 
 
+MAPS: dict[str, Any] = {"separation": "conv4", "cls_stride": 32}
+"""So that each task has a map of its own, and the two differ before any training."""
+
+
 def save_small_detector(path: Path, name: str, *, thresholds: bool = True) -> None:
     """Random weights that find something, in little time."""
     torch.manual_seed(0)
     config = preset(name)
     config = replace(
         config,
+        **(MAPS if config.separation != "none" else {}),
         input=InputConfig(96, 128),
         rpn=replace(config.rpn, channels=16, anchor_sizes=(16.0, 32.0, 64.0), pre_nms_test=100, post_nms_test=20),
         roi=replace(config.roi, size=4, reduce_channels=16, fc_channels=32, batch_per_image=12),

@@ -118,8 +118,8 @@ def test_overlap_by_file_by_bytes_and_by_pixels(voc: Path) -> None:
     report = check_dataset(voc)
     found = {defect.file: defect.message for defect in report.defects}
     assert set(kinds(report)) == {"split-overlap"}
-    assert "'val' and in 'train' (the same file)" in found.pop("JPEGImages/000000.jpg")
-    assert "'test' and in 'train' (the same pixels as JPEGImages/000001.jpg)" in found.pop("JPEGImages/000008.jpg")
+    assert "'val' and also in 'train' (the same file)" in found.pop("JPEGImages/000000.jpg")
+    assert "'test' and also in 'train' (the same pixels as JPEGImages/000001.jpg)" in found.pop("JPEGImages/000008.jpg")
     assert "the same pixels as JPEGImages/000002.jpg" in found.pop("JPEGImages/000009.png")
     assert not found
     assert report.exit_code == DataError.exit_code
@@ -135,8 +135,8 @@ def test_a_split_made_of_others_is_no_overlap(voc: Path) -> None:
     assert sum(item.boxes for item in report.classes) == sum(s.boxes for s in report.splits if s.name != "trainval")
     (lists / "trainval.txt").write_text("000000\n000008\n")  # neither contains train, nor leaves test alone
     assert {d.message.split(" (")[0] for d in check_dataset(voc).defects} == {
-        "in split 'trainval' and in 'train'",
-        "in split 'test' and in 'trainval'",
+        "in split 'trainval' and also in 'train'",
+        "in split 'test' and also in 'trainval'",
     }
 
 
@@ -144,7 +144,7 @@ def test_a_picture_that_a_split_has_twice_is_a_remark(voc: Path) -> None:
     shutil.copy(image(voc, 1), image(voc, 3))
     report = check_dataset(voc)
     assert kinds(report) == {"photo-twice": ["JPEGImages/000003.jpg"]}
-    assert "the same pixels as JPEGImages/000001.jpg of its split" in report.defects[0].message
+    assert "has the same pixels as JPEGImages/000001.jpg in the same split" in report.defects[0].message
     assert report.exit_code == 0
     text = printed(report)
     assert "No defects found" in text
@@ -160,7 +160,7 @@ def test_a_file_that_a_split_has_under_two_names_is_a_defect(voc: Path, hard: bo
         image(voc, 7).symlink_to("000006.jpg")
     report = check_dataset(voc)
     assert kinds(report) == {"photo-twice": ["JPEGImages/000007.jpg"]}
-    assert "a link to JPEGImages/000006.jpg of its split" in report.defects[0].message
+    assert "a link to JPEGImages/000006.jpg in the same split" in report.defects[0].message
     assert report.exit_code == DataError.exit_code
 
 

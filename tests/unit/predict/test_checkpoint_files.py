@@ -487,7 +487,7 @@ def test_a_wrong_hash_is_refused(server: tuple[Path, str], tmp_path: Path) -> No
     name = publish(folder, {"a": torch.arange(5.0)})
     (folder / name).write_bytes((folder / name).read_bytes() + b" ")
     for _ in range(2):  # nor kept in the cache
-        with pytest.raises(CheckpointError, match=r"invalid hash value .*; download it yourself") as caught:
+        with pytest.raises(CheckpointError, match=r"invalid hash value .*; download it elsewhere") as caught:
             download_state_dict(f"{address}/{name}")
         assert "\n" not in str(caught.value)
     assert not list((tmp_path / "cache").rglob("*.pth"))
@@ -496,7 +496,7 @@ def test_a_wrong_hash_is_refused(server: tuple[Path, str], tmp_path: Path) -> No
 def test_a_hostile_download_is_not_executed(server: tuple[Path, str], tmp_path: Path) -> None:
     folder, address = server
     name = publish(folder, {"a": Hostile(tmp_path / "executed")})  # type: ignore[dict-item]
-    with pytest.raises(CheckpointError, match="download it yourself"):
+    with pytest.raises(CheckpointError, match="download it elsewhere"):
         download_state_dict(f"{address}/{name}")
     assert not (tmp_path / "executed").exists()
 

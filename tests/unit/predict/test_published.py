@@ -284,7 +284,7 @@ def test_published_weights_that_are_not_what_they_should_be_are_refused(
 ) -> None:
     file = Path(publish(small_state))
     file.write_bytes(file.read_bytes()[:-1] + b"x")
-    with pytest.raises(CheckpointError, match=r"invalid hash.*download it yourself"):
+    with pytest.raises(CheckpointError, match=r"invalid hash.*download it elsewhere"):
         fetch("faster_rcnn_r50_fpn")
     publish({"backbone.body.conv1.weight": torch.ones(1)})
     address = re.escape(PUBLISHED["faster_rcnn_r50_fpn"])
