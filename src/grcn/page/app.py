@@ -27,7 +27,7 @@ from PIL import Image
 
 from grcn.data.image import read_image
 from grcn.errors import ConfigError, ImageError, Interrupted
-from grcn.predict.draw import PALETTE
+from grcn.palette import PALETTE
 from grcn.types import Detections
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Detections drawn on pictures, readable on small and large ones; and the colours of all drawings, plots and pages."""
+"""Detections drawn on pictures, readable on small and large ones."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 from grcn import fonts
+from grcn.palette import PALETTE
 from grcn.types import Array, Detections
 
 if TYPE_CHECKING:
@@ -15,8 +16,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Okabe and Ito's colours, told apart by every kind of colour vision. Their yellow is left out: paper swallows it."""
 MIN_SIDE = 512
 """Pictures whose longer side is shorter are enlarged to it, so that labels leave something to see."""
 LEAST_LETTERS = 13

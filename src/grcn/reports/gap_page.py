@@ -10,7 +10,7 @@ import numpy as np
 
 from grcn.evaluation.coco import IOU, nan_mean
 from grcn.evaluation.gap import ERRORS, KEYS, ORACLES, Gap, Intervals, rank_correlation
-from grcn.predict.draw import PALETTE
+from grcn.palette import PALETTE
 from grcn.reports.figures import figure_fonts
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from grcn.evaluation.confusion import confusion_matrix
 from grcn.evaluation.voc import VocMatches, ap_key, match_voc
 from grcn.files import atomic_file, write_json
 from grcn.fonts import drawable
-from grcn.predict.draw import PALETTE
+from grcn.palette import PALETTE
 from grcn.reports.figures import figure_fonts
 from grcn.reports.scores import print_scores, reliability_figure
 from grcn.reports.tables import MOST_ROWS, listed, table

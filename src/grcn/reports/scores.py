@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from grcn.predict.draw import PALETTE
+from grcn.palette import PALETTE
 from grcn.reports.tables import MOST_ROWS, listed, table
 
 if TYPE_CHECKING:

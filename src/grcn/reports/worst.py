@@ -13,7 +13,8 @@ import simplejpeg
 from grcn.errors import ImageError
 from grcn.evaluation.errors import PhotoErrors, worst_first
 from grcn.files import atomic_file
-from grcn.predict.draw import PALETTE, Mark, draw_marks
+from grcn.palette import PALETTE
+from grcn.predict.draw import Mark, draw_marks
 from grcn.predict.job import MAX_JPEG
 from grcn.types import Target
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from grcn.errors import DataError
 from grcn.files import atomic_file
-from grcn.predict.draw import PALETTE
+from grcn.palette import PALETTE
 from grcn.presets import detector_of
 from grcn.study.plan import METRICS, Decision, Study, Trial
 from grcn.study.run import read_result

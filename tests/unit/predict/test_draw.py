@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from grcn.palette import PALETTE
 from grcn.predict import draw
-from grcn.predict.draw import MIN_SIDE, PALETTE, draw_detections
+from grcn.predict.draw import MIN_SIDE, draw_detections
 from grcn.types import Detections
 
 NAMES = ("RBC", "café", "a rather long name of a class", "狗")
