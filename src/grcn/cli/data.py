@@ -68,7 +68,7 @@ def generate(argv: Sequence[str]) -> int:
     output.add_argument("out", type=str, metavar="OUT", help="folder to create")
     scenes = parser.add_argument_group("scenes")
     scenes.add_argument(
-        "--images", type=int, default=300, help="number of images: 60% for training, 15% validation, 25%% test"
+        "--images", type=int, default=300, help="number of images: 60% for training, 15% validation, 25% test"
     )
     scenes.add_argument("--seed", type=int, default=0, help="random seed of the scenes")
     scenes.add_argument(

@@ -39,7 +39,7 @@ def read_train_config(argv: Sequence[str]) -> TrainConfig:
         "the weights, metrics, logs and the configuration, which --config reads again. Without other options, `grcn` "
         "chooses the detector and the settings for your data and your machine. `grcn models` lists the presets.",
         "grcn train --data photos --preset grcn_r18 --minutes 30 --out runs/photos\n"
-        "grcn train --config run.yaml --model.cls_stride 16 --optim.lr 0.01\n"
+        "grcn train --config run.yaml --batch_size 4 --optim.lr 0.01\n"
         "grcn train --config runs/photos/config.yaml --resume true",
     )
     names = {field.name for field in fields(TrainConfig)}

@@ -414,3 +414,9 @@ def test_the_study_from_c5_starts_from_trials_of_method() -> None:
         assert data == trial.data
         assert (data, run) in runs
         assert file == "last.safetensors"
+
+
+def test_the_documentation_lists_every_shipped_study() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "studies.md").read_text(encoding="utf-8")
+    two_cores = {name for name in shipped() if name.endswith("_gpu")}
+    assert {name for name in shipped() if f"`{name}`" not in page} <= two_cores
