@@ -186,10 +186,8 @@ def test_roi_losses(seed: int, objects: int, count: int) -> None:
     _, expected = theirs.train()({}, proposals, SIZES, counted)
     assigned = ours.assign(Proposals(*box_ops.pad(proposals)), as_objects(targets))
     real = assigned.labels != FILLING
-    sampled, (own_labels, own_wanted) = (
-        [b[r] for b, r in zip(assigned.boxes, real, strict=True)],
-        (part[real] for part in assigned[1:]),
-    )
+    sampled = [b[r] for b, r in zip(assigned.boxes, real, strict=True)]
+    own_labels, own_wanted = (part[real] for part in assigned[1:])
     assert [len(s) for s in sampled] == [count + objects, 7]
     image = torch.repeat_interleave(torch.arange(2), torch.tensor([count + objects, 7]))[:, None]
     order = [
@@ -201,7 +199,7 @@ def test_roi_losses(seed: int, objects: int, count: int) -> None:
     positive = own_labels > 0
     torch.testing.assert_close(own_wanted[positive], torch.cat(wanted)[order][positive], rtol=1e-5, atol=1e-5)
 
-    found = roi_losses(logits[order], deltas[order], own_labels, own_wanted)
+    found = roi_losses(logits[order], deltas[order], own_labels, torch.cat(sampled), own_wanted, RoIConfig())
     assert found.keys() == expected.keys()
     for name, loss in found.items():
         assert loss > 0

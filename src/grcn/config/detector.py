@@ -105,6 +105,10 @@ class RoIConfig:
         batch_per_image: proposals sampled for the loss.
         positive_fraction: the positives' share of them, at most.
         box_weights: scale of the box deltas x, y, w, h.
+        class_target: probability of its class that classification learns for a positive RoI. `one_hot`: 1. `iou`: the
+            IoU of its predicted box with the object; the background gets the rest.
+        box_loss: `smooth_l1`: of the box deltas. `giou`: 1 - GIoU of the predicted box with the object.
+        box_loss_weight: factor on this loss; with `giou`, 10 is usual.
         score_threshold: detections below it are dropped.
         nms: IoU above which the lower-scored detection of the same class is dropped.
         detections_per_image: the surest of all classes that are kept.
@@ -122,6 +126,9 @@ class RoIConfig:
     batch_per_image: Count = 512
     positive_fraction: PositiveShare = 0.25
     box_weights: tuple[Positive, Positive, Positive, Positive] = (10.0, 10.0, 5.0, 5.0)
+    class_target: Literal["one_hot", "iou"] = "one_hot"
+    box_loss: Literal["smooth_l1", "giou"] = "smooth_l1"
+    box_loss_weight: Positive = 1.0
     score_threshold: Share = 0.05
     nms: Share = 0.5
     detections_per_image: Count = 100

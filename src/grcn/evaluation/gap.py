@@ -11,7 +11,7 @@ Definitions, with a worked example, are in docs/explanations/gap.md. In short:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -317,13 +317,8 @@ def bootstrap(
         seed: random seed for the bootstrap.
         progress: called after each sample with the number of samples done and of all samples.
     """
-    images = len(gaps[0].matches["none"].objects)
-    generator = np.random.default_rng(seed)
     drawn: list[list[dict[str, float]]] = [[] for _ in gaps]
-    for done in range(1, resamples + 1):
-        times = (
-            np.bincount(generator.integers(0, images, images), minlength=images) if images else np.empty(0, np.int64)
-        )
+    for done, times in enumerate(_samples(gaps[0], resamples, seed), start=1):
         for figures, gap in zip(drawn, gaps, strict=True):
             figures.append(gap.figures(times))
         if progress is not None:
@@ -342,6 +337,24 @@ def bootstrap(
             for figures in drawn
         ],
     )
+
+
+def _samples(gap: Gap, resamples: int, seed: int) -> Iterator[Array]:
+    """Bootstrap samples of the images: [I] how often each counts, the same for every detector on these images."""
+    images = len(gap.matches["none"].objects)
+    generator = np.random.default_rng(seed)
+    for _ in range(resamples):
+        drawn = generator.integers(0, images, images) if images else np.empty(0, np.int64)
+        yield np.bincount(drawn, minlength=images)
+
+
+def resampled_ap(gap: Gap, *, resamples: int = 200, seed: int = 0) -> list[float]:
+    """AP on each of `bootstrap`'s samples of the images.
+
+    The samples are the same for every detector on these images. So the differences of two lists say how much the
+    difference of two detectors would vary with other images.
+    """
+    return [nan_mean(gap.matches["none"].ap(times)) for times in _samples(gap, resamples, seed)]
 
 
 def rank_correlation(scores: Array, overlap: Array) -> float | None:

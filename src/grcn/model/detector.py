@@ -100,8 +100,8 @@ class RCNN(nn.Module):
             return _unpadded(self.roi.refine(maps, found, image_rois))
         boxes, labels, target_deltas = self.roi.assign(proposals, objects, generators)
         predictions = self.roi(maps, boxes, image_rois)
-        own = roi_losses(predictions.logits, predictions.deltas, labels.flatten(), target_deltas.flatten(0, 1))
-        return {**rpn_losses, **own}
+        samples = labels.flatten(), boxes.flatten(0, 1), target_deltas.flatten(0, 1)
+        return {**rpn_losses, **roi_losses(*predictions, *samples, self.roi.config.roi)}
 
     def batch(self, images: list[Tensor]) -> tuple[Tensor, list[tuple[int, int]]]:
         """Normalized images [B, 3, H, W], zero-padded at the right and bottom, and their sizes (height, width)."""

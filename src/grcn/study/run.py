@@ -263,9 +263,10 @@ def run_trial(job: Job, progress: bool) -> dict[str, Any] | None:
 
     Returns:
         Its result, as JSON has it: the configuration, `metrics` (of the last weights on the test split), `gap`
-        (`grcn.evaluation.gap.to_json`), `curve` (rows of metrics.csv with an AP, and each tenth of the losses),
-        `seconds` of an iteration (the median) and of the whole, `versions`, the package's `commit`, `fingerprints` of
-        the files that it is of, the `study` that ran it (name and digest), the data set's entry in it, `source`, and
+        (`grcn.evaluation.gap.to_json`), `resampled_AP` (on bootstrap samples of the photos), `curve` (rows of
+        metrics.csv with an AP, and each tenth of the losses), `seconds` of an iteration (the median) and of the whole,
+        `versions`, the package's `commit`, `fingerprints` of the files that it is of, the `study` that ran it (name and
+        digest), the data set's entry in it, `source`, and
         `objects` (of the training split, `_objects`). None where another process has done it.
     """
     with job.locked():
@@ -275,7 +276,7 @@ def run_trial(job: Job, progress: bool) -> dict[str, Any] | None:
 def _trained_and_scored(job: Job, progress: bool) -> dict[str, Any]:
     from grcn.data.dataset import open_dataset
     from grcn.evaluation import evaluate
-    from grcn.evaluation.gap import measure_gap, to_json
+    from grcn.evaluation.gap import measure_gap, resampled_ap, to_json
     from grcn.predict.dataset import predict_dataset
     from grcn.predict.detector import Detector
 
@@ -286,7 +287,8 @@ def _trained_and_scored(job: Job, progress: bool) -> dict[str, Any]:
     found = predict_dataset(detector, test)
     targets = [record.target for record in test.records]
     metrics = evaluate(found, targets, test.class_names)
-    gap = to_json(measure_gap(targets, found, test.class_names))
+    measured = measure_gap(targets, found, test.class_names)
+    gap = to_json(measured)
     with open(run / "metrics.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     return {
@@ -295,6 +297,7 @@ def _trained_and_scored(job: Job, progress: bool) -> dict[str, Any]:
         "config": {k: v for k, v in to_dict(job.trial.config).items() if k not in ("data", "out", "resume")},
         "metrics": {key: metrics[key] for key in LOADED},
         "gap": {key: gap[key] for key in ("AP", "AP50", "AP70", "AP75", "loses", "errors", "true_positives")},
+        "resampled_AP": [None if math.isnan(ap) else round(ap, 4) for ap in resampled_ap(measured)],
         **_curves(rows),
         "seconds": {"iteration": _seconds(rows, job.trial.config), "all": round(time.monotonic() - began, 1)},
         "versions": json.loads((run / "versions.json").read_text()),

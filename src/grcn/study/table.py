@@ -18,7 +18,8 @@ from grcn.palette import PALETTE
 from grcn.presets import detector_of
 from grcn.study.plan import METRICS, Decision, Study, Trial
 from grcn.study.run import read_result
-from grcn.study.verdict import LEVEL, MARGIN_LEVEL, Scores, judge, pooled_gain
+from grcn.study.verdict import LEVEL, MARGIN_LEVEL, Scores, half_over_photos, judge, pooled_gain
+from grcn.types import Array
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -172,14 +173,19 @@ def verdict_table(decision: Decision, results: Results) -> list[str]:
     looks = " and ".join(map(str, decision.looks))
     level = round(100 * LEVEL[len(decision.looks)])
     others = [key for key in METRICS if key != decision.metric]
+    over_photos = {question: _over_photos(decision, results, pair) for question, pair in decision.compare.items()}
+    knows_photos = any(over_photos.values())
     head = ["question", f"gain, {decision.metric}", f"{level}% interval", *decision.sets]
-    head += [f"gain, {key}" for key in others] + ["seeds", "verdict"]
+    head += [f"gain, {key}" for key in others]
+    head += [f"{level}% over photos, seeds"] * knows_photos + ["seeds", "verdict"]
     lines = [
         f"Decided on {decision.metric} by what the file says beforehand: judged at {looks} seeds of every set, with an "
         f"interval of {level}%. Yes: ahead on every set, and the interval excludes zero. No: the interval lies below "
         f"zero, or the {round(100 * MARGIN_LEVEL)}% interval within {decision.margin:g} of it. The gain is the mean "
         "over sets of the differences of means over seeds, not paired, with Satterthwaite's degrees of freedom. The "
-        "intervals further below decide nothing.",
+        "intervals further below decide nothing."
+        + " Over photos: half the width of the interval if other photos of the same kind were scored, from the seeds "
+        "that recorded it." * knows_photos,
         "",
         _row(head),
         _row(["---"] * len(head)),
@@ -189,7 +195,7 @@ def verdict_table(decision: Decision, results: Results) -> list[str]:
         look = max((look for look in decision.looks if all(whole[:look])), default=0)
         named = f"{question} (`{pair[0]}` over `{pair[1]}`)"
         if not look:
-            blanks = ["–"] * (2 + len(decision.sets) + len(others))
+            blanks = ["–"] * (2 + len(decision.sets) + len(others) + knows_photos)
             count = f"{sum(whole[: decision.looks[0]])} of {decision.looks[0]}"
             lines.append(_row([named, *blanks, count, f"open ({count} seeds)"]))
             continue
@@ -199,6 +205,8 @@ def verdict_table(decision: Decision, results: Results) -> list[str]:
         interval = "unknown" if np.isnan(gain.low) else f"{100 * gain.low:+.1f} to {100 * gain.high:+.1f}"
         beside = [pooled_gain(list(scores[key].values()), LEVEL[len(decision.looks)]).mean for key in others]
         shown = [f"{100 * gain.mean:+.1f}", interval, *(f"{100 * value:+.1f}" for value in (*gain.each, *beside))]
+        if knows_photos:
+            shown.append(over_photos[question] or "–")
         count = f"{look} of {len(decision.seeds)}"
         lines.append(_row([named, *shown, count, f"**{verdict.answer}** ({verdict.reason})"]))
     return [*lines, ""]
@@ -208,6 +216,21 @@ def _whole(decision: Decision, results: Results, pair: tuple[str, str]) -> list[
     """For each planned seed, in order, whether every set has it of both cells."""
     done = {(trial.data, trial.cell, trial.seed) for trial in results}
     return [all((data, cell, seed) in done for data in decision.sets for cell in pair) for seed in decision.seeds]
+
+
+def _over_photos(decision: Decision, results: Results, pair: tuple[str, str]) -> str:
+    """Half the interval over photos and how many seeds of every set recorded both cells' AP on samples of the photos;
+    empty where none did, or where AP does not decide."""
+    known = {(t.data, t.cell, t.seed): r["resampled_AP"] for t, r in results.items() if "resampled_AP" in r}
+    seeds = [s for s in decision.seeds if all((data, cell, s) in known for data in decision.sets for cell in pair)]
+    if not seeds or decision.metric != "AP":
+        return ""
+
+    def drawn(data: str, cell: str) -> Array:
+        return np.array([known[data, cell, seed] for seed in seeds], dtype=np.float64)
+
+    sets = [(drawn(data, pair[0]), drawn(data, pair[1])) for data in decision.sets]
+    return f"± {100 * half_over_photos(sets, LEVEL[len(decision.looks)]):.1f}, {len(seeds)}"
 
 
 def _scores(

@@ -13,6 +13,8 @@ from typing import Literal
 
 import numpy as np
 
+from grcn.types import Array
+
 Scores = tuple[Sequence[float], Sequence[float]]
 """Those of the cell and those of the one that it is compared with, on one data set, one for each seed."""
 
@@ -61,6 +63,23 @@ def pooled_gain(sets: Sequence[Scores], level: float) -> Gain:
     freedom = variance**2 / sum(part**2 / (len(cell) - 1) for part, cell in zip(parts, cells, strict=True))
     half = float(t.ppf((1 + level) / 2, freedom) * math.sqrt(variance))
     return Gain(mean, each, mean - half, mean + half)
+
+
+def half_over_photos(sets: Sequence[tuple[Array, Array]], level: float) -> float:
+    """Half the width of the interval of the pooled gain, if photos of the same kind were drawn again.
+
+    It says nothing about other seeds. The data sets are independent, so their variances add up, over K^2. Detectors on
+    one data set are scored on the same samples of its photos, so their differences are paired.
+
+    Args:
+        sets: for each of K data sets, the scores of the cell and of the one that it is compared with: [seeds, samples].
+    """
+    from scipy.stats import norm
+
+    variance = (
+        sum(float(np.nanvar(own.mean(axis=0) - base.mean(axis=0), ddof=1)) for own, base in sets) / len(sets) ** 2
+    )
+    return float(norm.ppf((1 + level) / 2)) * math.sqrt(variance)
 
 
 @dataclass(frozen=True)

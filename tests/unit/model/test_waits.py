@@ -72,7 +72,8 @@ def test_a_training_forward_is_one_graph(name: str) -> None:
         proposals, own = model.rpn(maps.rpn, whole, targets)
         boxes, labels, wanted = model.roi.assign(proposals, targets)
         answers = model.roi(maps, boxes, whole)
-        return own | roi_losses(*answers, labels.flatten(), wanted.flatten(0, 1))
+        samples = labels.flatten(), boxes.flatten(0, 1), wanted.flatten(0, 1)
+        return own | roi_losses(*answers, *samples, model.config.roi)
 
     found = []
     for run in (losses, torch.compile(losses, backend="eager", fullgraph=True)):
