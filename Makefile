@@ -11,6 +11,9 @@ MINUTES ?= 9
 PROSE := README.md CHANGELOG.md CONTRIBUTING.md docs/*.md docs/*/*.md
 GPU ?= gpu-out/$(DEVICE)
 
+# Not compiled by pip; so let Python keep what it compiles, whatever the environment says.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help demo test test-slow test-lowest test-newest bench gpu gpu-kit docs dist check lint types format install lock clean
 
 help:  ## what there is to make

@@ -6,10 +6,14 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 ROOT = Path(__file__).parents[1]
 
 os.environ.setdefault("TRITON_INTERPRET", "1")  # a kernel for a GPU, on CPU tensors; read when Triton is imported
+# A busy machine is slow at anything.
+settings.register_profile("patient", suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 
 @pytest.fixture(scope="session")

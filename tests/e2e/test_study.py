@@ -1,6 +1,7 @@
 """A study run to its tables: by the command, killed and continued, and on Ray with a worker killed."""
 
 import csv
+import io
 import json
 import os
 import re
@@ -8,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -116,9 +116,9 @@ with locked(Path(sys.argv[1]), "a trial"):
 
 @pytest.mark.parametrize("end", ["killed", "done"])
 def test_what_another_process_is_at_comes_last(
-    done: Path, tmp_path: Path, end: str, capfd: pytest.CaptureFixture[str]
+    done: Path, tmp_path: Path, end: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The other holds a trial's lock until all others are done; then it is killed, or has done it."""
+    """The other holds a trial's lock until it is waited for; then it is killed, or has done it."""
     study, lines = read_study(done / "mine.yaml"), list[str]()
     out = tmp_path / "out"
     shutil.copytree(done / "out", out, ignore=shutil.ignore_patterns("mine"))
@@ -130,13 +130,15 @@ def test_what_another_process_is_at_comes_last(
     other = subprocess.Popen([sys.executable, "-c", HOLD, *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert other.stdout.readline() == b"held\n"
 
-    def say(line: str) -> None:
-        lines.append(line)
-        if line.startswith("[1/2]"):
-            threading.Timer(1, other.stdin.close if end == "done" else other.kill).start()
+    class Errors(io.StringIO):
+        def write(self, text: str) -> int:
+            if "waiting until it ends" in text:
+                other.stdin.close() if end == "done" else other.kill()
+            return super().write(text)
 
+    monkeypatch.setattr(sys, "stderr", said := Errors())
     try:
-        assert run_study(study, out, progress=False, say=say) == (1 if end == "done" else 2)
+        assert run_study(study, out, progress=False, say=lines.append) == (1 if end == "done" else 2)
     finally:
         other.kill()
         other.wait()
@@ -145,8 +147,8 @@ def test_what_another_process_is_at_comes_last(
     waited, own = (study.trials[i].name for i in (0, 1))
     assert lines[1].startswith(f"[1/2] {own}: AP50"), "the one that is free first"
     assert lines[2].startswith(f"[2/2] {waited}: {'done by another process' if end == 'done' else 'AP50'}")
-    assert f"({waited}): process {other.pid} on " in (said := capfd.readouterr().err)
-    assert "is using it; waiting until it ends" in said
+    assert f"({waited}): process {other.pid} on " in said.getvalue()
+    assert "is using it; waiting until it ends" in said.getvalue()
     assert len(list((out / "results").rglob("*.json"))) == 4
     assert not run.with_name(f".{run.name}.lock").exists()
 

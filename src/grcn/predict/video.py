@@ -120,7 +120,8 @@ def _opened_live(address: str) -> Any:
     if scheme != "camera":
         kind = _LIVE[scheme]
         limits = {"format_whitelist": kind.formats, "protocol_whitelist": kind.protocols}
-        return av.open(address, options=kind.options, container_options=limits, timeout=_SECONDS)
+        # Not as `options`, which PyAV before 17.1 copies into streams that RTSP does not have yet, and crashes.
+        return av.open(address, container_options=limits | kind.options, timeout=_SECONDS)
     driver = _CAMERAS.get(sys.platform)
     if driver is None:
         raise OSError(f"cameras of {sys.platform} are not known")

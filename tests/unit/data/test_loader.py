@@ -223,7 +223,7 @@ def test_a_batch_that_cannot_be_handed_over_is_not_waited_for(tmp_path, length, 
         folder.mkdir()
         words = [sys.executable, "-c", HAND_OVER, str(tmp_path), case]
         done = subprocess.run(
-            words, env=os.environ | {"TMPDIR": str(folder)}, capture_output=True, text=True, timeout=60
+            words, env=os.environ | {"TMPDIR": str(folder)}, capture_output=True, text=True, timeout=180
         )
     assert done.returncode == code, done.stderr
     assert re.search(said, done.stderr)
