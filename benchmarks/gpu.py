@@ -19,6 +19,7 @@ import io
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -37,13 +38,15 @@ import gpu_parts
 from grcn.scenes.generate import generate
 from grcn.study import Study, read_study
 from grcn.study.plan import Trial
-from grcn.study.run import data_folder, read_result
+from grcn.study.run import data_folder, read_result, result_path
 
 HERE = Path(__file__).parent
 STUDIES = {
-    "cuda": ("claim_0", "claim_1", "claim_1b", "claim_2", "claim_3"),
+    "cuda": ("claim", "claim_4", "claim_5", "claim_5b", "claim_7", "augment"),
     "cpu": (str(HERE / "gpu_try.yaml"),),
 }
+RECORDS = HERE.parent / "docs" / "results" / "studies"
+"""Results of trials that were run before; they are not run again."""
 SECTIONS = ("correct", "speed", "profile", "trials")
 Job = tuple[Trial, ...]
 """Trials for one process: one, or several of which some start from another."""
@@ -122,6 +125,15 @@ def _run(command: list[str], timeout: float) -> int:
         if not isinstance(error, subprocess.TimeoutExpired):
             raise
         return -signal.SIGKILL
+
+
+def take_records(session: Session, studies: Sequence[str]) -> None:
+    """Copies the results of the studies' trials that are in RECORDS; those that are in OUT stay as they are."""
+    for trial in {trial for study in studies for trial in read_study(study).trials}:
+        known, own = (result_path(folder, trial) for folder in (RECORDS, session.out / "study"))
+        if known.is_file() and not own.exists():
+            own.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(known, own)
 
 
 def waiting(session: Session, study: Study, root: Path) -> list[Job]:
@@ -295,6 +307,7 @@ def main() -> None:
             if section in options.sections:
                 measure(session, section, parts)
         if "trials" in options.sections:
+            take_records(session, studies)
             run_trials(session, studies, root, options.processes, rendering)
     finally:
         for name in pack(session):

@@ -22,6 +22,7 @@ import gpu
 import gpu_kit
 import gpu_parts
 from grcn.study import read_study
+from grcn.study.run import result_path
 
 INDEX = {
     "alpha": ["gamma>=2", "there", "windows; sys_platform == 'win32'", "extra-only; extra == 'more'"],
@@ -245,6 +246,22 @@ def test_trials_are_apart_and_end_with_the_time(
     assert started == [trial.name for trial in read_study(study).trials][:5]
     assert [process.returncode for process in made] == [-15, 7, -15, -15, -15]
     assert "embedded seed 0: status 7: the last line" in capsys.readouterr().out
+
+
+def test_recorded_trials_are_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    records, here = tmp_path / "records", session(tmp_path, 60)
+    monkeypatch.setattr(gpu, "RECORDS", records)
+    first, second, *_ = read_study("claim_0").trials
+    for trial in (first, second):
+        path = result_path(records, trial)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("recorded")
+    own = result_path(here.out / "study", second)
+    own.parent.mkdir(parents=True)
+    own.write_text("own")
+    gpu.take_records(here, ["claim_0"])
+    found = {path.name: path.read_text() for path in (here.out / "study").rglob("*.json")}
+    assert found == {f"{first.digest}.json": "recorded", f"{second.digest}.json": "own"}
 
 
 def test_data_that_is_not_here_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
