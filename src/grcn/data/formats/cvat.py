@@ -91,7 +91,7 @@ class CvatLayout:
         drawn: set[str] = set()
         for path in dict.fromkeys(path for path, _ in self.splits.values()):
             # What is wrong in the files of other splits is told when those are opened.
-            export = loaded.get(path) or _load(path)
+            export = loaded[path] if path in loaded else _load(path)
             listed |= dict.fromkeys(_labels(export))
             drawn |= {(box.get("label") or "").strip() for box in export.findall("image/box")} - {""}
         return (*listed, *sorted(drawn - listed.keys()))
