@@ -331,9 +331,9 @@ def render(report: CheckReport, console: Console | None = None, *, limit: int | 
     """Prints a report as tables.
 
     Args:
-        console: where to. Default: standard output.
-        limit: how many defects of each kind are listed, and the first MOST_CLASSES classes; the rest is counted.
-            None: all.
+        console: where to print. Default: standard output.
+        limit: how many defects of each kind are listed; the others are counted. The classes are limited to
+            MOST_CLASSES. None: list all defects and classes.
     """
     from rich.console import Console
     from rich.table import Table
@@ -382,17 +382,17 @@ def render(report: CheckReport, console: Console | None = None, *, limit: int | 
 
 
 def _advice(root: Path, preset: Sizing, suggested: Sizing) -> str:
-    """How to train with the suggestion, or without it if its anchors lose most objects that the preset's reach.
+    """How to train with the suggested sizes, or without them if their anchors reach less than half of the objects.
 
-    Some loss is normal where small photos are no longer enlarged: fewer pixels, and the same stride.
+    Some loss is normal if small photos are no longer enlarged: objects have fewer pixels, and the stride is the same.
     """
     command = f"grcn train --data {shlex.quote(str(root))}"
     now, then = preset.reach[IOUS[0]], suggested.reach[IOUS[0]]
     if then > 0 and then >= now / 2:
         return f"{command} uses the suggested sizes; --fit none keeps the configured ones"
     return (
-        f"What is suggested does not help here: its anchors reach IoU {IOUS[0]:g} for {then:.1%} of the objects, those "
-        f"of the preset for {now:.1%}. To train without it: {command} --fit none"
+        f"The suggested sizes do not help here: their anchors reach IoU {IOUS[0]:g} for {then:.1%} of the objects, "
+        f"those of the preset for {now:.1%}. To train without them: {command} --fit none"
     )
 
 

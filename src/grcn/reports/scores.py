@@ -1,4 +1,4 @@
-"""What scores are worth, as a picture and as tables for the terminal."""
+"""Score thresholds, calibration and errors, as a picture and as tables for the terminal."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from rich.console import Console
 
-_BEFORE, _AFTER = PALETTE[:2]  # as the curves of precision and recall
+_BEFORE, _AFTER = PALETTE[:2]  # as in the curves of precision and recall
 
 
 def reliability_figure(calibration: dict[str, Any]) -> Figure:
-    """The reliability diagram: the share of detections that is right over their score, before and after temperature
-    scaling, and how many detections there are of each score.
+    """The reliability diagram: the share of correct detections against the score, before and after temperature scaling.
+
+    A second panel has the number of detections for each score.
 
     Args:
         calibration: the section of metrics.json, from `grcn.evaluation.calibration.measure_calibration`.
@@ -61,7 +62,8 @@ def reliability_figure(calibration: dict[str, Any]) -> Figure:
 def print_scores(metrics: dict[str, Any], console: Console) -> None:
     """Prints the sections `thresholds`, `calibration`, `errors` and `confusion` of metrics.json, in 80 columns.
 
-    Thresholds are those of the detector's file with what they give here, where it has some; else the best of the split.
+    The thresholds are those in the detector's file, with what they give here. Without any, the best ones for this split
+    are printed.
     """
     from rich.text import Text
 

@@ -1,4 +1,4 @@
-"""Tables for the terminal: narrow enough for 80 columns, with room for long names."""
+"""Tables for the terminal, narrow enough for 80 columns, with room for long names."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 MOST_ROWS = 100
-"""Rows of a table by class; the rest is counted."""
+"""Most rows of a table by class; the other classes are counted."""
 
 
 def table(names: str, figures: Sequence[str], title: str) -> Table:
-    """A table of names on the left and figures on the right. A name that is too long is folded, figures never are.
+    """A table with names on the left and figures on the right. A name that is too long is folded, figures never are.
 
     Args:
         names: heading of the names.

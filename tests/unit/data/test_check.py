@@ -267,7 +267,7 @@ def test_a_suggestion_that_does_not_help_is_not_made(tmp_path: Path) -> None:
         text = printed(replace(report, sizing=sizing, suggested=suggested))
         assert "uses the suggested sizes" not in text
         assert f"reach IoU 0.5 for {then:.1%} of the objects, those of the preset for {now:.1%}." in text
-        assert f"To train without it: grcn train --data {root} --fit none\n" in text
+        assert f"To train without them: grcn train --data {root} --fit none\n" in text
 
 
 def test_names_that_are_long_and_many_fit_eighty_columns(tmp_path: Path) -> None:
