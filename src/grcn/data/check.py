@@ -18,6 +18,7 @@ from grcn.config import DetectorConfig, InputConfig
 from grcn.data.dataset import DataFolder
 from grcn.data.records import Dataset, Defect, ImageRecord
 from grcn.data.sizing import IOUS, QUANTILES, Sizing, fit_config, measure
+from grcn.data.text import and_more
 from grcn.data.unused import unused_files
 from grcn.errors import DataError, GrcnError, ImageError
 from grcn.presets import PRESETS
@@ -362,8 +363,8 @@ def render(report: CheckReport, console: Console | None = None, *, limit: int | 
     for item in report.classes[:most]:
         table.add_row(Text(item.name), *map(str, (item.boxes, item.small, item.medium, item.large)))
     console.print(table)
-    if most is not None and len(report.classes) > most:
-        say(f"and {len(report.classes) - most} more classes (--all lists all)")
+    if most and (more := and_more(len(report.classes) - most, "--all lists all")):
+        say(more)
 
     if report.sizing is not None and report.suggested is not None:
         console.print(_sizing_table(report.sizing, report.suggested))
@@ -377,8 +378,8 @@ def render(report: CheckReport, console: Console | None = None, *, limit: int | 
         say(f"{kind}: {len(defects)}")
         for defect in defects[:limit]:
             say(f"  {defect.file}: {defect.message}")
-        if limit is not None and len(defects) > limit:
-            say(f"  and {len(defects) - limit} more (--all lists all)")
+        if limit is not None and (more := and_more(len(defects) - limit, "--all lists all")):
+            say(f"  {more}")
 
 
 def _advice(root: Path, preset: Sizing, suggested: Sizing) -> str:

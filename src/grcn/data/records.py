@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from grcn.data.boxes import clean_boxes
 from grcn.data.files import ImageFinder, NotFoundError
 from grcn.data.image import ImageHeader, read_header, read_image, unread, upright_boxes
+from grcn.data.text import listed
 from grcn.errors import AnnotationError, DataError, ImageError
 from grcn.types import Target
 
@@ -306,8 +307,7 @@ class Findings:
         return records
 
     def _unknown_class(self, item: Annotations, i: int, known: Sequence[str]) -> None:
-        listed = ", ".join(known[:10]) + (f" and {len(known) - 10} more" if len(known) > 10 else "")
-        message = f"{item.where(i)}: class '{item.names[i]}' is not one of the classes ({listed})"
+        message = f"{item.where(i)}: class '{item.names[i]}' is not one of the classes ({listed(known, 10)})"
         self.fault("unknown-class", item.file, message, item.places[i])
 
     def _align(self, item: Annotations, boxes: Boxes) -> Boxes:

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import reprlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import Element, ParseError
@@ -215,6 +215,20 @@ def unshared(ids: Iterable[tuple[Id, int]]) -> dict[Id, int]:
     for key, place in ids:
         places.setdefault(key, set()).add(place)
     return {key: one.pop() for key, one in places.items() if len(one) == 1}
+
+
+def listed(names: Sequence[str], most: int, hint: str = "") -> str:
+    """The first `most` names, separated by commas, and the number of the others.
+
+    >>> listed(["a", "b", "c"], 2, "--json lists all"), listed(["a", "b"], 2)
+    ('a, b and 1 more (--json lists all)', 'a, b')
+    """
+    return f"{', '.join(names[:most])} {and_more(len(names) - most, hint)}".rstrip()
+
+
+def and_more(count: int, hint: str = "") -> str:
+    """The end of a list that is cut short: `and 3 more`, with a hint in brackets; empty if nothing is left out."""
+    return f"and {count} more" + (f" ({hint})" if hint else "") if count > 0 else ""
 
 
 def shown(value: object) -> str:

@@ -26,6 +26,7 @@ import numpy as np
 from PIL import Image
 
 from grcn.data.image import read_image
+from grcn.data.text import listed
 from grcn.errors import ConfigError, ImageError, Interrupted
 from grcn.palette import PALETTE
 from grcn.types import Detections
@@ -132,9 +133,8 @@ def _build(detectors: Mapping[str, Detector], folder: Path, worker: ThreadPoolEx
 
 def _heading(detectors: Mapping[str, Detector]) -> str:
     names = list(dict.fromkeys(name for detector in detectors.values() for name in detector.class_names))
-    classes = ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
     title = " and ".join(map(html.escape, detectors))
-    return f"<h1>{title}</h1><p>Drop a photo or take one; looked for are {html.escape(classes)}.</p>"
+    return f"<h1>{title}</h1><p>Drop a photo or take one. Classes: {html.escape(listed(names, 12))}.</p>"
 
 
 def _file(name: str) -> str:

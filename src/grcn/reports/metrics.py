@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from grcn.data.text import and_more, listed
 from grcn.evaluation.confusion import confusion_matrix
 from grcn.evaluation.voc import VocMatches, ap_key, match_voc
 from grcn.files import atomic_file, write_json
@@ -19,7 +20,7 @@ from grcn.fonts import drawable
 from grcn.palette import PALETTE
 from grcn.reports.figures import figure_fonts
 from grcn.reports.scores import print_scores, reliability_figure
-from grcn.reports.tables import MOST_ROWS, listed, table
+from grcn.reports.tables import HINT, MOST_ROWS, table
 from grcn.types import Array, Detections, Target
 
 if TYPE_CHECKING:
@@ -205,8 +206,8 @@ def print_metrics(metrics: dict[str, Any], console: Console) -> None:
     shown = [(name, row) for name, row in metrics["per_class"].items() if row["objects"]]
     for name, row in shown[:MOST_ROWS]:
         add_row(Text(name), row, metrics["voc_area"]["per_class"][name])
-    if len(shown) > MOST_ROWS:
-        rows.add_row(f"and {len(shown) - MOST_ROWS} more (--json lists all)")
+    if more := and_more(len(shown) - MOST_ROWS, HINT):
+        rows.add_row(more)
     rows.add_section()
     add_row(Text("mean", "bold"), metrics, metrics["voc_area"])
     console.print(rows)
@@ -222,7 +223,7 @@ def print_metrics(metrics: dict[str, Any], console: Console) -> None:
         console.print()
         print_scores(metrics, console)
     if metrics["classes_without_objects"]:
-        names = listed(metrics["classes_without_objects"], 5, "--json lists all")
+        names = listed(metrics["classes_without_objects"], 5, HINT)
         console.print(Text(f"without objects, and so not in the means: {names}"))
     console.print(Text(f"AP: {metrics['rule']}", "dim"))
     for section in ("voc_area", "voc_11point"):

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from grcn.data.text import and_more, listed
 from grcn.palette import PALETTE
-from grcn.reports.tables import MOST_ROWS, listed, table
+from grcn.reports.tables import HINT, MOST_ROWS, table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -86,8 +87,8 @@ def print_scores(metrics: dict[str, Any], console: Console) -> None:
     ]
     for name, row in classes[:MOST_ROWS]:
         add_row(Text(name), row)
-    if len(classes) > MOST_ROWS:
-        rows.add_row(f"and {len(classes) - MOST_ROWS} more (--json lists all)")
+    if more := and_more(len(classes) - MOST_ROWS, HINT):
+        rows.add_row(more)
     rows.add_section()
     add_row(Text("all", "bold"), shown["all"])
     console.print(rows)
@@ -119,4 +120,4 @@ def _confusions(section: dict[str, Any], most: int = 5) -> str:
         if other != name
     ]
     told = [f"{name} as {other} {count}" for count, name, other in sorted(pairs, key=lambda pair: -pair[0])]
-    return "found as another class: " + (listed(told, most, "--json lists all") or "none")
+    return "found as another class: " + (listed(told, most, HINT) or "none")

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
 MOST_ROWS = 100
 """Most rows of a table by class; the other classes are counted."""
+HINT = "--json lists all"
 
 
 def table(names: str, figures: Sequence[str], title: str) -> Table:
@@ -29,13 +30,3 @@ def table(names: str, figures: Sequence[str], title: str) -> Table:
     for heading in figures:
         made.add_column(heading, justify="right", no_wrap=True)
     return made
-
-
-def listed(names: Sequence[str], most: int, rest: str) -> str:
-    """Names with commas between; of more than `most`, the first ones, the count of the others and where they stand.
-
-    >>> listed(["a", "b", "c"], 2, "--json lists all")
-    'a, b and 1 more (--json lists all)'
-    """
-    more = len(names) - most
-    return ", ".join(names[:most]) + (f" and {more} more ({rest})" if more > 0 else "")

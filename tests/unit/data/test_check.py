@@ -288,7 +288,7 @@ def test_names_that_are_long_and_many_fit_eighty_columns(tmp_path: Path) -> None
     tables = [line for line in lines if line[:1] in "┏┃┡│└"]
     assert max(map(len, tables)) <= 80
     assert "…" not in "".join(lines)
-    assert "and 2 more classes (--all lists all)" in lines
+    assert "and 2 more (--all lists all)" in lines
     assert "more classes" not in printed(report, limit=None)
 
 
