@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import logging
+import sys
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
@@ -11,7 +12,7 @@ from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, Literal
+from typing import IO, TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import torch
@@ -37,6 +38,8 @@ Format = Literal["onnx", "openvino", "torch"]
 OPSET = 18
 """The oldest ONNX opset that torch's exporter writes, so that older runtimes can read it."""
 
+_EXPORTERS = ("torch", "onnx", "onnxscript", "onnx_ir", "openvino", "nncf")
+"""Packages whose warnings say nothing to the user."""
 
 TORCH = "2.14"
 """The oldest torch that is known to trace a detector for images of any size; 2.10 cannot."""
@@ -149,7 +152,7 @@ def _trace(model: RCNN, size: tuple[int, int] | None) -> torch.export.ExportedPr
     # Height and width are arbitrary, because dynamic_shapes makes sure that no size is built in.
     dims = {i: torch.export.Dim(name, min=1) for i, name in enumerate(("batch", "height", "width"))}
     try:
-        with _quiet():
+        with _quiet(), redirect_stderr(cast(IO[str], _OtherThreads(sys.stderr))):
             return torch.export.export(graph, (torch.zeros(2, 333, 517, 3, dtype=torch.uint8),), dynamic_shapes=(dims,))
     except Exception as error:  # torch raises many kinds, for instance if windows are cut by the size of a map
         raise ConfigError(
@@ -253,12 +256,29 @@ def _save_openvino(openvino: Any, model: Any, out: Path, half: bool) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the exporters' remarks on their own doings, such as the whole graph that they could not trace."""
-    former = logging.root.manager.disable
-    logging.disable(logging.WARNING)
+    """Without the warnings of the exporters, in their loggers and by `warnings`."""
+    levels = {logging.getLogger(name): logging.getLogger(name).level for name in _EXPORTERS}
     try:
-        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")
+        for logger in levels:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=rf"(grcn|{'|'.join(_EXPORTERS)})\b")
             yield
     finally:
-        logging.disable(former)
+        for logger, level in levels.items():
+            logger.setLevel(level)
+
+
+class _OtherThreads:
+    """A stream without what this thread writes: torch prints the whole graph that it could not trace."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream, self._thread = stream, threading.get_ident()
+
+    def write(self, text: str) -> int:
+        if threading.get_ident() == self._thread:
+            return len(text)
+        return int(self._stream.write(text))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
