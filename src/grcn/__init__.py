@@ -1,6 +1,6 @@
 """G-RCN and Faster R-CNN object detectors for PyTorch.
 
-The public names below are loaded when first used, so that `import grcn` and `grcn --help` cost nothing.
+The public names below are loaded when they are first used, so that `import grcn` and `grcn --help` are fast.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""How fast detectors are on this machine, and how much memory they take: `grcn benchmark`.
+"""`grcn benchmark`: measures the speed and memory of detectors on this machine.
 
-Each way to run each detector is a candidate in a process of its own, so that memory is its own and no runtime's threads
-are another's. Only one works at a time: they take turns, round by round, so that what else the machine does meets all
-alike. A turn begins with a prediction that does not count, since the others have had the caches since.
+A candidate is one way to run one detector. Each candidate runs in its own process, so that its memory is measured alone
+and the threads of one runtime do not disturb another. Only one candidate works at a time. They take turns, round by
+round, so that other load on the machine affects all of them alike. A turn begins with a prediction that does not count,
+because the caches hold data of the candidate before.
 """
 
 from __future__ import annotations
@@ -47,18 +48,18 @@ _PACKAGES = {"weights": ("torch", "torchvision"), "onnx": ("onnxruntime", "onnxr
 
 @dataclass
 class Measured:
-    """A way to run a detector, and what it took.
+    """One way to run a detector, and its measurements.
 
     Args:
-        source: as it was given: a run, a file, an address.
+        source: the run, file or address, as it was given.
         label: runtime and precision.
-        device: as the runtime calls it.
-        threads: of torch; of the other runtimes: cores that they may use.
-        milliseconds: of each photo alone.
-        per_second: photos a second, by batch: the median of the rounds.
-        megabytes: the most memory that its process held, by batch, of all batches up to it.
-        gpu_megabytes: the same of the GPU's, where it uses one and that is known.
-        versions: of what computes it.
+        device: its name in the runtime.
+        threads: threads of torch; for the other runtimes, the cores that they may use.
+        versions: versions of the runtime's packages.
+        milliseconds: time for each photo alone.
+        per_second: photos per second for each batch size, from the median of the rounds.
+        megabytes: the most memory that the process has used up to and including each batch size.
+        gpu_megabytes: the same for GPU memory; None without a GPU, or if it is not known.
     """
 
     source: str
@@ -72,7 +73,7 @@ class Measured:
     gpu_megabytes: dict[int, float | None] = field(default_factory=dict)
 
     def percentile(self, percent: float) -> float:
-        """Milliseconds that so many percent of the photos took at most."""
+        """The time in milliseconds that `percent` percent of the photos did not exceed."""
         return float(np.percentile(self.milliseconds, percent))
 
 
@@ -85,19 +86,19 @@ def benchmark(
     rounds: int = 5,
     progress: Callable[[int, int, str], None] = lambda done, total, now: None,
 ) -> list[Measured]:
-    """Measures every way to run each of the detectors; decoding photos and loading are not counted.
+    """Measures every way to run each of the detectors. Loading a detector and decoding photos do not count.
 
     Args:
-        sources: as `Detector.load` takes them.
-        photos: [H, W, 3] uint8 RGB; batches are of copies of the first.
-        device: as `Detector.load`.
-        batch_sizes: photos that pass the network together; 1 is always among them.
-        rounds: turns of each candidate at each batch.
-        progress: called with turns done, turns in all, and whose turn it is.
+        sources: the detectors, as for `Detector.load`.
+        photos: [H, W, 3] uint8 RGB; a batch consists of copies of the first photo.
+        device: as for `Detector.load`.
+        batch_sizes: numbers of photos that pass the network together; 1 is always among them.
+        rounds: turns of each candidate for each batch size.
+        progress: called with the turns done, all turns, and the candidate whose turn it is.
 
     Raises:
-        GrcnError: as `Detector.load` and `Detector.predict`.
-        CheckpointError: if a candidate's process ended by itself.
+        GrcnError: as in `Detector.load` and `Detector.predict`.
+        CheckpointError: if the process of a candidate ended unexpectedly.
     """
     batches = sorted({1, *batch_sizes})
     ways = [way for source in sources for way in _ways(source)]
@@ -129,7 +130,7 @@ def benchmark(
 
 
 def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
+    """The machine on which the figures were measured, and the versions of grcn and Python."""
     return {
         "grcn": __version__,
         "python": platform.python_version(),
@@ -140,7 +141,7 @@ def machine() -> dict[str, Any]:
 
 
 def table(measured: Sequence[Measured]) -> str:
-    """The figures, in lines of at most 80 letters."""
+    """The figures as a table, in lines of at most 80 characters."""
     batches = list(measured[0].per_second)
     has_gpu = any(own.gpu_megabytes[1] is not None for own in measured)
     wide = 7 * (len(batches) + 1 + has_gpu) + 14
@@ -162,7 +163,7 @@ def table(measured: Sequence[Measured]) -> str:
             lines.append(own.source if len(own.source) <= 80 else f"...{own.source[-77:]}")
         figures = [own.percentile(50), own.percentile(95), *own.per_second.values()]
         label = f"  {own.label}"
-        if len(label) >= name:  # on a line of its own
+        if len(label) >= name:  # it gets its own line
             lines.append(label)
             label = ""
         line = f"{label:<{name}}" + "".join(f"{value:>7.1f}" for value in figures) + f"{own.megabytes[1]:>7.0f}"
@@ -186,7 +187,11 @@ def _ways(source: str) -> list[tuple[str, Optimization, str]]:
 def _candidate(
     source: str, optimize: Optimization, device: str, label: str, photos: Photos
 ) -> Iterator[Callable[[int | None], dict[str, Any]]]:
-    """The process of a candidate: what it is asked, a batch or, first, None, and what it answers."""
+    """Starts the process of a candidate. Yields a function that sends a request and returns the answer.
+
+    The first request is None and gets a description of the candidate. Each later one is a batch size and gets the
+    measurements of a turn.
+    """
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_work, args=(theirs, source, optimize, device, photos), daemon=True)
@@ -216,7 +221,7 @@ def _candidate(
 
 
 def _work(pipe: Connection, source: str, optimize: Optimization, device: str, photos: Photos) -> None:
-    """A candidate's process, until the pipe is closed."""
+    """Runs in the process of a candidate, until the pipe is closed."""
     try:
         tune_cpu()
         detector = Detector.load(source, device=device, optimize=optimize)
@@ -245,7 +250,7 @@ def _work(pipe: Connection, source: str, optimize: Optimization, device: str, ph
 
 
 def _turn(detector: Detector, photos: Photos, batch: int) -> list[float]:
-    """Seconds of each prediction: of every photo alone, or of one batch."""
+    """The seconds of each prediction: of every photo alone if `batch` is 1, otherwise of one batch."""
     groups = [[photo] for photo in photos] if batch == 1 else [[photos[0]] * batch]
     detector.predict(groups[0], batch_size=batch)
     seconds = []
@@ -257,7 +262,7 @@ def _turn(detector: Detector, photos: Photos, batch: int) -> list[float]:
 
 
 def _gpu_memory(device: str) -> float | None:
-    """The most MB of the GPU's memory that torch has held, or that this process holds as NVIDIA's driver tells."""
+    """GPU memory in MB: the most that torch has held, or, for ONNX Runtime, what the driver says is in use now."""
     if not device.startswith("cuda"):
         return None
     if "ONNX" not in device:
@@ -280,7 +285,7 @@ def _torch_threads() -> int:
 
 
 def _cores() -> int:
-    """Those that this process may use."""
+    """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -4,9 +4,9 @@
 OUT/data          the embedded data set, a VOC folder
 OUT/run           the run folder of the detector
 OUT/report        its metrics and curves on the test split
-OUT/found         test pictures with what it finds
+OUT/found         test pictures with the objects that it finds
 ```
-Interrupted, the same command continues.
+If it is interrupted, the same command continues.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ from grcn.training import train
 
 PRESET = "grcn_r18"
 IMAGES, SIZE, OBJECT_SIZE, OBJECTS = 400, (320, 256), (64.0, 160.0), (2, 5)
-"""The data: objects that are large in a small input, so that minutes suffice."""
+"""The data: large objects in a small input, so that training takes only minutes."""
 PICTURES = 12
-"""Test pictures that are drawn."""
+"""Number of test pictures that are drawn."""
 SHOWN = ("AP50", "AP70", "AP")
 
 Progress = Callable[[str], AbstractContextManager[Callable[..., None]]]
 
 
 def demo_config(data: Path, out: Path, iterations: int) -> TrainConfig:
-    """The training run.
+    """The configuration of the training run.
 
-    Small pictures, random weights (nothing is downloaded) and minutes instead of hours. Each task has its own conv5, so
-    that the page shows what each of them looks at.
+    It has small pictures and random weights (nothing is downloaded), and takes minutes instead of hours. Each task has
+    its own conv5, so that the page can show what each task looks at.
     """
     shared = preset(PRESET)
     model = replace(shared, separation="conv4", rpn=replace(shared.rpn, source="trunk"))
@@ -82,14 +82,14 @@ def demo_config(data: Path, out: Path, iterations: int) -> TrainConfig:
 
 
 def demo(out: Path, *, iterations: int, progress: Progress, console: Console | None = None) -> dict[str, Any]:
-    """Renders the data, trains a detector, measures it on the test split, draws and tells.
+    """Renders the data, trains a detector, measures it on the test split, draws its detections, and prints a summary.
 
     Args:
-        out: the folder of all that is made.
-        iterations: of the training. They are fixed, and in float32, so that every machine learns the same but for
-            rounding; what varies is the time.
-        progress: makes a progress bar of a name.
-        console: where to print; default: standard output.
+        out: the folder for all results.
+        iterations: number of training iterations. Training runs in float32, so that every machine learns the same
+            except for rounding. Only the time differs.
+        progress: makes a progress bar with the given name.
+        console: where to print. Default: standard output.
 
     Returns:
         The metrics on the test split.

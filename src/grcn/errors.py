@@ -57,7 +57,7 @@ class Interrupted(GrcnError):  # noqa: N818 - a stop that was asked for is no er
     """
 
     def __init__(self, message: str, number: int) -> None:
-        super().__init__(message, number)  # all of them, so that it can be pickled
+        super().__init__(message, number)  # both, so that the error can be pickled
         self.exit_code = 128 + number
 
     def __str__(self) -> str:

@@ -20,24 +20,26 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 NAMES = 8
-"""Names for what is unfinished of one file: so many writers at once leave nothing that a later one does not remove."""
+"""Number of names for unfinished versions of one file.
+
+Up to this many writers at a time leave nothing behind that a later writer does not remove."""
 
 
 @contextmanager
 def atomic_file(path: str | Path, *, durable: bool = True) -> Iterator[BinaryIO]:
-    """Opens a file for writing that gets its name only when it is complete and on the disk.
+    """Opens a file for writing. The file gets its name only when it is complete and on the disk.
 
-    After a crash, a kill or on a full disk, the earlier file of that name is unchanged. Several writers of one name,
-    also in other processes, each write their own `.NAME.N.partial` beside it, and the last one to finish remains. The
-    next writer removes what a killed one left.
+    After a crash, a kill or a full disk, an earlier file of that name is unchanged. Several writers of one name, also
+    in other processes, each write their own `.NAME.N.partial` beside it, and the last one to finish wins. The next
+    writer removes the partial file of a killed writer.
 
     Args:
         path: the file; its folder is created if it does not exist.
-        durable: also survive a power cut. This waits for the disk, so it is not for thousands of files.
+        durable: also survive a power cut. This waits for the disk, so it is too slow for thousands of files.
 
     Raises:
-        CheckpointError: if the file cannot be written, or another file that is read or made for it fails; it names that
-            file.
+        CheckpointError: if the file cannot be written. If another file that is used meanwhile is the cause, the message
+            names that file as well.
     """
     path = Path(path)
     partial: Path | None = None
@@ -61,12 +63,12 @@ def atomic_file(path: str | Path, *, durable: bool = True) -> Iterator[BinaryIO]
 
 @contextmanager
 def _own_partial(path: Path) -> Iterator[Path]:
-    """A name beside `path` that no living writer has; nothing is left under it, nor under those of dead ones.
+    """Yields a name beside `path` that no other living writer uses, and removes the partial files of dead writers.
 
-    A writer holds a lock on the file of its name as long as it lives. Where there are no locks (Windows, some network
-    file systems), the name is a random one, and what a kill leaves stays.
+    A writer holds a lock on its partial file as long as it lives. Without locks (Windows, some network file systems),
+    the name is random, and the partial file of a killed writer stays.
     """
-    start = f".{path.name[:50]}"  # names are at most 255 bytes long; files that start alike share
+    start = f".{path.name[:50]}"  # a name has at most 255 bytes; files whose names start alike share these names
     partials = [path.with_name(f"{start}.{number}.partial") for number in range(NAMES)]
     own: tuple[Path, int] | None = None
     for partial in partials if fcntl is not None else ():
@@ -89,33 +91,33 @@ def _own_partial(path: Path) -> Iterator[Path]:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
-    finally:  # not before it is renamed or gone: who gets the lock takes the file for one that a kill has left
+    finally:  # only once the file is renamed or removed: a process that gets the lock takes it for one left by a kill
         if held is not None:
             os.close(held)
 
 
-class _NoLocks(Exception):  # noqa: N818 - no fault: another way is taken
+class _NoLocks(Exception):  # noqa: N818 - not a fault: a random name is used instead
     """The file system has no locks."""
 
 
 def _hold(path: Path) -> int | None:
-    """Makes a file where absent, and locks it until the descriptor is closed; None where another process has it.
+    """Creates a file if it does not exist, and locks it until the descriptor is closed; None if it is already locked.
 
     Raises:
-        _NoLocks: where the file system has no locks; the file is gone.
-        OSError: if it cannot be made.
+        _NoLocks: if the file system has no locks; the file is removed.
+        OSError: if the file cannot be created.
     """
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
-        if os.path.lexists(path):  # another user's
+        if os.path.lexists(path):  # it belongs to another user
             return None
-        raise OSError(error.errno, error.strerror) from None  # nobody knows the file by this name
+        raise OSError(error.errno, error.strerror) from None  # without this name, which the user has never seen
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if os.path.samestat(os.fstat(descriptor), os.stat(path)):
             return descriptor
-    except (BlockingIOError, FileNotFoundError):  # held, or just finished and renamed
+    except (BlockingIOError, FileNotFoundError):  # locked by another process, or finished and renamed just now
         pass
     except OSError as error:
         path.unlink(missing_ok=True)
@@ -126,17 +128,17 @@ def _hold(path: Path) -> int | None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Waits until the names in a folder are on the disk, where the system can tell."""
-    if os.name == "nt":  # opens no folders
+    """Waits until the names in a folder are on the disk, if the system supports this."""
+    if os.name == "nt":  # Windows cannot open folders
         return
     try:
         descriptor = os.open(folder, os.O_RDONLY)
-    except PermissionError:  # it can be written, not read
+    except PermissionError:  # the folder can be written but not read
         return
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # what file systems say that cannot
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # the file system does not support it
             raise
     finally:
         os.close(descriptor)
@@ -156,11 +158,12 @@ def why_not_lockable(folder: Path) -> str | None:
 
 
 def to_json(content: Any, *, indent: int | None = None) -> bytes:
-    """JSON in UTF-8 and a line break. Of a file name that is not UTF-8 the odd bytes are escaped, as `\\udce9`, so that
-    what is read back names the same file.
+    """Encodes JSON in UTF-8, with a line break at the end.
+
+    Bytes of a file name that are not UTF-8 are escaped, as `\\udce9`, so that the name can be read back unchanged.
 
     Raises:
-        ValueError: on NaN and infinity, which JSON lacks.
+        ValueError: on NaN and infinity, which JSON does not have.
     """
     text = json.dumps(content, ensure_ascii=False, allow_nan=False, indent=indent)
     return text.encode("utf-8", "backslashreplace") + b"\n"
@@ -182,7 +185,7 @@ def check_folder(out: str | Path) -> None:
     out = Path(out)
     try:
         with suppress(FileNotFoundError):
-            out.stat()  # a part of the path that is no folder, a name that is too long
+            out.stat()  # fails if a part of the path is not a folder or a name is too long
         nearest = next(folder for folder in (out, *out.parents) if os.path.lexists(folder))
         with tempfile.TemporaryFile(dir=nearest):
             pass

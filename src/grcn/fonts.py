@@ -1,7 +1,7 @@
-"""Fonts that have the letters of names: Pillow's own, matplotlib's where it is installed, those of the system.
+"""Finds fonts that have the letters of class names: Pillow's own font, matplotlib's if installed, and the system's.
 
-None comes with the package: one with the letters of Chinese, Japanese and Korean alone has 16 MB, and the systems of
-those who use such names have one.
+The package brings no font. A font for Chinese, Japanese and Korean alone takes 16 MB, and people who use such names
+have one on their system.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from PIL import ImageFont
 
 SUFFIXES = (".ttf", ".otf", ".ttc")
 MAX_FONTS = 2000
-"""Fonts of the system that are looked into; a search of so many takes a second or two."""
+"""Most system fonts that are examined, which takes a second or two."""
 ALWAYS = "…0123456789. abcdefghijklmnopqrstuvwxyz"
-"""What is drawn beside names."""
+"""Characters that are drawn beside names."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,8 @@ class Fonts:
     """Fonts for some names.
 
     Args:
-        letters: what each has of the names' letters, by its path; an empty path is Pillow's own font.
-        lacking: letters that none of them has.
+        letters: the path of each font, and which of the names' letters it has; an empty path is Pillow's own font.
+        lacking: letters that none of the fonts has.
     """
 
     letters: tuple[tuple[str, frozenset[str]], ...]
@@ -39,46 +39,46 @@ class Fonts:
 
     @property
     def paths(self) -> list[str]:
-        """Of the fonts that are files."""
+        """The paths of the fonts that are files."""
         return [path for path, _ in self.letters if path]
 
     def path(self, text: str) -> str:
-        """Of the font that has most letters of a text, the first where several have."""
+        """The path of the font that has the most letters of a text; on a tie, the first."""
         wanted = _letters([text])
         return max(self.letters, key=lambda font: len(font[1] & wanted))[0]
 
     def can_draw(self, text: str) -> bool:
-        """Whether one of them has every letter of a text."""
+        """Whether one of the fonts has every letter of a text."""
         wanted = _letters([text])
         return any(wanted <= letters for _, letters in self.letters)
 
 
 @lru_cache(maxsize=16)
 def drawable(names: tuple[str, ...]) -> tuple[str, ...]:
-    """The names as they can be drawn: those of which no font has the letters by their number, as `class 3`."""
+    """The names as they can be drawn. If no font has all letters of a name, its number is used instead: `class 3`."""
     fonts = fonts_for(names)
     return tuple(clean(name) if fonts.can_draw(name) else f"class {number}" for number, name in enumerate(names))
 
 
 def note(names: tuple[str, ...]) -> str | None:
-    """What to tell where pictures call classes by their number; None where they do not."""
+    """A hint for the user if pictures show class numbers instead of names; None if they show all names."""
     if changed := [clean(name) for name, drawn in zip(names, drawable(names), strict=True) if clean(name) != drawn]:
         listed = ", ".join(changed[:3]) + (", ..." if len(changed) > 3 else "")
         return (
-            f"no font on this system has the letters of {listed}: pictures have the class's number instead; install "
-            "one, such as Noto Sans CJK for Chinese, Japanese and Korean"
+            f"no font on this system has the letters of {listed}: pictures show the class number instead; install a "
+            "font that has them, such as Noto Sans CJK for Chinese, Japanese and Korean"
         )
     return None
 
 
 def clean(name: str) -> str:
-    """A name in one line, its letters composed with their accents, as fonts have them."""
+    """A name in one line, with letters and accents composed into one character, as fonts have them."""
     return " ".join(unicodedata.normalize("NFC", name).split())
 
 
 @lru_cache(maxsize=16)
 def fonts_for(names: tuple[str, ...]) -> Fonts:
-    """The fonts that together have the most of the names' letters, as few as come to it in the order of `_files`."""
+    """The fonts that together have the most letters of the names. Each adds letters to those before it in `_files`."""
     wanted = _letters([*names, ALWAYS])
     found: list[tuple[str, frozenset[str]]] = []
     lacking = wanted
@@ -94,28 +94,28 @@ def fonts_for(names: tuple[str, ...]) -> Fonts:
 
 @lru_cache(maxsize=64)
 def load(path: str, size: int) -> ImageFont.FreeTypeFont:
-    """A font; an empty path is Pillow's own.
+    """Loads a font; an empty path is Pillow's own.
 
     Raises:
-        OSError: if the file is none, or has no letters of this size.
+        OSError: if the file is not a font, or has no letters of this size.
     """
     return ImageFont.truetype(path, size) if path else cast(ImageFont.FreeTypeFont, ImageFont.load_default(size))
 
 
 def _letters(texts: Iterable[str]) -> frozenset[str]:
-    """What of the texts leaves something to see: no spaces, no control characters."""
+    """The visible characters of the texts, without spaces and control characters."""
     letters = frozenset().union(*map(clean, texts))
     unseen = ("Zs", "Zl", "Zp", "Cc", "Cf", "Cs")
     return frozenset(letter for letter in letters if unicodedata.category(letter) not in unseen)
 
 
 def _missing(path: str, letters: frozenset[str]) -> frozenset[str]:
-    """The letters in whose place a font draws what it draws for those that it lacks."""
+    """The letters that a font lacks: it draws them like a character that does not exist."""
     try:
         font = ImageFont.truetype(path, 24, layout_engine=ImageFont.Layout.BASIC) if path else load("", 24)
-        nothing = _drawn(font, "\uffff")  # no letter, for good
+        nothing = _drawn(font, "\uffff")  # will never be a character
         return frozenset(letter for letter in letters if _drawn(font, letter) in (nothing, (0, 0, b"")))
-    except (OSError, ValueError):  # broken, or of pictures in one size alone
+    except (OSError, ValueError):  # broken, or made of pictures in a single size
         return letters
 
 
@@ -125,7 +125,7 @@ def _drawn(font: ImageFont.FreeTypeFont, letter: str) -> tuple[int, int, bytes]:
 
 
 def _files() -> Iterator[str]:
-    """Pillow's font, matplotlib's, then the system's: upright ones of regular weight first."""
+    """The paths of Pillow's font, matplotlib's, and the system's. Of the last, upright regular fonts come first."""
     yield ""
     if (package := find_spec("matplotlib")) and package.origin:
         yield str(Path(package.origin).parent / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf")
@@ -143,7 +143,7 @@ def _files() -> Iterator[str]:
 
 
 def _folders() -> list[str]:
-    """Where the system keeps its fonts."""
+    """The folders in which the system keeps its fonts."""
     home = os.path.expanduser("~")
     if sys.platform == "win32":
         local = os.environ.get("LOCALAPPDATA", home)

@@ -1,4 +1,4 @@
-"""Locks between processes: of two that would write into one folder, the second waits or is refused."""
+"""Locks between processes: if two want to write to one folder, the second one waits or gets an error."""
 
 from __future__ import annotations
 
@@ -19,39 +19,40 @@ if TYPE_CHECKING:
     from filelock import FileLock
 
 MOMENT = 7.0
-"""Seconds in which what is left of a killed run ends: loader processes look every five whether they are alone."""
+"""Seconds until the loader processes of a killed run have ended: they check every five whether the run is alive."""
 
 
 @contextmanager
 def locked(path: Path, what: str, *, patience: float = math.inf, remedy: str = "") -> Iterator[bool]:
-    """Holds a lock, which the system releases however the process ends; true, or false where it goes on without.
+    """Holds a lock. The system releases it however the process ends.
 
-    So it does within the lock itself, and where there are no locks (some network file systems, folders that cannot be
-    written), which it says once on standard error.
+    Yields True if the lock is held, and False if the caller goes on without it. That happens if this thread holds it
+    already, or if locks are not possible (some network file systems, folders that cannot be written). The latter is
+    said once on standard error.
 
     Args:
-        path: of the lock file. It is there for the time, and so are folders on the way to it where nothing else comes
-            into them.
-        what: is locked, in messages.
-        patience: seconds to wait for another process, which is said on standard error where there is no end to it.
-        remedy: against a lock that another process holds, in the error.
+        path: the lock file. It exists while the lock is held. So do folders that are created for it, unless something
+            else is put into them.
+        what: the locked thing, in messages.
+        patience: seconds to wait for another process. An unlimited wait is announced on standard error.
+        remedy: what the user can do if another process holds the lock, in the error.
 
     Raises:
-        ConfigError: if another process holds it for longer; says which.
+        ConfigError: if another process holds the lock for longer; it names the process.
     """
     from filelock import FileLock, Timeout
 
     made = [folder for folder in path.parents if not folder.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
     if reason := why_not_lockable(path.parent):
-        _tell(f"{what}: cannot be locked ({reason}); nothing else may write there now")
+        _tell(f"{what}: cannot be locked ({reason}); make sure that nothing else writes there")
         yield False
         return
     lock = FileLock(path.resolve(), is_singleton=True)
-    if lock.is_locked:  # by this thread, which cannot wait for itself
+    if lock.is_locked:  # this thread holds it, and cannot wait for itself
         yield False
         return
-    holder = _holder(path)  # asked before: older releases of filelock empty the file on trying
+    holder = _holder(path)  # read first, because older releases of filelock empty the file when they try to lock it
     try:
         _acquire(lock, path, 0 if patience == math.inf else patience)
     except Timeout:
@@ -60,7 +61,7 @@ def locked(path: Path, what: str, *, patience: float = math.inf, remedy: str = "
         _tell(f"{what}: {holder} is using it; waiting until it ends")
         _acquire(lock, path)
     try:
-        with suppress(OSError):  # on Windows what is locked cannot be written
+        with suppress(OSError):  # on Windows, a locked file cannot be written
             path.write_text(f"process {os.getpid()} on {platform.node()}", encoding="utf-8")
         yield True
     finally:
@@ -68,13 +69,13 @@ def locked(path: Path, what: str, *, patience: float = math.inf, remedy: str = "
             path.unlink()
         lock.release()
         for folder in made:
-            with suppress(OSError):  # something else is in it
+            with suppress(OSError):  # it is not empty
                 folder.rmdir()
 
 
 @contextmanager
 def locked_folder(out: Path) -> Iterator[None]:
-    """Holds the lock of a folder of results, for the one process that writes it.
+    """Holds the lock of a results folder, so that only one process writes there.
 
     Raises:
         CheckpointError: if nothing can be written there.
@@ -88,7 +89,7 @@ def locked_folder(out: Path) -> Iterator[None]:
 
 
 def _acquire(lock: FileLock, path: Path, seconds: float = -1) -> None:
-    """Waits for a lock, without end by default, also where who holds it takes the folder away that it had made."""
+    """Waits for a lock, forever by default. If the holder removes the folder that it created, the folder is remade."""
     while True:
         with suppress(FileNotFoundError):
             lock.acquire(timeout=seconds)

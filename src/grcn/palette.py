@@ -3,4 +3,6 @@
 from __future__ import annotations
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Okabe and Ito's colours, told apart by every kind of colour vision. Their yellow is left out: paper swallows it."""
+"""The colours of Okabe and Ito, which people with any kind of colour vision can tell apart.
+
+Their yellow is left out because it is hard to see on white."""

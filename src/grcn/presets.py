@@ -23,7 +23,7 @@ _RESNETS = {"r18": "resnet18", "r34": "resnet34", "r50": "resnet50", "r101": "re
 
 
 def faster_rcnn_c4(backbone: str) -> DetectorConfig:
-    """The ResNet protocol of Faster R-CNN as published (He et al. 2016): conv5 runs per RoI, on 14x14 of conv4."""
+    """Faster R-CNN with a ResNet as published (He et al. 2016): conv5 runs per RoI, on 14x14 cells of conv4."""
     return DetectorConfig(backbone=backbone, head="conv5")
 
 
@@ -35,8 +35,8 @@ def faster_rcnn_c5(backbone: str) -> DetectorConfig:
 def grcn(shared: DetectorConfig) -> DetectorConfig:
     """G-RCN: each task has its own head on the map of the corrected protocol, and the RPN reads the stage before it.
 
-    What else the paper separates, conv5 and its stride, and global context are fields: `separation`, `cls_stride`,
-    `cls_context`. In our trials they cost more and gave no more (docs/results/findings.md).
+    The paper also separates conv5 and its stride, and adds global context. These are the fields `separation`,
+    `cls_stride` and `cls_context`. In our trials they cost more and gained nothing (docs/results/findings.md).
     """
     return replace(shared, separation="roi", rpn=replace(shared.rpn, source="conv4"))
 
@@ -47,8 +47,10 @@ def faster_rcnn_vgg16() -> DetectorConfig:
 
 
 def grcn_vgg16() -> DetectorConfig:
-    """G-RCN on VGG16: each task has its own head. The RPN stays on conv5: conv4, at stride 8, has four times the
-    cells."""
+    """G-RCN on VGG16: each task has its own head.
+
+    The RPN stays on conv5, because conv4, at stride 8, has four times as many cells.
+    """
     return replace(faster_rcnn_vgg16(), separation="roi")
 
 
@@ -58,7 +60,7 @@ _LITE0_ROI = RoIConfig(reduce_channels=128, fc_channels=512)
 
 
 def faster_rcnn_lite0_c4() -> DetectorConfig:
-    """Protocol C4 on EfficientNet-Lite0 (Tan and Le 2019), whose maps are narrow: so are the layers after them."""
+    """Protocol C4 on EfficientNet-Lite0 (Tan and Le 2019). Its maps are narrow, so the layers after them are too."""
     return DetectorConfig(backbone=LITE0, head="conv5", rpn=_LITE0_RPN)
 
 
@@ -80,13 +82,13 @@ def faster_rcnn_r50_fpn() -> DetectorConfig:
 
 
 def faster_rcnn_r50_fpn_v2() -> DetectorConfig:
-    """torchvision's `fasterrcnn_resnet50_fpn_v2`: trained batch norm, and more convolutions behind the pyramid."""
+    """torchvision's `fasterrcnn_resnet50_fpn_v2`: trained batch norm, and more convolutions after the pyramid."""
     v1 = faster_rcnn_r50_fpn()
     return replace(v1, norm="bn", neck_norm=True, head="conv_fc", rpn=replace(v1.rpn, convs=2))
 
 
 def faster_rcnn_r18_fpn() -> DetectorConfig:
-    """Faster R-CNN on a pyramid, small."""
+    """A small Faster R-CNN on a pyramid."""
     return DetectorConfig(backbone="resnet18", neck="fpn", head="fc2")
 
 
@@ -96,19 +98,19 @@ def faster_rcnn_lite0_fpn() -> DetectorConfig:
 
 
 def grcn_fpn(shared: DetectorConfig) -> DetectorConfig:
-    """G-RCN on a pyramid: each task has its own head, and chooses the map of each RoI by itself."""
+    """G-RCN on a pyramid: each task has its own head, and its own choice of map for each RoI."""
     return replace(shared, separation="roi", rpn=replace(shared.rpn, post_nms_test=300))
 
 
 def _rpn_channels(backbone: str) -> int:
-    # conv5 of ResNet-50 is 2048 wide; an RPN as wide as its source would cost more than the rest of the detector.
+    # conv5 of ResNet-50 has 2048 channels. An RPN as wide as that would cost more than the rest of the detector.
     return 256 if backbone in ("resnet18", "resnet34") else 512
 
 
 def stage_strides(backbone: str) -> tuple[int, int, int, int, int]:
-    """Input pixels per cell at the end of the stages conv1..conv5 of a backbone that has a name.
+    """Input pixels per cell after each of the stages conv1..conv5 of a named backbone.
 
-    A network that opens with a stride of 4 has no conv1 (`grcn.model.backbones.Backbone`); nothing here asks for it.
+    A network that begins with a stride of 4 has no conv1 (`grcn.model.backbones.Backbone`). Its first value has no use.
     """
     return (1, 2, 4, 8, 16) if backbone == "vgg16" else (2, 4, 8, 16, 32)
 
@@ -139,15 +141,17 @@ def _presets() -> dict[str, DetectorConfig]:
 PRESETS: dict[str, DetectorConfig] = _presets()
 
 CPU_PRESET, GPU_PRESET = "grcn_lite0_fpn", "grcn_r50_fpn"
-"""What is trained where no preset is named. Pyramids: in equal minutes ahead of one map wherever we tried both
+"""The presets that are trained if none is named.
+
+Both are pyramids. Trained for the same minutes, a pyramid was better than a single map wherever we tried both
 (docs/results/findings.md)."""
 
 
 def train_config(values: Mapping[str, Any]) -> TrainConfig:
-    """A training run from plain values; what a `model` among them leaves out is the preset's.
+    """The configuration of a training run from plain values. What their `model` leaves out comes from the preset.
 
     Raises:
-        ConfigError: on whatever is wrong with them.
+        ConfigError: if any value is wrong.
     """
     given = values.get("model") or None
     if isinstance(given, dict):
@@ -158,10 +162,10 @@ def train_config(values: Mapping[str, Any]) -> TrainConfig:
 
 
 def detector_of(config: TrainConfig) -> DetectorConfig:
-    """The detector that a run trains: its `model`; where none is given, its preset's.
+    """The detector that a run trains: its `model`, or that of its preset if it has none.
 
     Raises:
-        ConfigError: on an unknown preset, or `auto`, which `grcn.training.recipe` settles.
+        ConfigError: on an unknown preset, and on `auto`, which `grcn.training.recipe` replaces.
     """
     return config.model if config.model is not None else preset(config.preset)
 

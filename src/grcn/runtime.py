@@ -36,9 +36,10 @@ def tune_cpu() -> bool:
 
 
 def peak_memory(process: int | str = "self") -> float:
-    """The largest memory in MB that a process has used so far.
+    """The most memory in MB that a process has used so far.
 
-    0 for another process that has ended, or if the system does not tell."""
+    0 if another process has ended, or if the system does not tell.
+    """
     try:
         lines = Path(f"/proc/{process}/status").read_text().splitlines()
     except OSError:
@@ -47,16 +48,16 @@ def peak_memory(process: int | str = "self") -> float:
 
 
 def _own_peak() -> float:
-    """As `getrusage` tells, where Linux does not: it counts a process's parent, too."""
+    """The same from `getrusage`, for systems other than Linux, where it would include the parent process."""
     try:
         import resource
     except ImportError:  # Windows
         return 0.0
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # bytes, on macOS
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # macOS gives bytes
 
 
 def processor() -> str:
-    """The processor's name, family and model as Linux gives them, else what Python knows."""
+    """The processor's name, family and model on Linux; what Python knows on other systems."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     first = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in reversed(lines))}
@@ -66,21 +67,22 @@ def processor() -> str:
 
 
 def multiplies_bf16() -> bool:
-    """Whether this processor computes in bfloat16; a processor that emulates it is faster in float32."""
+    """Whether this processor can compute in bfloat16. A processor that emulates it is faster in float32."""
     return any(_capabilities().get(name, False) for name in ("avx512_bf16", "amx_bf16", "arm_bf16", "bf16"))
 
 
 @functools.cache
 def convolves_whole_rois() -> bool:
-    """Whether a convolution over whole RoIs is faster than the equal matrix product, in float32 on this CPU.
+    """Whether a convolution over whole RoIs is faster than the equivalent matrix product, in float32 on this CPU.
 
-    oneDNN has fast ones for AVX-512; without it they take several times as long as the product (docs/performance.md).
+    oneDNN has fast convolutions for AVX-512. Without AVX-512, they take several times as long as the product
+    (docs/performance.md).
     """
     return bool(_capabilities().get("avx512_f", False))
 
 
 def _capabilities() -> Mapping[str, Any]:
-    """What this processor can do, by torch; an older one tells of x86 alone, by functions of its own."""
+    """What this processor can do, according to torch. Older releases of torch only have functions for x86."""
     from torch import cpu
 
     if hasattr(cpu, "get_capabilities"):

@@ -1,4 +1,4 @@
-"""`grcn serve`: a detector as an HTTP service. POST /predict takes a photo, GET /healthz tells which detector answers.
+"""`grcn serve`: a detector as an HTTP service. POST /predict takes a photo, GET /healthz says which detector answers.
 
 A request passes through `Gate` (limits on bytes and seconds), the endpoint (content type and fields), and `Batcher`
 (one thread that predicts waiting photos, and others that decode them). docs/adr/0017-service.md has the reasons.
@@ -45,13 +45,13 @@ _Box = Annotated[list[float], Field(min_length=4, max_length=4)]
 
 
 class Prediction(BaseModel):
-    """The objects found in one photo, by descending score: `boxes[i]` is of the class `names[i]`."""
+    """The objects found in one photo, by descending score: `boxes[i]` has the class `names[i]`."""
 
-    width: int = Field(description="of the photo, upright, in pixels")
+    width: int = Field(description="width of the upright photo, in pixels")
     height: int
-    boxes: list[_Box] = Field(description="x1, y1, x2, y2 in the photo's pixels, upright")
+    boxes: list[_Box] = Field(description="x1, y1, x2, y2 in pixels of the upright photo")
     scores: list[float] = Field(description="0..1")
-    class_ids: list[int] = Field(description="0..C-1, the places of the names in /healthz's `classes`")
+    class_ids: list[int] = Field(description="0..C-1, indices into `classes` of /healthz")
     names: list[str]
 
 
@@ -61,10 +61,10 @@ class Health(BaseModel):
     detector: str = Field(description="its preset")
     classes: list[str] = Field(description="names by class id")
     thresholds: dict[str, Any] | None = Field(
-        description="what a labelled split says of the scores: `best` and `precise` by class, `temperature`, ..."
+        description="score thresholds, chosen on a labelled split: `best` and `precise` by class, `temperature`, ..."
     )
-    ready: bool = Field(description="whether photos are answered")
-    requests: int = Field(description="photos in the service: arriving, waiting and predicted")
+    ready: bool = Field(description="whether the service answers photos")
+    requests: int = Field(description="photos that are arriving, waiting or being predicted")
 
 
 class Problem(BaseModel):
@@ -89,10 +89,10 @@ class _Waiting:
 
 
 class Batcher:
-    """Predicts the photos of concurrent requests together, in one thread of its own.
+    """Predicts the photos of concurrent requests together, in its own thread.
 
-    Whenever the thread is free, it takes the waiting photos, up to `max_batch`; no photo waits for a batch to fill.
-    Only photos of one size share a pass through the network: others would be padded, which changes scores slightly, and
+    Whenever the thread is free, it takes the waiting photos, up to `max_batch`. No photo waits for a batch to fill.
+    Only photos of one size share a pass through the network. Others would be padded, which changes scores slightly, and
     an answer must not depend on other requests.
     """
 
@@ -104,7 +104,7 @@ class Batcher:
 
     @contextmanager
     def admitted(self) -> Iterator[None]:
-        """A place in the service; 503 where all are taken."""
+        """Takes a place in the service while it is open. Answers 503 if all places are taken."""
         if self.requests >= self.limits.max_requests:
             raise HTTPException(
                 503, f"{self.requests} photos are in the service already: try again", {"Retry-After": "1"}
@@ -116,14 +116,15 @@ class Batcher:
             self.requests -= 1
 
     async def submit(self, content: bytes, score: Score | None, request: Request) -> _Answer:
-        """What is found in an encoded photo; left unanswered where the request's client has gone.
+        """The detections in an encoded photo.
 
         Args:
-            score: objects below it may be left out; None: the detector's own threshold.
+            score: objects with a lower score may be left out; None: the detector's own threshold.
 
         Raises:
-            ImageError: on what is no photo, or one too large.
-            ConfigError: on a score that the detector cannot go down to.
+            ImageError: if it is not a photo, or too large.
+            ConfigError: if the detector does not go down to this score.
+            ClientDisconnect: if the client has gone.
         """
         answer: asyncio.Future[_Answer] = asyncio.get_running_loop().create_future()
         self._queue.put_nowait(_Waiting(content, score, answer, request))
@@ -131,12 +132,12 @@ class Batcher:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Answers as long as it is open, which starts with a prediction that warms the network up."""
+        """Answers photos while it is open. It begins with a prediction that warms the network up."""
         with ThreadPoolExecutor(1, "grcn-predict") as thread:
             blank = np.zeros((480, 640, 3), np.uint8)
             await asyncio.get_running_loop().run_in_executor(thread, self.detector.predict, blank)
             work = asyncio.create_task(self._work(thread))
-            work.add_done_callback(lambda _: setattr(self, "ready", False))  # at the end; before it only by a defect
+            work.add_done_callback(lambda _: setattr(self, "ready", False))  # at the end; earlier only after a defect
             self.ready = True
             try:
                 yield
@@ -151,7 +152,7 @@ class Batcher:
                 taken.append(self._queue.get_nowait())
             batch = []
             for waiting in taken:
-                if waiting.answer.done():  # cancelled: its time is over
+                if waiting.answer.done():  # cancelled, because its time is over
                     continue
                 if await waiting.request.is_disconnected():
                     waiting.answer.set_exception(ClientDisconnect())
@@ -159,7 +160,7 @@ class Batcher:
                     batch.append(waiting)
             try:
                 answers = await loop.run_in_executor(thread, self._answers, batch)
-            except Exception as error:  # a defect, or no memory: 500 for these, and the next are tried
+            except Exception as error:  # a defect, or no memory: these photos get a 500, the next ones are tried
                 answers = [error] * len(batch)
             for waiting, answer in zip(batch, answers, strict=True):
                 if waiting.answer.done():
@@ -170,9 +171,9 @@ class Batcher:
                     waiting.answer.set_result(answer)
 
     def _answers(self, batch: list[_Waiting]) -> list[_Answer | Exception]:
-        """What is found in each photo, or what is wrong with it or its score."""
+        """The detections in each photo, or what is wrong with it or its score."""
         answers: dict[int, _Answer | Exception] = {}
-        # Photos by their place, and by the score where that is below the detector's own threshold.
+        # Photos by their index, grouped by the score if that is below the detector's own threshold.
         scores: dict[Score | None, dict[int, bytes]] = {}
         for place, waiting in enumerate(batch):
             score = None if self.detector.lowered(waiting.score) is None else waiting.score
@@ -196,11 +197,11 @@ def _answer(_: tuple[int, bytes], photo: NDArray[np.uint8], found: Detections) -
 
 
 class Gate:
-    """Bounds every request in bytes and in seconds, whatever the app within does with it.
+    """Bounds every request in bytes and in seconds, whatever the app does with it.
 
-    A body is counted while it arrives. An answer that is ready before the body has ended is sent at once, and the rest
-    of the body is read and thrown away: where the connection is to be closed after the answer, a client that is still
-    sending would else see a broken one instead.
+    A body is counted while it arrives. An answer that is ready before the body has ended is sent at once. The rest of
+    the body is then read and discarded. If the connection were closed at once, a client that is still sending would see
+    a broken connection instead of the answer.
     """
 
     def __init__(self, app: ASGIApp, limits: ServeLimits) -> None:
@@ -211,7 +212,7 @@ class Gate:
             await self.app(scope, receive, send)
             return
         size, ended, started = 0, False, False
-        declared = int(Headers(scope=scope).get("content-length", 0))  # of digits: the HTTP parser has seen to that
+        declared = int(Headers(scope=scope).get("content-length", 0))  # the HTTP parser only passes digits
 
         async def next_part() -> Message:
             nonlocal ended
@@ -255,8 +256,8 @@ _Number = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 _Score = _Number | ScoreChoice
 _SCORE: TypeAdapter[Score] = TypeAdapter(_Score)
 _SCORE_HELP = (
-    "leave out objects below this score; best, precise: below that of each class in /healthz's `thresholds`; default: "
-    "the detector's own threshold"
+    "leave out objects with a lower score; best, precise: use the scores of each class in `thresholds` of /healthz; "
+    "default: the detector's own threshold"
 )
 
 _REQUEST_BODY = {
@@ -297,9 +298,9 @@ def create_app(detector: Detector, limits: ServeLimits, ready: Callable[[], None
     """The service as an ASGI application.
 
     Args:
-        detector: what answers.
-        limits: what it takes on, but for `max_connections`, which is the server's to keep.
-        ready: called when photos are answered.
+        detector: the detector that answers.
+        limits: the limits of the service, except for `max_connections`, which the server keeps.
+        ready: called when the service begins to answer photos.
     """
     batcher = Batcher(detector, limits)
 
@@ -330,7 +331,7 @@ def create_app(detector: Detector, limits: ServeLimits, ready: Callable[[], None
 def _endpoints(batcher: Batcher) -> APIRouter:
     router, detector = APIRouter(), batcher.detector
 
-    @router.get("/healthz", operation_id="healthz", summary="What answers")
+    @router.get("/healthz", operation_id="healthz", summary="The detector that answers")
     async def healthz() -> Health:
         return Health(
             detector=detector.preset or "detector",
@@ -344,14 +345,14 @@ def _endpoints(batcher: Batcher) -> APIRouter:
         "/predict",
         operation_id="predict",
         summary="Objects in a photo",
-        description="The photo is the file `image` of a form, or the whole body; its content tells its kind.",
+        description="The photo is the file `image` of a form, or the whole body. Its content shows its kind.",
         responses=_PROBLEMS,
         openapi_extra={"requestBody": _REQUEST_BODY},
     )
     async def predict(
         request: Request,
         score: Annotated[
-            _Score | SkipJsonSchema[None], Query(description=f"{_SCORE_HELP}. A form's field goes before it.")
+            _Score | SkipJsonSchema[None], Query(description=f"{_SCORE_HELP}. The field of a form takes precedence.")
         ] = None,
     ) -> Prediction:
         with batcher.admitted():
@@ -373,7 +374,7 @@ def _endpoints(batcher: Batcher) -> APIRouter:
 
 
 async def _upload(request: Request) -> tuple[bytes, Score | None]:
-    """The bytes of the photo, and the form's score where it has one.
+    """The bytes of the photo, and the score in the form if it has one.
 
     Raises:
         HTTPException: on another content type, and on fields other than one file `image` and one `score`.
@@ -398,12 +399,12 @@ async def _upload(request: Request) -> tuple[bytes, Score | None]:
             except ValidationError as error:
                 raise HTTPException(422, f"score: {error.errors()[0]['msg']}") from None
             return await image.read(), score
-    except FormParserError as error:  # starlette answers for some of its parser's errors itself, newer ones for all
+    except FormParserError as error:  # starlette handles some errors of its parser itself; newer releases handle all
         raise HTTPException(400, f"form: cannot be read: {first_line(error)}") from None
 
 
 def _short(text: str) -> str:
-    """A client's text, fit to be shown to it in one line."""
+    """A client's text, shortened so that an answer can show it in one line."""
     return " ".join(text.split())[:40]
 
 
@@ -422,47 +423,47 @@ async def _refused(_: Request, error: Exception) -> JSONResponse:
 
 
 async def _defect(_: Request, error: Exception) -> JSONResponse:
-    return _problem(500, f"internal error: {type(error).__name__}")  # its message and place go to the log
+    return _problem(500, f"internal error: {type(error).__name__}")  # the log has its message and traceback
 
 
 def serve(detector: Detector, host: str, port: int, limits: ServeLimits, say: Callable[[str], None]) -> None:
-    """Answers until SIGINT or SIGTERM; then takes no more, answers what it has taken, and returns.
+    """Answers until SIGINT or SIGTERM. Then it accepts no more requests, answers those that it has, and returns.
 
     Args:
-        detector: what answers.
-        host, port: where to listen; port 0: a free one.
-        limits: what it takes on.
-        say: told the address when photos are answered, and what the user should know about it.
+        detector: the detector that answers.
+        host, port: where to listen; port 0: a free port.
+        limits: the limits of the service.
+        say: called with messages for the user, such as the address when the service begins to answer photos.
 
     Raises:
         ConfigError: if it cannot listen there.
     """
     if not _is_loopback(host):
-        say(f"warning: {host} can be reached by others, and there is no encryption or password; put a proxy before it")
+        say(f"warning: others can reach {host}, and there is no encryption or password; put a proxy in front of it")
     listener = _listen(host, port)
     address = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
     app = create_app(detector, limits, lambda: say(f"{address}: ready; POST photos to /predict; Ctrl-C stops"))
     server = uvicorn.Server(
         uvicorn.Config(
             app,
-            http="h11",  # not whichever happens to be installed
+            http="h11",  # the default depends on what is installed
             ws="none",
             lifespan="on",
             log_level="error",
             access_log=False,
             server_header=False,
-            limit_concurrency=limits.max_connections + 1,  # uvicorn refuses the one that reaches it
-            # Requests end by their own limit; this is for connections whose clients never take their answer.
+            limit_concurrency=limits.max_connections + 1,  # uvicorn refuses the connection that reaches this number
+            # Requests have their own limit. This one is for connections whose clients never read their answer.
             timeout_graceful_shutdown=math.ceil(limits.timeout) + 1,
         )
     )
 
-    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns of each form that is not one
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns of each invalid form
 
     def stop(*_: object) -> None:
         server.should_exit = True
 
-    # Once stopped, uvicorn raises the signal again, which would end the process as a failure; so it must find this.
+    # When it has stopped, uvicorn raises the signal again. Without a handler, that would end the process as a failure.
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         server.run(sockets=[listener])

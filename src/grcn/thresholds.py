@@ -19,7 +19,7 @@ from grcn.types import Array, Detections
 
 KEY = "thresholds"
 _LEAST = 1e-7
-"""Scores are kept so far from 0 and 1, whose logits are infinite; float32 has 6e-8 there."""
+"""Scores are kept at least this far from 0 and 1, whose logits are infinite. Float32 resolves 6e-8 near 1."""
 _MAX_SHOWN = 8
 
 
@@ -34,8 +34,8 @@ class Thresholds:
         overall: the score with the best F1 for all classes together.
         precision: the wanted precision.
         temperature: the logit of a score is divided by it to get a probability.
-        iou: lowest IoU at which a detection is right.
-        data, split: the data set and split that they were chosen on.
+        iou: lowest IoU with an object at which a detection counts as correct.
+        data, split: the data set and split on which they were chosen.
     """
 
     class_names: tuple[str, ...]
@@ -59,7 +59,7 @@ class Thresholds:
         return np.array([np.inf if score is None else score for score in self.precise], dtype=np.float32)
 
     def calibrated(self) -> Thresholds:
-        """The same for calibrated scores."""
+        """The same thresholds for calibrated scores."""
 
         def scale(scores: Sequence[float | None]) -> tuple[float | None, ...]:
             return tuple(None if s is None else float(np.float32(scaled(s, self.temperature))) for s in scores)
@@ -77,7 +77,7 @@ class Thresholds:
         return f"{listed} ({what} on {self.data}, {self.split}; IoU {self.iou:g})"
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for headers."""
+        """Plain values for the header of a file."""
         return {
             "data": self.data,
             "split": self.split,
@@ -161,7 +161,7 @@ def scaled(scores: Any, temperature: float) -> Array:
 
 
 def logits(scores: Any) -> Array:
-    """log(score / (1 - score)), float64; finite for 0 and 1, too."""
+    """log(score / (1 - score)), float64, kept finite for scores of 0 and 1."""
     kept = np.clip(np.asarray(scores, dtype=np.float64), _LEAST, 1 - _LEAST)
     result: Array = np.log(kept / (1 - kept))
     return result
@@ -174,7 +174,7 @@ def sigmoid(values: Array) -> Array:
 
 
 def unscaled(score: float, temperature: float) -> float:
-    """A score that `scaled` maps to at most this score; 0 for 0."""
+    """The inverse of `scaled`, a little lower, so that `scaled` maps it to at most `score`; 0 for 0."""
     return 0.0 if score <= 0 else max(0.0, float(scaled(score, 1 / temperature)) - 1e-6)
 
 
@@ -188,12 +188,12 @@ def no_thresholds(source: object, *, exported: bool = False) -> ConfigError:
     """The error for a detector without thresholds, which says what to do.
 
     Args:
-        source: the file; None: it is not known.
+        source: the file, or None if it is not known.
         exported: whether it was written by `grcn export`.
     """
     run = "RUN" if exported else source or "RUN"
-    then = " with the run that it was made from, and export that again" if exported else ""
+    then = " on the run that it was made from, and export that run again" if exported else ""
     return ConfigError(
-        f"{source or 'the detector'}: no thresholds or temperature in its header; choose them by "
+        f"{source or 'the detector'}: no thresholds or temperature in its header; choose them with "
         f"`grcn evaluate {run} --data DIR --split val --save thresholds`{then}"
     )

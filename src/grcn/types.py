@@ -77,7 +77,7 @@ class Target:
             Default: the boxes' areas.
 
     Raises:
-        DataError: on lengths that differ, boxes that are not finite or have no area, negative labels.
+        DataError: if lengths differ, a box is not finite or has no area, or a label is negative.
     """
 
     boxes: Array
@@ -120,10 +120,11 @@ class Detections:
         scores: [N] float32 in 0..1.
         class_ids: [N] int64, 0..C-1.
         class_names: the C names.
-        track_ids: [N] int64, the numbers of tracked objects in a video; -1: not tracked, or not yet. None: no tracking.
+        track_ids: [N] int64, the number of the tracked object in a video, or -1 if it is not tracked (yet). None if
+            objects are not tracked.
 
     Raises:
-        DataError: on lengths that differ, boxes or scores that are not finite, ids beyond the names.
+        DataError: if lengths differ, a box or score is not finite, or a class id has no name.
     """
 
     boxes: Array
@@ -177,13 +178,13 @@ class Detections:
         if names is not None:
             unknown = next((name for name in names if name not in class_names), None)
             if unknown is not None:
-                raise DataError(f"class_name: '{unknown}' is none of the class names ({', '.join(class_names)})")
+                raise DataError(f"class_name: '{unknown}' is not one of the class names ({', '.join(class_names)})")
             class_ids = np.array([list(class_names).index(name) for name in names], dtype=np.int64)
         tracks = None if detections.tracker_id is None else detections.tracker_id.copy()
         return cls(detections.xyxy.copy(), detections.confidence.copy(), class_ids, tuple(class_names), tracks)
 
     def above(self, score: float | Array) -> Detections:
-        """The detections whose score is at least `score`: one number, or [C] float32, one for each class."""
+        """The detections whose score is at least `score`, which is one number, or [C] float32, one per class."""
         keep = self.scores >= (score[self.class_ids] if isinstance(score, np.ndarray) else score)
         tracks = None if self.track_ids is None else self.track_ids[keep]
         return Detections(self.boxes[keep], self.scores[keep], self.class_ids[keep], self.class_names, tracks)

@@ -186,12 +186,22 @@ def test_a_hub_that_is_not_reached_is_told_at_once_and_the_cache_is_used(
     words = ("predict", "hf://someone/tiny", photo, "--out", str(tmp_path / "found"))
     done = grcn(hub, tmp_path, *words, **nowhere)
     assert done.returncode == 6
-    said = "someone/tiny: not in the cache of this machine, and the Hugging Face Hub was not reached"
+    said = "someone/tiny: not in the cache of this machine, and http://127.0.0.1:9 cannot be reached"
     assert done.stderr == f"grcn: error: {said}\n"
     assert grcn(hub, home, *words).returncode == 0  # now it is in the cache of this home
     done = grcn(hub, home, *words[:-1], str(tmp_path / "again"), **nowhere)
     assert done.returncode == 0, done.stderr
     assert "Retry" not in done.stderr
+
+
+def test_a_push_asks_for_the_hub_before_it_loads_anything(hub: Hub, home: Path, tmp_path: Path) -> None:
+    words = ("push", str(tmp_path / "no run"), "someone/tiny")
+    done = grcn(hub, home, *words, HF_ENDPOINT="http://127.0.0.1:9")
+    assert done.returncode == 6
+    assert done.stderr.startswith("grcn: error: someone/tiny: http://127.0.0.1:9 cannot be reached: ")
+    assert len(done.stderr.splitlines()) == 1
+    done = grcn(hub, home, *words)
+    assert "no run" in done.stderr, "the Hub answers, so the run is looked for"
 
 
 def changed(run: Path, **extra: Any) -> Any:

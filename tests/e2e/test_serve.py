@@ -592,7 +592,7 @@ def test_an_address_that_is_not_to_be_had(run: Path, capsys: pytest.CaptureFixtu
     """Of a network for documentation, that no machine has: warned of, then refused; so is a port that is taken."""
     assert main(["serve", str(run), "--host", "192.0.2.1"]) == 2
     _, warning, error = capsys.readouterr().err.splitlines()
-    assert warning.startswith("grcn: warning: 192.0.2.1 can be reached by others")
+    assert warning.startswith("grcn: warning: others can reach 192.0.2.1")
     assert error.startswith("grcn: error: cannot listen on 192.0.2.1:8000: ")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

@@ -420,7 +420,7 @@ def test_a_cell_whose_start_fails_says_so(tmp_path: Path) -> None:
     lines: list[str] = []
     with pytest.raises(GrcnError, match="3 of 3 trials failed, the first: beach half"):
         run_study(read_study(path), tmp_path / "out", progress=False, say=lines.append)
-    assert "the weights of beach half seed 0, from which it starts, are not there" in lines[-1]
+    assert "the weights of beach half seed 0, from which it starts, do not exist" in lines[-1]
 
 
 def start(folder: Path, *words: str) -> subprocess.Popen[str]:

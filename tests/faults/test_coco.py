@@ -67,7 +67,7 @@ def test_classes_of_a_model_are_matched_by_name(root: Path) -> None:
     assert data.class_names == ("bird", "dog", "cat")
     assert data.category_ids == (91, 90, 4), "a class that the file lacks gets an id beyond the file's"
     assert [record.target.labels.tolist() for record in data] == [[2], [1]]
-    with pytest.raises(AnnotationError, match=r"json: annotations\[0\]: class 'dog' is none of the classes \(cat\)"):
+    with pytest.raises(AnnotationError, match=r"json: annotations\[0\]: class 'dog' is not one of the classes \(cat\)"):
         open_dataset(root, class_names=["cat"])
     collected = open_dataset(root, class_names=["cat"], on_error="collect")
     assert [len(record.target) for record in collected] == [1, 0]
@@ -213,7 +213,7 @@ def test_one_file_under_two_ids(root: Path, name: str) -> None:
     assert [(record.image_id, len(record.target)) for record in data] == [(7, 2), (900, 1)]
     assert data[0].target.labels.tolist() == [0, 1]
     assert [(d.kind, d.object_index) for d in data.defects] == [("duplicate", 2), ("box-twice", 3)]
-    assert "the file of id 7, too: its objects are taken as that one's" in data.defects[0].message
+    assert "is also the file of id 7: its objects are added to that image" in data.defects[0].message
 
 
 def test_a_file_under_two_ids_that_is_missing(root: Path) -> None:

@@ -166,7 +166,7 @@ def test_one_image_of_two_files(root: Path) -> None:
     annotate(root, wrap(OBJECT))
     annotate(root, wrap(OBJECT), "a.png")
     (root / "ImageSets" / "Main" / "train.txt").unlink()
-    with pytest.raises(AnnotationError, match=r"Annotations/a\.xml: its image, a\.png, is that of .*a\.png\.xml, too"):
+    with pytest.raises(AnnotationError, match=r"Annotations/a\.xml: its image, a\.png, is also that of .*a\.png\.xml"):
         open_dataset(root)
     data = open_dataset(root, on_error="collect")
     assert [record.image_id for record in data] == ["a.png"]
@@ -191,10 +191,10 @@ def test_photos_of_kinds_that_are_not_read(root: Path, name: str) -> None:
 
 def test_unknown_class(root: Path) -> None:
     annotate(root, wrap(OBJECT + OBJECT.replace("cat", "dog")))
-    with pytest.raises(AnnotationError, match=r"a\.xml: object 1: class 'dog' is none of the classes \(bird, cat\)"):
+    with pytest.raises(AnnotationError, match=r"a\.xml: object 1: class 'dog' is not one of the classes \(bird, cat\)"):
         open_dataset(root, class_names=["bird", "cat"])
     (root / "classes.txt").write_text("cat\nbird\n")
-    with pytest.raises(AnnotationError, match="class 'dog' is none of"):
+    with pytest.raises(AnnotationError, match="class 'dog' is not one of"):
         open_dataset(root)
     data = open_dataset(root, on_error="collect")
     assert data[0].target.labels.tolist() == [0]

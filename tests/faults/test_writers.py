@@ -103,7 +103,7 @@ def test_a_file_system_without_locks(
             assert not alone
     assert os.listdir(tmp_path) == ["a"]
     assert capsys.readouterr().err.splitlines() == [
-        "grcn: the run: cannot be locked (No locks available); nothing else may write there now"
+        "grcn: the run: cannot be locked (No locks available); make sure that nothing else writes there"
     ]
 
 

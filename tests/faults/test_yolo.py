@@ -90,12 +90,12 @@ BAD = {
     "words": ("cat 0.2 0.5 0.2 0.5", "'cat 0.2 0.5 0.2 0.5' does not consist of numbers"),
     "commas": ("0,0.2,0.5,0.2,0.5", "does not consist of numbers"),
     "underscore": ("0 0.2 0.5 0.2 0_5", "does not consist of numbers"),
-    "class beyond the names": ("2 0.2 0.5 0.2 0.5", "class 2 is none of 0 to 1"),
-    "negative class": ("-1 0.2 0.5 0.2 0.5", "class -1 is none of 0 to 1"),
-    "fractional class": ("0.5 0.2 0.5 0.2 0.5", "class 0.5 is none of 0 to 1"),
-    "NaN class": ("nan 0.2 0.5 0.2 0.5", "class nan is none of 0 to 1"),
-    "infinite class": ("inf 0.2 0.5 0.2 0.5", "class inf is none of 0 to 1"),
-    "huge class": ("1" * 500 + " 0.2 0.5 0.2 0.5", "is none of 0 to 1"),
+    "class beyond the names": ("2 0.2 0.5 0.2 0.5", "class 2 is not one of 0 to 1"),
+    "negative class": ("-1 0.2 0.5 0.2 0.5", "class -1 is not one of 0 to 1"),
+    "fractional class": ("0.5 0.2 0.5 0.2 0.5", "class 0.5 is not one of 0 to 1"),
+    "NaN class": ("nan 0.2 0.5 0.2 0.5", "class nan is not one of 0 to 1"),
+    "infinite class": ("inf 0.2 0.5 0.2 0.5", "class inf is not one of 0 to 1"),
+    "huge class": ("1" * 500 + " 0.2 0.5 0.2 0.5", "is not one of 0 to 1"),
     "uneven polygon": ("0 0.1 0.2 0.3 0.4 0.5 0.6 0.7", "8 numbers are neither a box nor a polygon"),
     "pixels": ("0 20 40 20 40", "20 is not a fraction of the image side .*; are these pixels?"),
     "negative": ("0 0.2 -3 0.2 0.5", "-3 is not a fraction"),
@@ -126,7 +126,7 @@ def test_a_label_file_that_two_images_share(root: Path, beside: bool) -> None:
     assert [(d.kind, d.file) for d in data.defects] == [
         ("label-shared", f"{'images' if beside else 'labels'}/a.txt")
     ] * 2
-    assert "stands for a.BMP and a.jpg: its boxes are taken for both" in data.defects[0].message
+    assert "belongs to a.BMP and a.jpg: both get its boxes" in data.defects[0].message
 
 
 def test_photos_of_kinds_that_are_not_read(root: Path) -> None:

@@ -66,7 +66,7 @@ def test_letters_that_no_font_has_are_told() -> None:
     assert fonts.fonts_for(names).lacking == {HIEROGLYPH, PRIVATE, UNASSIGNED}
     assert fonts.drawable(names) == ("cat", "class 1", "class 2", "class 3", "class 4")
     assert str(fonts.note(names)).startswith(
-        f"no font on this system has the letters of {names[1]}, b{PRIVATE}, {names[3]}, ...: pictures have the class's"
+        f"no font on this system has the letters of {names[1]}, b{PRIVATE}, {names[3]}, ...: pictures show the class"
     )
 
 

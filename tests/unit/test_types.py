@@ -115,7 +115,7 @@ def test_supervision_and_back() -> None:
     assert Detections.from_supervision(found, other_order).class_ids.tolist() == own.class_ids.tolist()
     with pytest.raises(DataError, match="class_ids: outside"):
         Detections.from_supervision(found, ("only",))
-    with pytest.raises(DataError, match="'dog' is none of the class names"):
+    with pytest.raises(DataError, match="'dog' is not one of the class names"):
         Detections.from_supervision(own.to_supervision(), ("eel",))
     found.confidence = None
     with pytest.raises(DataError, match="without scores"):

@@ -20,6 +20,8 @@ from grcn.errors import ConfigError
 
 Options = jsonargparse.Namespace
 Group = argparse._ArgumentGroup
+_METAVARS = {"data": "DIR", "out": "DIR", "train_split": "NAME", "val_split": "NAME", "preset": "NAME"}
+"""Names for the values of options that come from a configuration, as other commands call them."""
 MAX_DEPTH = 50
 """The largest number of nested levels in a value or a file; a configuration has four."""
 
@@ -51,7 +53,9 @@ class _HelpFormatter(jsonargparse.DefaultHelpFormatter, argparse.RawDescriptionH
 
     def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:
         kind = self._get_type_str(action) or ""
-        return "N" if "int" in kind else "X" if "float" in kind else super()._get_default_metavar_for_optional(action)
+        if name := "N" if "int" in kind else "X" if "float" in kind else _METAVARS.get(action.dest):
+            return name
+        return super()._get_default_metavar_for_optional(action)
 
     def _format_args(self, action: argparse.Action, default_metavar: str) -> str:
         text = super()._format_args(action, default_metavar)

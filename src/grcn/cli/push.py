@@ -40,6 +40,9 @@ def push(argv: Sequence[str]) -> int:
     options = parser.read(argv)
     metrics = _read_metrics(Path(options.metrics)) if options.metrics else None
 
+    from grcn.predict.hub import check_hub
+
+    check_hub(options.repo)
     from grcn.predict.detector import Detector
 
     detector = Detector.load(options.run, device="cpu", optimize="none")

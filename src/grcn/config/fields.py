@@ -184,7 +184,7 @@ def _coerce(hint: Any, value: Any, where: str) -> Any:
     if origin is Literal:
         if value in arguments and any(type(value) is type(a) and value == a for a in arguments):
             return value
-        raise ConfigError(f"{where}: {_shown(value)} is none of {', '.join(map(str, arguments))}")
+        raise ConfigError(f"{where}: {_shown(value)} is not one of {', '.join(map(str, arguments))}")
     if origin in (Union, types.UnionType):
         if value is None:
             return None

@@ -28,10 +28,10 @@ from grcn.errors import CheckpointError, DataError
 from grcn.files import atomic_file
 from grcn.types import Target
 
-WORTH = 1000  # files from which on a data set is remembered; fewer are read in a fifth of a second
-MOST = 2**20  # files, beyond which it is not: looking at them all takes longer than five seconds
-_KEPT = 16  # data sets, those read last
-_SETTLED = 2 * 10**9  # ns; a file changed later than that before now may change again within the same tick of its clock
+WORTH = 1000  # a data set with fewer files is not cached: it is read in a fifth of a second
+MOST = 2**20  # nor is one with more files: examining them takes more than five seconds
+_KEPT = 16  # cached data sets, the most recently read
+_SETTLED = 2 * 10**9  # ns; a file that changed more recently may change again within one tick of its clock
 _FIELDS = ("boxes", "labels", "difficult", "crowd", "areas")
 
 
@@ -73,7 +73,7 @@ def load(file: Path, root: Path) -> Dataset | None:
     try:
         with open(file, "rb") as source, np.load(source, allow_pickle=False) as arrays:
             dataset = _unpacked({name: arrays[name] for name in arrays.files}, root)
-    except Exception:  # there is none, or it is damaged, in which numpy and zipfile raise all kinds
+    except Exception:  # numpy and zipfile raise all kinds of errors if the file is missing or damaged
         return None
     with suppress(OSError):
         os.utime(file)

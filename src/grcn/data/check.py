@@ -18,6 +18,7 @@ from grcn.config import DetectorConfig, InputConfig
 from grcn.data.dataset import DataFolder
 from grcn.data.records import Dataset, Defect, ImageRecord
 from grcn.data.sizing import IOUS, QUANTILES, Sizing, fit_config, measure
+from grcn.data.text import and_more
 from grcn.data.unused import unused_files
 from grcn.errors import DataError, GrcnError, ImageError
 from grcn.presets import PRESETS
@@ -331,9 +332,9 @@ def render(report: CheckReport, console: Console | None = None, *, limit: int | 
     """Prints a report as tables.
 
     Args:
-        console: where to. Default: standard output.
-        limit: how many defects of each kind are listed, and the first MOST_CLASSES classes; the rest is counted.
-            None: all.
+        console: where to print. Default: standard output.
+        limit: how many defects of each kind are listed; the others are counted. The classes are limited to
+            MOST_CLASSES. None: list all defects and classes.
     """
     from rich.console import Console
     from rich.table import Table
@@ -362,8 +363,8 @@ def render(report: CheckReport, console: Console | None = None, *, limit: int | 
     for item in report.classes[:most]:
         table.add_row(Text(item.name), *map(str, (item.boxes, item.small, item.medium, item.large)))
     console.print(table)
-    if most is not None and len(report.classes) > most:
-        say(f"and {len(report.classes) - most} more classes (--all lists all)")
+    if most and (more := and_more(len(report.classes) - most, "--all lists all")):
+        say(more)
 
     if report.sizing is not None and report.suggested is not None:
         console.print(_sizing_table(report.sizing, report.suggested))
@@ -377,22 +378,22 @@ def render(report: CheckReport, console: Console | None = None, *, limit: int | 
         say(f"{kind}: {len(defects)}")
         for defect in defects[:limit]:
             say(f"  {defect.file}: {defect.message}")
-        if limit is not None and len(defects) > limit:
-            say(f"  and {len(defects) - limit} more (--all lists all)")
+        if limit is not None and (more := and_more(len(defects) - limit, "--all lists all")):
+            say(f"  {more}")
 
 
 def _advice(root: Path, preset: Sizing, suggested: Sizing) -> str:
-    """How to train with the suggestion, or without it if its anchors lose most objects that the preset's reach.
+    """How to train with the suggested sizes, or without them if their anchors reach less than half of the objects.
 
-    Some loss is normal where small photos are no longer enlarged: fewer pixels, and the same stride.
+    Some loss is normal if small photos are no longer enlarged: objects have fewer pixels, and the stride is the same.
     """
     command = f"grcn train --data {shlex.quote(str(root))}"
     now, then = preset.reach[IOUS[0]], suggested.reach[IOUS[0]]
     if then > 0 and then >= now / 2:
         return f"{command} uses the suggested sizes; --fit none keeps the configured ones"
     return (
-        f"What is suggested does not help here: its anchors reach IoU {IOUS[0]:g} for {then:.1%} of the objects, those "
-        f"of the preset for {now:.1%}. To train without it: {command} --fit none"
+        f"The suggested sizes do not help here: their anchors reach IoU {IOUS[0]:g} for {then:.1%} of the objects, "
+        f"those of the preset for {now:.1%}. To train without them: {command} --fit none"
     )
 
 

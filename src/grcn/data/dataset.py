@@ -48,7 +48,7 @@ __all__ = [
     "resolve_split",
 ]
 
-_DEPTH, _WIDTH = 4, 100  # levels, and folders of each, in which a data set is looked for: x/VOCdevkit/VOC2007
+_DEPTH, _WIDTH = 4, 100  # a data set is looked for in so many levels, such as x/VOCdevkit/VOC2007, and folders of each
 _ROLES = {"train": ("train", "trainval"), "val": ("val",), "test": ("test",)}
 _FALLBACKS = {"train": (), "val": (), "test": ("val",)}
 
@@ -70,7 +70,7 @@ class DataFolder:
 
     def __init__(self, root: str | Path, format: str = "auto") -> None:
         if format != "auto" and format not in FORMATS:
-            raise DataError(f"format: '{format}' is none of auto, {', '.join(FORMATS)}")
+            raise DataError(f"format: '{format}' is not one of auto, {', '.join(FORMATS)}")
         if not os.path.isdir(root):
             what = "is a file; pass the folder that holds it" if os.path.exists(root) else "no such folder"
             if os.path.isfile(root) and zipfile.is_zipfile(root):
@@ -244,7 +244,7 @@ def _check_use(root: Path, split: str, names: tuple[str, ...], records: list[Ima
         first = f"; first of {len(said)} defects: {said[0]}" if said else ""
         raise DataError(f"{root}: no image in split '{split}' can be used{first}")
     if not names:
-        raise DataError(f"{root}: no object of any class is annotated; name the classes in classes.txt, one a line")
+        raise DataError(f"{root}: no object of any class is annotated; name the classes in classes.txt, one per line")
 
 
 def _by_role(splits: Iterable[str], role: str) -> str | None:

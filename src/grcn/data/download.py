@@ -294,10 +294,10 @@ def _request(archive: Archive, url: str, part: Path, progress: Progress | None, 
 
 
 def _total(response: http.client.HTTPResponse, have: int, expected: int) -> int | None:
-    """Bytes of the whole file as the server says; None where it sends another range than from `have` on."""
+    """The size of the whole file on the server, in bytes; None if the range that it sends does not start at `have`."""
     if response.status != 206:
         length = response.headers.get("Content-Length", "")
-        return int(length) if length.isdecimal() else expected  # sent in chunks: how many is seen at the end
+        return int(length) if length.isdecimal() else expected  # sent in chunks, so the size is known only at the end
     first, _, total = response.headers.get("Content-Range", "").removeprefix("bytes ").partition("/")
     return int(total) if first.startswith(f"{have}-") and total.isdecimal() else None
 
@@ -318,7 +318,7 @@ def _md5(path: Path, archive: Archive, progress: Progress | None) -> str:
 
 @dataclass(frozen=True)
 class _Entry:
-    """A regular file in an archive: where it goes, its bytes, how to read it."""
+    """A regular file in an archive: its path, its size in bytes, and a function that opens it."""
 
     path: PurePosixPath
     size: int
@@ -328,7 +328,7 @@ class _Entry:
 def extract(archive: Archive, file: Path, out: Path, progress: Progress | None = None) -> None:
     """Unpacks a tar or zip archive into `out`; writes regular files only, and nothing if any entry is not acceptable.
 
-    Owners, modes and times in the archive are not taken over.
+    Owners, modes and times in the archive are ignored.
 
     Raises:
         DataError: naming the entry, on absolute paths, `..`, links, devices, more files or bytes than an archive of
@@ -400,7 +400,7 @@ def _unpack(archive: Archive, file: Path, out: Path, entries: list[_Entry], prog
             if target.parent.resolve() != target.parent:
                 raise DataError(f"{target.parent}: leads through a symbolic link: refused")
             folders.add(target.parent)
-        # Under another name first: what stands there under its own is whole, and no link is followed.
+        # Write under another name first: a file under its own name is then complete, and no link is followed.
         partial = target.with_name(f"{target.name}.part")
         partial.unlink(missing_ok=True)
         try:
@@ -417,7 +417,7 @@ def _unpack(archive: Archive, file: Path, out: Path, entries: list[_Entry], prog
 
 
 def _place(archive: Archive, path: PurePosixPath) -> Path | None:
-    """Where an entry goes in the data set's folder; None: it is left out."""
+    """The path of an entry in the folder of the data set; None if it is left out."""
     if archive.strip:
         if not path.is_relative_to(archive.strip):
             return None

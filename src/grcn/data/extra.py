@@ -38,7 +38,7 @@ class Extra:
         """
         try:
             made = self.function(image.clone(), boxes.clone(), labels.clone(), rng)
-        except Exception as error:  # whatever somebody else's code raises
+        except Exception as error:  # the user's code may raise anything
             raise DataError(f"augment.extra '{self.name}': {type(error).__name__}: {error}") from error
         if not _is_sample(made):
             raise DataError(
@@ -64,7 +64,7 @@ def load_extra(name: str) -> Extra | None:
     sys.path.insert(0, os.getcwd())
     try:
         found = getattr(importlib.import_module(module), function, None)
-    except Exception as error:  # whatever importing somebody else's module raises
+    except Exception as error:  # importing the user's module may raise anything
         raise ConfigError(f"augment.extra '{name}': {type(error).__name__}: {error}") from error
     finally:
         sys.path[:] = before

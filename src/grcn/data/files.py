@@ -238,7 +238,7 @@ class Root:
         return found
 
     def upwards(self, folder: Path) -> list[Path]:
-        """The folder and those that hold it, up to the root."""
+        """The folder and its parents, up to the root."""
         return [place for place in (folder, *folder.parents) if place.is_relative_to(self.path)]
 
 
@@ -308,7 +308,7 @@ class ImageFinder:
         return any(climbs > len(folder.relative_to(self.root.path).parts) for folder in self.folders)
 
     def _at(self, folder: Path, parts: Sequence[str]) -> Path | None:
-        """The file at a path below a folder, its directories found once."""
+        """The file at a path below a folder. Each folder on the way is looked up only once."""
         key = (folder, tuple(parts[:-1]))
         if key not in self._places:
             place: Path | None = folder

@@ -18,15 +18,17 @@ from grcn.errors import ImageError
 
 HELD_OUT = "held-out"
 """The name of the split."""
-SHARE, MOST = 0.2, 1000  # of the photos
-FEWEST = 5  # photos in all, of which one can be spared
+SHARE, MOST = 0.2, 1000  # of the photos are held out: this share, but at most this many
+FEWEST = 5  # with fewer photos in all, none is held out
 
 _SIDE = 16  # of the perceptual hash
 _BITS = _SIDE * _SIDE
 _ALIKE = 24
-"""Bits in which near-duplicates differ at most. Saved again, resized or a little brighter, a photo differs in some 10;
-the two most alike of 439 photographs of vehicles in 72, those of 448 from two aquariums in 34."""
-_MOST_HASHED = 10_000  # photos, among which looking for near-duplicates takes seconds
+"""Near-duplicates differ in at most this many bits.
+
+A photo that is saved again, resized or made a little brighter differs in about 10 bits. The two most similar of 439
+photographs of vehicles differ in 72 bits, those of 448 from two aquariums in 34."""
+_MOST_HASHED = 10_000  # photos; comparing this many takes seconds
 _SEED = 0
 
 
@@ -77,14 +79,14 @@ def near_duplicates(paths: Sequence[object], workers: int = 2) -> NDArray[np.int
     readable = [i for i, signs in enumerate(hashes) if signs is not None]
     signs = np.array([hashes[i] for i in readable], dtype=np.float32).reshape(-1, _BITS)
     for row, i in enumerate(readable):
-        same = signs[row + 1 :] @ signs[row]  # bits alike less bits that differ
+        same = signs[row + 1 :] @ signs[row]  # equal bits minus different bits
         for other in np.flatnonzero(same >= _BITS - 2 * _ALIKE):
             parent[root(readable[row + 1 + int(other)])] = root(i)
     return np.unique([root(i) for i in range(len(paths))], return_inverse=True)[1]
 
 
 def _hash(path: object) -> NDArray[np.float32] | None:
-    """[256] 1 or -1; None of a photo that cannot be read."""
+    """The perceptual hash of a photo, [256] values 1 or -1; None if it cannot be read."""
     try:
         grey = read_thumbnail(path, _SIDE + 1, _SIDE).astype(np.int16)  # type: ignore[arg-type]
     except ImageError:
@@ -102,10 +104,13 @@ def _counts(records: Sequence[ImageRecord], classes: int, groups: NDArray[np.int
 
 
 def _choose(counts: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """[G] the groups that are held out: each goes where its rarest class, or photos, are wanted most."""
+    """[G] whether each group is held out. A group goes to the part that lacks most photos of its rarest class.
+
+    A group without objects goes to the part that lacks most photos.
+    """
     photos = counts[:, -1].sum()
     share = min(SHARE, MOST / max(photos, 1))
-    wanted = np.outer((1 - share, share), counts.sum(axis=0))  # [2, C + 1]: of the rest, of the part held out
+    wanted = np.outer((1 - share, share), counts.sum(axis=0))  # [2, C + 1]: for training, for the part held out
     held = np.zeros(len(counts), dtype=bool)
     left = np.random.default_rng(_SEED).permutation(len(counts))
     while len(left):
@@ -113,8 +118,8 @@ def _choose(counts: NDArray[np.float64]) -> NDArray[np.bool_]:
         rarest = int(np.argmin(np.where(remaining > 0, remaining, np.inf)))
         has_it = counts[left, rarest] > 0
         for group in left[has_it]:
-            # Ties go to training: of a class with two photos, say, both.
-            is_last = counts.sum(axis=0) - counts[held].sum(axis=0) == counts[group]  # of a class, in training
+            # Ties go to training. If a class has two photos, for instance, both go there.
+            is_last = counts.sum(axis=0) - counts[held].sum(axis=0) == counts[group]  # last of a class in training
             side = int(wanted[1, rarest] > wanted[0, rarest] and not (is_last & (counts[group] > 0)).any())
             held[group] = bool(side)
             wanted[side] -= counts[group]

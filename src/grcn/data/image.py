@@ -1,23 +1,23 @@
-"""The package's only image decoder: any common file to upright 8-bit RGB, or an `ImageError` that names it.
+"""The only image decoder of the package. It decodes any common file to upright 8-bit RGB, or raises an `ImageError`.
 
-libjpeg-turbo (simplejpeg) decodes JPEG in grey or colour: the same pixels as Pillow's in half the time. Pillow reads
-the headers, decodes all else, and says what is wrong with a JPEG. Neither depends on torch.
+libjpeg-turbo (simplejpeg) decodes JPEGs in grey or colour. It gives the same pixels as Pillow in half the time. Pillow
+reads the headers, decodes everything else, and says what is wrong with a JPEG. Neither needs torch.
 
-How modes become RGB:
+Modes become RGB in this way:
 
-- Grey, palette, CMYK and YCbCr: as Pillow converts them (YCbCr by JFIF, CMYK without colour management).
-- Alpha is dropped, in every mode, and the colour below it kept, as OpenCV, torchvision and `PIL.Image.convert` do:
-  a detector then sees here what it sees in those.
-- 16-bit grey is scaled by 65535, never clipped. Pillow reduces 16-bit colour itself, likewise by scaling.
-- 32-bit integers and floats carry no range of their own. The first of these that holds all pixels is taken: 0..1
-  (floats only), 0..255, 0..65535, else the image's own minimum to maximum. NaN and infinity become black.
-- Animations and multi-page files: the first frame.
+- Pillow converts grey, palette, CMYK and YCbCr (YCbCr by JFIF, CMYK without colour management).
+- Alpha is dropped in every mode, and the colour below it is kept, as in OpenCV, torchvision and `PIL.Image.convert`.
+  So a detector sees the same pixels here as there.
+- 16-bit grey is scaled from 0..65535, never clipped. Pillow itself reduces 16-bit colour, also by scaling.
+- 32-bit integers and floats have no fixed range. The first of these ranges that contains all pixels is used: 0..1
+  (floats only), 0..255, 0..65535, otherwise the image's own minimum to maximum. NaN and infinity become black.
+- Of animations and multi-page files, only the first frame is read.
 
-AVIF is read where Pillow was built with it (its own wheels since 11.3), HEIC where pillow-heif is installed (the extra
-`heic`); its decoder is called directly, so that Pillow stays for the rest of the process as it was.
+AVIF is read if Pillow was built with it (its own wheels are, since 11.3). HEIC is read if pillow-heif is installed (the
+extra `heic`). Its decoder is called directly, so that Pillow behaves as before in the rest of the process.
 
-A file is told by its content, not by its suffix. JPEG has no checksum: a flipped bit in its pixels cannot be told
-from a picture, and decodes; PNG has one, and is refused.
+The kind of a file is recognized by its content, not by its suffix. A JPEG has no checksum, so a flipped bit in its
+pixels goes unnoticed. A PNG has checksums, and is refused if one is wrong.
 """
 
 from __future__ import annotations
@@ -43,16 +43,16 @@ from numpy.typing import NDArray
 
 from grcn.errors import ImageError
 
-AVIF = "avif" in PIL.features.modules and PIL.features.check("avif")  # an old Pillow warns of what it does not know
+AVIF = "avif" in PIL.features.modules and PIL.features.check("avif")  # old releases of Pillow warn of unknown features
 HEIC = find_spec("pillow_heif") is not None
-"""Whether they are read here."""
+"""Whether AVIF and HEIC can be read here."""
 # Raster formats whose decoders are compiled into Pillow. PostScript, PDF and the like would start other programs.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM", *(["AVIF"] if AVIF else []))
 HEIC_SUFFIXES = frozenset((".heic", ".heif", ".hif"))
 SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm")
 ) | frozenset((*([".avif"] if AVIF else []), *(HEIC_SUFFIXES if HEIC else [])))
-# Photos all the same, which are named where they are met.
+# Photos of kinds that are not read. They are reported by name.
 UNREAD_SUFFIXES = (
     frozenset((".avif", ".jxl", ".jp2", ".j2k", ".tga", ".psd", ".exr", ".dng", ".cr2", ".cr3", ".nef", ".arw"))
     | frozenset((".orf", ".rw2", ".raf"))
@@ -60,13 +60,13 @@ UNREAD_SUFFIXES = (
 ) - SUFFIXES
 
 MAX_PIXELS = 2**26  # 8192 x 8192; decoding that many stays under 1 GiB
-READABLE_PIXELS = 2 * 89_478_485  # beyond twice its own limit Pillow refuses, whatever is asked for
-MAX_BYTES = 2**29  # of a file; the largest uncompressed image of MAX_PIXELS
+READABLE_PIXELS = 2 * 89_478_485  # twice Pillow's own limit, above which Pillow always refuses
+MAX_BYTES = 2**29  # of a file; holds the largest uncompressed image of MAX_PIXELS
 
 _ORIENTATION = 0x0112  # the EXIF tag
 _WIDTH, _HEIGHT = 256, 257  # the TIFF tags
-_PNG_METADATA = (b"eXIf", b"tEXt", b"zTXt", b"iTXt")  # EXIF of its own, EXIF as text, and XMP
-_MAX_METADATA = 2**22  # bytes of it; what is beyond is not looked at
+_PNG_METADATA = (b"eXIf", b"tEXt", b"zTXt", b"iTXt")  # EXIF in its own chunk, EXIF as text, and XMP
+_MAX_METADATA = 2**22  # bytes of metadata; the rest is ignored
 _SWAPPING = (5, 6, 7, 8)  # orientations that exchange height and width
 _STRIP = 2**22  # pixels converted at a time, which bounds the memory that conversion adds
 
@@ -117,13 +117,13 @@ def read_image(source: Source, *, name: str | None = None, max_pixels: int = MAX
         if image.format == "PNG" and not isinstance(source, PIL.Image.Image):
             _check_png(image, label)
         if isinstance(source, PIL.Image.Image):
-            image.load()  # the file may no longer be there to look for late metadata in
+            image.load()  # with its late metadata, because its file may no longer be there to search
         orientation = _orientation(image)  # before the pixels, as for the header, so that both agree
         pixels = None if isinstance(source, PIL.Image.Image) else _jpeg(image)
         if pixels is None:
             image.load()
             pixels = _to_rgb(image)
-        return _upright(pixels, 1 if image.format == "TIFF" else orientation)  # TIFF is turned by Pillow
+        return _upright(pixels, 1 if image.format == "TIFF" else orientation)  # Pillow itself rotates TIFF
 
 
 def read_thumbnail(path: str | os.PathLike[str], width: int, height: int) -> NDArray[np.uint8]:
@@ -153,7 +153,7 @@ def read_header(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -
         _check_size(image, label, max_pixels)
         width, height = image.size
         if isinstance(image, PIL.TiffImagePlugin.TiffImageFile):
-            width, height = image.tag_v2[_WIDTH], image.tag_v2[_HEIGHT]  # Pillow's own are upright by some tags only
+            width, height = image.tag_v2[_WIDTH], image.tag_v2[_HEIGHT]  # image.size is upright only for some tags
         orientation = _orientation(image)
         if orientation in _SWAPPING:
             height, width = width, height
@@ -171,7 +171,7 @@ def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
 
 
 def brand(start: bytes) -> bytes:
-    """Of a file of ISO's media format, as AVIF and HEIC are, from its first 12 bytes; empty where it is none."""
+    """The brand of a file in ISO's media format, such as AVIF and HEIC, from its first 12 bytes; empty for others."""
     return start[8:12] if start[4:8] == b"ftyp" else b""
 
 
@@ -213,10 +213,10 @@ def _naming(label: str) -> Iterator[None]:
 @contextmanager
 def _opened(source: Source, label: str) -> Iterator[PIL.Image.Image]:
     if isinstance(source, PIL.Image.Image):
-        yield source  # the caller's: not to be closed
+        yield source  # it belongs to the caller, so it is not closed
         return
     with _stream(source, label) as file, warnings.catch_warnings():
-        # Pillow's remarks on odd metadata and large sizes: the metadata is not needed, the size is checked here.
+        # Ignore Pillow's warnings of odd metadata, which is not needed, and of large sizes, which are checked here.
         warnings.filterwarnings("ignore", module=r"PIL\b")
         with _open(file, label) as image:
             yield image
@@ -243,7 +243,7 @@ def _stream(source: str | os.PathLike[str] | bytes | bytearray | memoryview | Bi
             status = os.stat(source)
         except (OSError, ValueError) as error:
             raise ImageError(f"{label}: cannot be opened: {getattr(error, 'strerror', None) or error}") from None
-        if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
+        if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait forever
             raise ImageError(f"{label}: not a file")
         _check_bytes(status.st_size, label)
         return open(source, "rb")
@@ -268,11 +268,11 @@ def _check_size(image: PIL.Image.Image, label: str, max_pixels: int) -> None:
 
 
 def _orientation(image: PIL.Image.Image) -> int:
-    """The orientation by EXIF or XMP, 1..8; damaged metadata counts as none."""
+    """The orientation from EXIF or XMP, 1..8; 1 if the metadata is missing or damaged."""
     try:
         if image.format == "PNG" and getattr(image, "fp", None):
             image = _metadata_of_png(image)
-        # Not PngImageFile's own getexif, which decodes the pixels first.
+        # PngImageFile's own getexif would decode the pixels first.
         orientation = PIL.Image.Image.getexif(image).get(_ORIENTATION, 1)
     except Exception:
         return 1
@@ -292,9 +292,9 @@ def _png_chunks(image: PIL.Image.Image) -> Iterator[tuple[bytes, int, BinaryIO]]
 
 
 def _metadata_of_png(image: PIL.Image.Image) -> PIL.Image.Image:
-    """An image with all metadata of an opened PNG, also what follows the pixels, as ExifTool and others write it.
+    """An image with all metadata of an opened PNG, also that after the pixels, where ExifTool and others write it.
 
-    It is the same PNG without its pixels, so that Pillow reads what is late as it does what is early.
+    It is the same PNG without its pixels, so that Pillow reads late metadata in the same way as early metadata.
     """
     kept = [b"\x89PNG\r\n\x1a\n"]
     late, pixels, room = False, False, _MAX_METADATA
@@ -310,7 +310,7 @@ def _metadata_of_png(image: PIL.Image.Image) -> PIL.Image.Image:
 
 
 def _check_png(image: PIL.Image.Image, label: str) -> None:
-    """Raises ImageError on a wrong checksum of the pixels, which Pillow does not look at."""
+    """Raises ImageError if a checksum of the pixels is wrong, which Pillow does not check."""
     for kind, length, file in _png_chunks(image):
         checksum = zlib.crc32(kind)
         for start in range(0, length if kind == b"IDAT" else 0, 2**20):
@@ -320,14 +320,14 @@ def _check_png(image: PIL.Image.Image, label: str) -> None:
 
 
 def _jpeg(image: PIL.Image.Image) -> NDArray[np.uint8] | None:
-    """[H, W, 3] RGB of an opened JPEG as stored; None where it is none, or one that Pillow had better look at."""
+    """[H, W, 3] RGB of an opened JPEG, as stored; None if it is not a JPEG or better left to Pillow."""
     if image.format not in ("JPEG", "MPO") or image.mode not in ("RGB", "L"):
         return None
     file: BinaryIO = image.fp  # type: ignore[attr-defined]
     file.seek(0)
     try:
         pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(file.read(), "RGB", strict=True)
-    except ValueError:  # damaged, or odd
+    except ValueError:  # damaged or unusual
         return None
     finally:
         file.seek(0)
@@ -364,7 +364,7 @@ def _convert(image: PIL.Image.Image, lowest: float, highest: float) -> NDArray[n
 
 
 def _range(image: PIL.Image.Image) -> tuple[float, float]:
-    """The values that become 0 and 255, for modes wider than 8 bits; see the module's head."""
+    """The values that become 0 and 255, for modes wider than 8 bits; the module's docstring has the rules."""
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
         return 0.0, 65535.0
     if not _is_wide(image):
@@ -383,10 +383,10 @@ def _range(image: PIL.Image.Image) -> tuple[float, float]:
 
 
 def _upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
-    """Applies an EXIF orientation: [H, W, 3] as stored to [H', W', 3] as it is to be seen."""
+    """Applies an EXIF orientation: [H, W, 3] as stored to [H', W', 3] upright."""
     if orientation in _SWAPPING:
         pixels = pixels.transpose(1, 0, 2)
-    # What remains, by orientation: left-right for 2, 3, 6, 7 and up-down for 3, 4, 7, 8 (of the transposed image).
+    # What remains are flips of the (transposed) image: left-right for 2, 3, 6, 7 and up-down for 3, 4, 7, 8.
     if orientation in (2, 3, 6, 7):
         pixels = pixels[:, ::-1]
     if orientation in (3, 4, 7, 8):

@@ -56,7 +56,9 @@ class Batch(NamedTuple):
 
 Sample = tuple[Tensor, dict[str, Tensor], Origin]
 Drawn = Sample | DataError
-"""What cannot be read is handed over, not raised: a worker's exception would reach the user as a printed traceback."""
+"""A sample, or the error if it cannot be read.
+
+The error is returned, because an exception in a worker would reach the user as a printed traceback."""
 Place = tuple[int, int]
 
 
@@ -99,9 +101,9 @@ class Stream(Sampler[list[Place]]):
         return epoch, int(self._order[position])
 
 
-_MIXED, _EXTRA = 1, 2  # what seeds them beside (seed, epoch, index)
+_MIXED, _EXTRA = 1, 2  # added to (seed, epoch, index) as seeds
 _MIXED_UNTIL = 0.8
-"""Of a run's samples: the last see photos as they are (Ge et al. 2021, "YOLOX", section 2.3)."""
+"""The share of a run that may have mosaics. Its end has whole photos (Ge et al. 2021, "YOLOX", section 2.3)."""
 
 
 class TrainingSet(TorchDataset[Drawn]):
@@ -166,7 +168,7 @@ class TrainingSet(TorchDataset[Drawn]):
         return augment(image, boxes, labels, self.config, self.size, seed=self.seed, epoch=epoch, index=index)
 
     def _mixed(self, photo: Objects, epoch: int, index: int) -> Objects:
-        """A photo with others; by itself where one of these cannot be read, which is said when its own turn comes."""
+        """A photo mixed with others. One that cannot be read is left out here; the error is raised at its own turn."""
         rng = np.random.default_rng((self.seed, epoch, index, _MIXED))
         is_mosaic, is_pasted = rng.random(2) < (self.config.mosaic, self.config.copy_paste)
         others = rng.integers(0, len(self.data), 4).tolist()
@@ -234,7 +236,7 @@ class Loader(DataLoader[Any]):
                     raise DataError(OPEN_FILES) from None
                 if isinstance(
                     error, (EOFError, ConnectionError, FileNotFoundError)
-                ):  # tensors of a worker that is gone
+                ):  # the worker of these tensors has died
                     raise _worker_death(error) from None
                 raise
             self._waited += time.perf_counter() - started
@@ -246,7 +248,7 @@ class Loader(DataLoader[Any]):
         if not self.num_workers:
             return super().__iter__()
         if torch.multiprocessing.get_sharing_strategy() == "file_descriptor":  # type: ignore[no-untyped-call]
-            try:  # what each process does to hand over its first batch; what goes wrong there nobody hears of
+            try:  # each process does this to hand over its first batch, and an error there would go unnoticed
                 Listener(family="AF_UNIX").close()
             except OSError as error:
                 raise open_files_error(error) or DataError(
@@ -270,13 +272,13 @@ OPEN_FILES = (
 
 
 def open_files_error(error: BaseException | None) -> DataError | None:
-    """The limit of open files if an error comes from it, in words; None if not."""
+    """The error to show if the limit of open files has caused `error`; None if it has not."""
     return DataError(OPEN_FILES) if met_open_files_limit(error) else None
 
 
 def _met_the_limit(error: BaseException, workers: Sequence[multiprocessing.Process]) -> bool:
     """Whether an error, or the death of the worker behind it, comes from too many open files."""
-    deadline = time.monotonic() + (1.0 if workers else 0.0)  # a worker that ends is not gone at once
+    deadline = time.monotonic() + (1.0 if workers else 0.0)  # a worker takes a moment to end
     while not met_open_files_limit(error) and time.monotonic() < deadline:
         if any(worker.exitcode == errno.EMFILE for worker in workers):
             return True
@@ -319,9 +321,9 @@ def _read(record: ImageRecord) -> Tensor:
 
 
 def _begin_worker(worker: int) -> None:
-    # A batch that cannot be handed over would be lost, and the main process would wait for it for ever.
+    # A batch that cannot be handed over would be lost, and the main process would wait for it forever.
     Queue._on_queue_feeder_error = staticmethod(_end_worker)  # type: ignore[attr-defined]
-    sys.excepthook = lambda kind, error, at: _end_worker(error)  # of the thread that hands over files
+    sys.excepthook = lambda kind, error, at: _end_worker(error)  # for the thread that hands over files
     # Ctrl-C reaches the whole process group, and so does the SIGTERM of batch systems; the main process finishes its
     # step and saves, and needs its workers. A second SIGTERM, which may be its own, ends them.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -331,9 +333,9 @@ def _begin_worker(worker: int) -> None:
 def _end_worker(error: BaseException, batch: object = None) -> NoReturn:
     """Ends this worker process, with a line or an exit code that tells the reason. The main process notices."""
     if met_open_files_limit(error):
-        os._exit(errno.EMFILE)  # the main process says it
+        os._exit(errno.EMFILE)  # the main process reports it
     if isinstance(error, (ConnectionError, EOFError)):
-        os._exit(1)  # the main process is gone: it has said why
-    with suppress(OSError, ValueError):  # a stream that is closed
+        os._exit(1)  # the main process has ended, and has said why
+    with suppress(OSError, ValueError):  # standard error is closed
         print(f"grcn: a loader process cannot hand over a batch: {error}", file=sys.stderr, flush=True)
     os._exit(1)

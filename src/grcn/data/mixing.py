@@ -19,8 +19,8 @@ Objects = tuple[Tensor, Tensor, Tensor]
 """Image, boxes, labels."""
 
 GREY = 114
-"""What lies between the photos of a mosaic, as Ultralytics' YOLO has it: about the mean of photographs."""
-_CENTRE = (0.35, 0.65)  # of the mosaic's sides, where its four photos meet
+"""The colour of a mosaic where no photo covers it, as in Ultralytics' YOLO: about the mean of photographs."""
+_CENTRE = (0.35, 0.65)  # range of the point where the four photos meet, as a share of the mosaic's sides
 _SHRINK = (0.5, 1.0)  # of each photo's sides
 
 _PASTED = 3  # objects, at most
@@ -59,8 +59,8 @@ def mosaic(photos: Sequence[Objects], rng: np.random.Generator) -> Objects:
 def paste_objects(photo: Objects, other: Objects, rng: np.random.Generator) -> Objects:
     """Pastes up to three objects of another photo into a photo, as rectangles, where they cover no other object.
 
-    (Ghiasi et al. 2021, "Simple Copy-Paste", with boxes in the place of masks; Dwibedi et al. 2017, "Cut, Paste and
-    Learn".)
+    Sources: Ghiasi et al. 2021, "Simple Copy-Paste", with boxes instead of masks; Dwibedi et al. 2017, "Cut, Paste and
+    Learn".
 
     Args:
         rng: determines the objects, their sizes and their places.

@@ -16,13 +16,14 @@ from numpy.typing import ArrayLike, NDArray
 from grcn.data.boxes import clean_boxes
 from grcn.data.files import ImageFinder, NotFoundError
 from grcn.data.image import ImageHeader, read_header, read_image, unread, upright_boxes
+from grcn.data.text import listed
 from grcn.errors import AnnotationError, DataError, ImageError
 from grcn.types import Target
 
 OnError = Literal["raise", "collect"]
 Boxes = NDArray[np.float64]
 
-MOST_CLASSES = 10_000  # that have numbers alone; the largest public sets of boxes have a thousand
+MOST_CLASSES = 10_000  # without names; the largest public data sets of boxes have a thousand classes
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ class Defect:
     exit_code: int = AnnotationError.exit_code
 
     def __post_init__(self) -> None:
-        for name in ("file", "message"):  # names of files need not be text that can be printed
+        for name in ("file", "message"):  # file names may not be printable
             object.__setattr__(self, name, getattr(self, name).encode(errors="replace").decode())
 
 
@@ -234,7 +235,7 @@ class Findings:
             raise AnnotationError(f"{place}: class {highest} has no name; list the class names in classes.txt")
         if highest >= 0:
             message = f"is missing, and no other file names the classes, so they are called 0 to {highest}"
-            remedy = "to name them, write that file, one name a line in that order"
+            remedy = "to name them, write that file with one name per line, in that order"
             self.remark("classes-by-number", place / "classes.txt", f"{message}; {remedy}")
         return tuple(map(str, range(highest + 1)))
 
@@ -287,7 +288,7 @@ class Findings:
         areas = flags("areas", math.nan, np.float32)
         known = np.flatnonzero(labels >= 0)
         sizes = np.array([(a.header.height, a.header.width) for a in annotated], dtype=np.int64).reshape(-1, 2)[owner]
-        same = np.stack([owner, labels, crowd], axis=1)[known]  # a crowd is no second box of one of its own
+        same = np.stack([owner, labels, crowd], axis=1)[known]  # a crowd is not a duplicate of an object
         boxes32, kept, problems = clean_boxes(boxes[known], sizes[known, 0], sizes[known, 1], same)
         for problem in problems:
             at = known[problem.index]
@@ -306,8 +307,7 @@ class Findings:
         return records
 
     def _unknown_class(self, item: Annotations, i: int, known: Sequence[str]) -> None:
-        listed = ", ".join(known[:10]) + (f" and {len(known) - 10} more" if len(known) > 10 else "")
-        message = f"{item.where(i)}: class '{item.names[i]}' is none of the classes ({listed})"
+        message = f"{item.where(i)}: class '{item.names[i]}' is not one of the classes ({listed(known, 10)})"
         self.fault("unknown-class", item.file, message, item.places[i])
 
     def _align(self, item: Annotations, boxes: Boxes) -> Boxes:
@@ -322,7 +322,7 @@ class Findings:
         said = f"{item.path.name}: annotated as {width:g} x {height:g}"
         stored_height, stored_width = header.stored
         if height == stored_height and width == stored_width:
-            said += f", its size before EXIF orientation {header.orientation}: boxes turned with the image"
+            said += f", its size before EXIF orientation {header.orientation}: boxes are rotated with the image"
             self.note("exif-turned", item.file, said)
             return upright_boxes(boxes, header)
         said += f", but is {header.width} x {header.height}: the image's size is used"

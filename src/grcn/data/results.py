@@ -92,8 +92,8 @@ def _image(where: str, result: dict[str, Any], image_of: Mapping[Id, int | None]
         return image_of[image_id]
     except KeyError:
         raise AnnotationError(
-            f"{where}: image_id {_short(image_id)} is no image of {dataset.root} ({dataset.split}): "
-            "is it another split's file?"
+            f"{where}: image_id {_short(image_id)} is not an image of {dataset.root} ({dataset.split}): "
+            "are these the results of another split?"
         ) from None
 
 
@@ -101,7 +101,7 @@ def _class_id(where: str, result: dict[str, Any], class_of: Mapping[Id, int], da
     class_id = class_of.get(_id(where, result, "category_id"))
     if class_id is None:
         raise AnnotationError(
-            f"{where}: category_id {_short(result['category_id'])} is none of the data set's "
+            f"{where}: category_id {_short(result['category_id'])} is not one of the data set's "
             f"{_short(list(dataset.category_ids))}"
         )
     return class_id
@@ -111,7 +111,7 @@ def _read_list(path: Path, max_bytes: int) -> list[Any]:
     try:
         with path.open("rb") as file:
             if os.fstat(file.fileno()).st_size > max_bytes or len(data := file.read(max_bytes + 1)) > max_bytes:
-                raise AnnotationError(f"{path}: larger than {max_bytes} bytes: score fewer detections, or split it")
+                raise AnnotationError(f"{path}: larger than {max_bytes} bytes: keep fewer detections, or split it")
         text = data.decode(json.detect_encoding(data))
         if path.suffix.lower() == ".jsonl":
             return [json.loads(line) for line in text[: text.rfind("\n") + 1].split("\n") if line.strip()]
@@ -123,7 +123,7 @@ def _read_list(path: Path, max_bytes: int) -> list[Any]:
     except ValueError as error:  # UnicodeDecodeError, JSONDecodeError, integers of thousands of digits
         raise AnnotationError(f"{path}: not JSON: {error}") from None
     if not isinstance(content, list):
-        hint = ", as its 'annotations' may be" if isinstance(content, dict) and "annotations" in content else ""
+        hint = ", such as its 'annotations'" if isinstance(content, dict) and "annotations" in content else ""
         raise AnnotationError(f"{path}: a JSON {type(content).__name__}; COCO results are a list{hint}")
     return content
 

@@ -25,15 +25,15 @@ STRIDES: tuple[Stride, ...] = (8, 16, 32)
 QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
 IOUS = (0.5, 0.7)
 
-# Rules of thumb, ours. A box has its edges in different cells of the localization map from 2 cells on. A class needs
-# a cell that lies inside its object, which 1.5 cells give wherever the grid falls (along an axis, about).
+# Our own rules of thumb, per axis. An object of 2 cells has its edges in different cells of the localization map.
+# Classification needs a cell inside the object. An object of about 1.5 cells has one, wherever the grid falls.
 LOC_CELLS = 2.0
 CLS_CELLS = 1.5
-# A RoI's features are 7x7: with fewer cells of the map they hold nothing that a finer map would not show better.
+# The features of a RoI are 7x7. If the RoI spans fewer cells of a map, a finer map shows it better.
 LEVEL_CELLS = 7.0
-MAX_ENLARGE = 2.0  # enlarged pixels carry no information; beyond this they only cost
-MIN_CLASS = 10  # boxes below which a class's median says little
-ROOM = 1.5  # detections for each object of the fullest image; some are false
+MAX_ENLARGE = 2.0  # enlarging adds no information; beyond this it only costs time
+MIN_CLASS = 10  # boxes; the median of a class with fewer says little
+ROOM = 1.5  # detections per object of the fullest image, because some are false
 MIN_STEP = 1.15  # anchors closer to each other than this factor overlap above IoU 0.75
 
 Floats = NDArray[np.float64]
@@ -277,7 +277,7 @@ def fit_config(dataset: Dataset | Sequence[Dataset], config: DetectorConfig) -> 
     else:
         anchor_sizes = _level_sizes(objects, weights, config)
     ratios = np.exp(_centres(np.log(objects.sides[:, 1] / objects.sides[:, 0]), weights, len(rpn.anchor_ratios)))
-    # No anchor with a side below 2 px: rounded about its centre it could lose its area.
+    # Anchors with a side below 2 px are avoided, because they could lose their area when they are rounded.
     extreme = (anchor_sizes[0] / 2) ** 2
     fitted = replace(rpn, anchor_sizes=anchor_sizes, anchor_ratios=_rounded(np.clip(ratios, 1 / extreme, extreme), 2))
     overlap = [np.average(best_anchor(objects, replace(config, rpn=r)), weights=weights) for r in (rpn, fitted)]
@@ -341,7 +341,7 @@ def _level_sizes(objects: Objects, weights: Floats, config: DetectorConfig) -> t
         centres = np.exp(_centres(np.log(objects.sizes), weights, count))
         ways = [np.array(levels) for levels in combinations(range(len(usual)), len(centres))]
         ways = [levels for levels in ways if ((levels == 0) | (centres >= LOC_CELLS * strides[levels])).all()]
-        if ways:  # there are, at last, for a single centre
+        if ways:  # a single centre always has one
             levels = min(ways, key=lambda levels: float(np.abs(np.log(centres / usual[levels])).sum()))
             usual[levels] = centres.round().clip(min=2)
             break

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import reprlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import Element, ParseError
@@ -16,12 +16,12 @@ from defusedxml import DefusedXmlException
 
 from grcn.errors import AnnotationError
 
-MAX_TEXT = 2**26  # bytes of a list, label or XML file; the largest real ones are a hundredth of it
+MAX_TEXT = 2**26  # bytes of a list, label or XML file; the largest real ones have a hundredth of that
 
 Id = int | float | str
 
 _QUOTE = reprlib.Repr()
-_QUOTE.maxlevel = 2  # deeper, YAML's aliases multiply
+_QUOTE.maxlevel = 2  # YAML's aliases multiply at deeper levels
 
 
 def read_bytes(path: Path, limit: int = MAX_TEXT) -> bytes:
@@ -45,7 +45,7 @@ def read_bytes(path: Path, limit: int = MAX_TEXT) -> bytes:
 def read_start(path: Path, size: int) -> bytes:
     """The first bytes of a file; empty if it cannot be read."""
     try:
-        if path.is_file():  # opening a pipe would wait for ever
+        if path.is_file():  # opening a pipe would wait forever
             with open(path, "rb") as file:
                 return file.read(size)
     except OSError:
@@ -54,7 +54,7 @@ def read_start(path: Path, size: int) -> bytes:
 
 
 def sniff(path: Path, size: int) -> str:
-    """The beginning of a text file, whatever its encoding, without white space before it; see `read_start`."""
+    """The beginning of a text file in any encoding, without leading white space; empty if it cannot be read."""
     start = read_start(path, size)
     return start.decode(json.detect_encoding(start), "ignore").lstrip()
 
@@ -125,13 +125,13 @@ def read_xml(path: Path, root: str, limit: int = MAX_TEXT) -> Element:
 
 
 def read_csv(path: Path, limit: int, delimiter: str = ",") -> Iterator[tuple[int, list[str]]]:
-    """The rows of a CSV file that are not empty, as stripped cells, each with its line from 1.
+    """The rows of a CSV file that are not empty, as stripped cells, each with its line number from 1.
 
     Raises:
-        AnnotationError: as `read_text`, or where it breaks the rules of CSV.
+        AnnotationError: as in `read_text`, or if the file breaks the rules of CSV.
     """
     if path.is_file() and path.stat().st_size > limit:
-        raise AnnotationError(f"{path}: larger than {limit} bytes; keep the rows of the photos that are there")
+        raise AnnotationError(f"{path}: larger than {limit} bytes; keep only the rows of photos that you have")
     reader = csv.reader(io.StringIO(read_text(path, limit), newline=""), delimiter=delimiter)
     try:
         for row in reader:
@@ -143,7 +143,7 @@ def read_csv(path: Path, limit: int, delimiter: str = ",") -> Iterator[tuple[int
 
 
 def is_csv_hint(line: str) -> bool:
-    """Whether the first line of a CSV file says what separates, as Excel writes it, and is no row."""
+    """Whether the first line of a CSV file names the separator, as Excel writes it, instead of being a row."""
     return line.strip().lower().startswith("sep=")
 
 
@@ -156,12 +156,12 @@ def number(text: object) -> float:
     >>> number(" 12.50"), number("1e3")
     (12.5, 1000.0)
     """
-    if type(text) is float:  # nearly all of a COCO file's millions
+    if type(text) is float:  # true for nearly all of the millions of numbers in a COCO file
         return text
     if isinstance(text, bool) or not isinstance(text, (str, int, float)):
         raise ValueError("not a number")
     if isinstance(text, str) and ("_" in text or not text.isascii()):
-        raise ValueError("not a number")  # float() takes 1_000 and digits of every script
+        raise ValueError("not a number")  # float() would accept 1_000 and the digits of any script
     try:
         return float(text)
     except OverflowError:
@@ -193,7 +193,7 @@ def as_id(value: Any) -> int | str | None:
 
 
 def by_id(ids: Iterable[tuple[Id, int]]) -> dict[Id, int]:
-    """Places by id, and by the same id as the number or the text that it is, where no two places share that.
+    """Places by id. An id that is text also counts as a number, and the reverse, unless two places then share it.
 
     >>> by_id([("7", 0), (8, 1)])
     {7: 0, '8': 1, '7': 0, 8: 1}
@@ -210,11 +210,25 @@ def _other(key: Id) -> Id | None:
 
 
 def unshared(ids: Iterable[tuple[Id, int]]) -> dict[Id, int]:
-    """Places by id, without the ids of several places."""
+    """Places by id, without ids that several places share."""
     places: dict[Id, set[int]] = {}
     for key, place in ids:
         places.setdefault(key, set()).add(place)
     return {key: one.pop() for key, one in places.items() if len(one) == 1}
+
+
+def listed(names: Sequence[str], most: int, hint: str = "") -> str:
+    """The first `most` names, separated by commas, and the number of the others.
+
+    >>> listed(["a", "b", "c"], 2, "--json lists all"), listed(["a", "b"], 2)
+    ('a, b and 1 more (--json lists all)', 'a, b')
+    """
+    return f"{', '.join(names[:most])} {and_more(len(names) - most, hint)}".rstrip()
+
+
+def and_more(count: int, hint: str = "") -> str:
+    """The end of a list that is cut short: `and 3 more`, with a hint in brackets; empty if nothing is left out."""
+    return f"and {count} more" + (f" ({hint})" if hint else "") if count > 0 else ""
 
 
 def shown(value: object) -> str:

@@ -38,7 +38,7 @@ def output_size(height: int, width: int, short: float, long: float) -> tuple[int
     """
     small, large = sorted((height, width))
     side, target = (small, short) if short * large <= long * small else (large, long)
-    # Whole numbers divided once, so that halves are halves on every machine (an exported detector computes this, too).
+    # One division of whole numbers, so that halves are exact on every machine (an exported detector does the same).
     height, width = (max(1, math.floor((2 * n * target + side) / (2 * side))) for n in (height, width))
     return height, width
 
@@ -120,7 +120,7 @@ def augment(
 
 
 def _crop(image: Tensor, boxes: Tensor, labels: Tensor, windows: list[list[float]]) -> tuple[Tensor, Tensor, Tensor]:
-    """The first of `windows`, each four numbers in 0..1, that leaves an object, if the image has any."""
+    """Crops to the first of `windows` (four numbers in 0..1 each) that keeps an object, if the image has any."""
     height, width = image.shape[-2:]
     low, high = _CROP_SIDE
     for side_x, side_y, place_x, place_y in windows:
@@ -147,7 +147,7 @@ def _crop_to(
 
 
 def crop_boxes(boxes: Tensor, top: int, left: int, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """The boxes [K, 4] that are visible in a window of an image, in its pixels, and their indices among the [N].
+    """The boxes [K, 4] that are visible in a window of an image, in pixels of the window, and the mask [N] of them.
 
     Boxes with less than MIN_VISIBLE of their area in the window are left out.
     """

@@ -14,10 +14,10 @@ from grcn.data.records import Dataset, Defect
 from grcn.data.text import read_start
 from grcn.errors import AnnotationError, DataError, ImageError
 
-# What no one takes for data, in lower case. Hidden files and folders are not looked at.
-_OTHERS = frozenset((*CLASS_LISTS, "generated", "thumbs.db", "desktop.ini"))  # `generated`: `grcn data generate`'s
+# Files that are obviously not data, in lower case. Hidden files and folders are ignored as well.
+_OTHERS = frozenset((*CLASS_LISTS, "generated", "thumbs.db", "desktop.ini"))  # `grcn data generate` makes `generated`
 _ABOUT = ("readme", "license", "licence", "copying", "notice", "citation", "changelog")
-_MASKS = ("segmentationclass", "segmentationobject")  # VOC's, pictures that are no photos
+_MASKS = ("segmentationclass", "segmentationobject")  # VOC's folders of masks, which are not photos
 
 _PHOTOS = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"II*\0", b"MM\0*", b"\xff\x0a", b"\0\0\0\x0cJXL ")
 _BRANDS = (b"avif", b"avis", b"heic", b"heix", b"hevc", b"mif1", b"msf1", b"crx ")
@@ -48,7 +48,7 @@ def unused_files(datasets: Sequence[Dataset], named: Iterable[Path]) -> list[Def
             with os.scandir(folder) as listed:
                 entries = list(listed)
         except OSError as error:
-            message = f"cannot be listed: {error.strerror}: what it holds is not known"
+            message = f"cannot be listed: {error.strerror}: its content is unknown"
             found.append(Defect("unread-folder", _name(root, folder), message, exit_code=DataError.exit_code))
             continue
         for entry in entries:
@@ -104,6 +104,6 @@ def _what(path: Path, real: Path, root: Path, format: str) -> tuple[str, str, in
         return "in-no-split", "annotations that are in no split: not used", AnnotationError.exit_code
     start = read_start(path, 16)
     if start.startswith(_PHOTOS) or (start[:4] == b"RIFF" and start[8:12] == b"WEBP") or brand(start) in _BRANDS:
-        message = f"a photo by its content, but '{path.suffix}' is no suffix of a kind that is read"
+        message = f"a photo by its content, but '{path.suffix}' is not the suffix of a kind that is read"
         return "unread-kind", message, ImageError.exit_code
-    return "unused-file", "not used: no photo, and no annotations of this format", 0
+    return "unused-file", "not used: neither a photo nor annotations of this format", 0

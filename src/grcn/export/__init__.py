@@ -1,1 +1,1 @@
-"""Detectors outside torch: exported to one graph (`export.py`), and run from its file (`runtimes.py`)."""
+"""Exports detectors to one graph, which other runtimes run (`grcn.predict.runtimes`)."""

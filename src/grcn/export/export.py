@@ -1,9 +1,10 @@
-"""Exports a trained detector to one file that other runtimes run (`grcn export`)."""
+"""`grcn export`: exports a trained detector to a file that other runtimes run."""
 
 from __future__ import annotations
 
-import io
 import logging
+import sys
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
@@ -11,7 +12,7 @@ from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, Literal
+from typing import IO, TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import torch
@@ -35,11 +36,13 @@ if TYPE_CHECKING:
 
 Format = Literal["onnx", "openvino", "torch"]
 OPSET = 18
-"""Of ONNX: the oldest that torch's exporter writes, so that older runtimes read it."""
+"""The oldest ONNX opset that torch's exporter writes, so that older runtimes can read it."""
 
+_EXPORTERS = ("torch", "onnx", "onnxscript", "onnx_ir", "openvino", "nncf")
+"""Packages whose warnings say nothing to the user."""
 
 TORCH = "2.14"
-"""The oldest torch that is known to trace a detector with the sizes of images left open; 2.10 cannot."""
+"""The oldest torch that is known to trace a detector for images of any size; 2.10 cannot."""
 
 
 def export(
@@ -51,21 +54,21 @@ def export(
     half: bool = False,
     calibration: Sequence[NDArray[np.uint8]] = (),
 ) -> Path:
-    """Writes a detector as one graph, from uint8 images [B, H, W, 3] to boxes, scores and class ids in their pixels.
+    """Writes a detector as one graph, from uint8 images [B, H, W, 3] to boxes in their pixels, scores and class ids.
 
     Args:
         detector: from `grcn.predict.checkpoint.load_detector`.
-        out: the file, or for `openvino` the folder; what was exported there before is replaced.
-        format: `onnx`, `openvino`, or `torch`: a `.pt2` file of `torch.export`, to be read with
-            `grcn.geometry.nms` imported.
-        size: height and width of the only images that it is to take, one at a time; None: images of any size, and
-            any number of one size at a time.
-        half: store weights in 16 bits; they are computed in 32.
-        calibration: images [H, W, 3], some hundred, to quantize on: then convolutions and large matrix products are in
-            int8; `openvino` alone.
+        out: the file, or the folder for `openvino`; an earlier export there is replaced.
+        format: `onnx`, `openvino`, or `torch`, which is a `.pt2` file of `torch.export`. To read that, import
+            `grcn.geometry.nms` first.
+        size: height and width of the only images that the graph accepts, one at a time. None: it accepts images of any
+            size, and any number of images of one size at a time.
+        half: store weights in 16 bits; the graph still computes in 32.
+        calibration: some hundred images [H, W, 3] for quantization. Convolutions and large matrix products are then in
+            int8. Only for `openvino`.
 
     Returns:
-        the file or folder.
+        The file or folder.
 
     Raises:
         ConfigError: if a package is missing, the format has no int8, or the network's graph depends on the size.
@@ -81,7 +84,7 @@ def export(
     precision = "int8" if calibration else "f16 weights" if half else "f32"
     about = {"grcn": version("grcn"), "precision": precision, "normalisation": normalisation, **detector.extra}
     header = Header(model.config, detector.class_names, detector.preset, about)
-    if half and format != "openvino":  # OpenVINO's own way of it comes on saving
+    if half and format != "openvino":  # OpenVINO does this itself when it saves
         _store_in_half(model)
     program = _trace(model, size)
     if format == "torch":
@@ -128,7 +131,7 @@ def _import(name: str, format: str) -> Any:
 
 
 class _Widened(nn.Module):
-    """A weight that is stored in 16 bits."""
+    """Converts a weight that is stored in 16 bits to 32 bits."""
 
     def forward(self, stored: Tensor) -> Tensor:
         return stored.float()
@@ -146,12 +149,12 @@ def _trace(model: RCNN, size: tuple[int, int] | None) -> torch.export.ExportedPr
     graph = Graph(model).eval().requires_grad_(False)
     if size is not None:
         return torch.export.export(graph, (torch.zeros(1, *size, 3, dtype=torch.uint8),))
-    # Any two numbers do: that no size is built in is what dynamic_shapes demands.
+    # Height and width are arbitrary, because dynamic_shapes makes sure that no size is built in.
     dims = {i: torch.export.Dim(name, min=1) for i, name in enumerate(("batch", "height", "width"))}
     try:
-        with _quiet():
+        with _quiet(), redirect_stderr(cast(IO[str], _OtherThreads(sys.stderr))):
             return torch.export.export(graph, (torch.zeros(2, 333, 517, 3, dtype=torch.uint8),), dynamic_shapes=(dims,))
-    except Exception as error:  # torch has many kinds; windows that are cut by the size of a map end here
+    except Exception as error:  # torch raises many kinds, for instance if windows are cut by the size of a map
         raise ConfigError(
             f"backbone '{model.config.backbone}': its graph depends on the size of the photo ({type(error).__name__}); "
             "export it for one size: --size HEIGHT WIDTH"
@@ -178,7 +181,7 @@ def _to_onnx(program: torch.export.ExportedProgram) -> onnx.ModelProto:
 
 
 def _nms(boxes: Any, scores: Any, iou: float, threshold: float, most: int) -> Any:
-    """`grcn.geometry.nms.keep_best` in ONNX, whose operator lists what it keeps."""
+    """`grcn.geometry.nms.keep_best` in ONNX, whose operator lists the boxes that it keeps."""
     op: Any = _import("onnxscript", "onnx").opset18
     most_kept, overlap, least = (
         op.Constant(value_int=most),
@@ -192,7 +195,7 @@ def _nms(boxes: Any, scores: Any, iou: float, threshold: float, most: int) -> An
 
 
 def _quantized(model: Any, calibration: Sequence[NDArray[np.uint8]]) -> Any:
-    """An OpenVINO model with the layers that take the time in int8; ranges are those seen on `calibration`."""
+    """An OpenVINO model with its slow layers in int8. The ranges are those that occur on `calibration`."""
     nncf = _import("nncf", "openvino")
     taken = _layers_worth_it(model)
     left = [op.get_friendly_name() for op in model.get_ops() if op.get_friendly_name() not in taken]
@@ -208,17 +211,17 @@ def _quantized(model: Any, calibration: Sequence[NDArray[np.uint8]]) -> Any:
 
 
 def _layers_worth_it(model: Any) -> set[str]:
-    """Names of the operations to quantize: convolutions, residual sums, and fc6 and fc7.
+    """The names of the operations to quantize: convolutions, residual sums, fc6 and fc7.
 
-    Not the last layers, whose numbers are coordinates and scores and which cost little, and nothing before the first
-    convolution or between boxes.
+    The last layers are left out, because their outputs are coordinates and scores, and they take little time. So is
+    everything before the first convolution and everything that works on boxes.
     """
     taken = set()
     for op in model.get_ops():
         kind, name = op.get_type_name(), op.get_friendly_name()
         if kind == "Convolution":
             out = _after(_after(op) if _after(op).get_type_name() == "Add" else op)
-            if out.get_type_name() != "Transpose":  # the RPN's answers are told by what comes next
+            if out.get_type_name() != "Transpose":  # follows only the outputs of the RPN
                 taken.add(name)
         elif kind == "MatMul" and op.input_value(1).get_node().get_type_name() == "Constant":
             if np.prod(op.input(1).get_shape()) >= 2**20:
@@ -234,12 +237,12 @@ def _layers_worth_it(model: Any) -> set[str]:
 
 
 def _after(op: Any) -> Any:
-    """The first of the operations that read what `op` gives."""
+    """The first of the operations that read the output of `op`."""
     return next(iter(op.output(0).get_target_inputs())).get_node()
 
 
 def _save_openvino(openvino: Any, model: Any, out: Path, half: bool) -> None:
-    """Writes the two files beside where they belong, then puts both in place."""
+    """Writes the two files into a folder beside `out`, then moves both to `out`."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix=f".{out.name}.partial-", dir=out.parent) as partial:
@@ -253,12 +256,29 @@ def _save_openvino(openvino: Any, model: Any, out: Path, half: bool) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the exporters' remarks on their own doings, such as the whole graph that they could not trace."""
-    former = logging.root.manager.disable
-    logging.disable(logging.WARNING)
+    """Without the warnings of the exporters, in their loggers and by `warnings`."""
+    levels = {logging.getLogger(name): logging.getLogger(name).level for name in _EXPORTERS}
     try:
-        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")
+        for logger in levels:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=rf"(grcn|{'|'.join(_EXPORTERS)})\b")
             yield
     finally:
-        logging.disable(former)
+        for logger, level in levels.items():
+            logger.setLevel(level)
+
+
+class _OtherThreads:
+    """A stream without what this thread writes: torch prints the whole graph that it could not trace."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream, self._thread = stream, threading.get_ident()
+
+    def write(self, text: str) -> int:
+        if threading.get_ident() == self._thread:
+            return len(text)
+        return int(self._stream.write(text))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)

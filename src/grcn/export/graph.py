@@ -1,9 +1,9 @@
-"""The whole of prediction as one graph of tensor operations: uint8 images in, detections in their own pixels out.
+"""Prediction as a single graph of tensor operations: uint8 images in, detections in pixels of these images out.
 
-The detector itself is that of `grcn.model`, whose shapes do not depend on what is found. Here stands what comes before
-it: resizing, which `Detector.predict` does in Python image by image, for a batch of images of one size.
+The detector itself is that of `grcn.model`, whose shapes do not depend on the detections. This module adds the step
+before it, which is resizing, for a batch of images of one size. `Detector.predict` resizes image by image in Python.
 
-Shape letters: B images, H and W of an image as given, h and w as resized, D detections of an image.
+Shape letters: B images, H and W of an image as given, h and w as resized, D detections per image.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class Graph(nn.Module):
             images: [B, H, W, 3] uint8, RGB.
 
         Returns:
-            boxes [B, D, 4] xyxy in pixels of `images`, clipped to them; scores [B, D], falling; class ids [B, D]
-            int64, -1 (and score 0) where there are fewer than D.
+            boxes [B, D, 4] xyxy in pixels of `images`, clipped to them; scores [B, D], descending; class ids [B, D]
+            int64. If an image has fewer than D detections, the rest has class id -1 and score 0.
         """
         model, own = self.model, _as_tensor(images.shape[1:3])  # height, width
         small, seen = self._resize(images, own)
@@ -52,8 +52,10 @@ class Graph(nn.Module):
         return boxes, found.scores, found.labels
 
     def _resize(self, images: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
-        """`images` at the size that the model sees, padded, [B, h', w', 3], multiples of 32, whole numbers 0..255; and
-        height and width without the padding."""
+        """`images` at the size that the model sees, padded, and height and width without the padding.
+
+        The padded images are [B, h', w', 3], where h' and w' are multiples of 32, with whole numbers 0..255.
+        """
         old, size = images.shape[1:3], self.model.config.input
         if not all(isinstance(n, int) for n in old):
             seen = _output_size(own, size)
@@ -62,7 +64,7 @@ class Graph(nn.Module):
                 torch._check(n >= 1)
                 torch._check(n <= -(-size.long_side // MULTIPLE))
             return _resized(images, seen, cells), seen
-        # A size that is known now takes less to compute later.
+        # If the size is known now, there is less to compute later.
         new = output_size(old[0], old[1], size.short_side, size.long_side)
         cells = [-(-n // MULTIPLE) for n in new]
         if new == tuple(old):
@@ -71,7 +73,7 @@ class Graph(nn.Module):
         return _resized(images, _as_tensor(new), cells), _as_tensor(new)
 
     def _normalise(self, pixels: Tensor, seen: Tensor) -> Tensor:
-        """As `RCNN.batch`, [B, 3, h', w']: zero in the padding."""
+        """Normalizes as `RCNN.batch` does, [B, 3, h', w'], with zeros in the padding."""
         y, x = (torch.arange(n, device=pixels.device) for n in pixels.shape[1:3])
         inside = (y < seen[0])[:, None] & (x < seen[1])
         return ((pixels.permute(0, 3, 1, 2) / 255 - self.model.mean) / self.model.std) * inside
@@ -82,7 +84,7 @@ def _as_tensor(shape: Sequence[int]) -> Tensor:
 
 
 def _output_size(own: Tensor, config: InputConfig) -> Tensor:
-    """`grcn.data.transforms.output_size` of height and width `own` [2] int64."""
+    """`grcn.data.transforms.output_size` for height and width `own` [2] int64."""
     short, long, small, large = config.short_side, config.long_side, own.min(), own.max()
     by_short = short * large <= long * small
     side = torch.where(by_short, small, large)
@@ -95,7 +97,7 @@ def _resized(images: Tensor, new: Tensor, cells: Sequence[int]) -> Tensor:
 
     Args:
         images: [B, H, W, 3] uint8; new: height and width of the result, int64 [2].
-        cells: the same with its padding, which becomes zero, in units of 32 pixels.
+        cells: height and width with padding, in units of 32 pixels; the padding becomes zero.
 
     Returns:
         [B, h', w', 3] of whole numbers 0..255.
@@ -107,25 +109,27 @@ def _resized(images: Tensor, new: Tensor, cells: Sequence[int]) -> Tensor:
 
 
 def _resized_rows(images: Tensor, new: Tensor, cells: int) -> Tensor:
-    """Resizing along the second axis.
+    """Resizes along the second axis.
 
-    A pixel of the result weighs the old ones by a triangle about its centre, as wide as the coarser of both grids: in
-    units of half a pixel over both grids, whole numbers. torch rounds the weights, of sum 1, to as many binary digits
-    as fit 16 bits, and so does this; a weight in a thousand may round otherwise, by one in its last digit. All numbers
-    are whole and, with 128 taken off the pixels, small enough to be exact in float32 where the image is not made eight
-    times smaller or more.
+    A pixel of the result is a weighted sum of old pixels. The weights form a triangle around its centre, as wide as the
+    coarser of the two grids. They are whole numbers, because distances are counted in units of 1 / (2 * new) pixels of
+    the image. torch then rounds the weights, whose sum is 1, to as many binary digits as fit into 16 bits, and so does
+    this function. One weight in a thousand may be rounded differently, by one in its last digit. With 128 subtracted
+    from the pixels, all numbers are small enough to be exact in float32, unless the image becomes eight or more times
+    smaller.
 
-    Each 32 pixels of the result are a small matrix product with the window of the image that they look at.
+    Each 32 pixels of the result are a small matrix product with the window of the image that they depend on.
 
     Args:
-        images: [B, N, M], uint8, or float less 128; new: pixels of the result, int64; cells: the same with padding, in
-            units of 32.
+        images: [B, N, M], uint8, or float with 128 subtracted.
+        new: pixels of the result, int64.
+        cells: pixels of the result with padding, in units of 32.
 
     Returns:
-        [B, 32 * cells, M] float, less 128.
+        [B, 32 * cells, M] float, with 128 subtracted.
     """
     old = images.shape[1]
-    reach = 2 * new.clamp(min=old)  # of the triangle, in units of 1 / (2 * new) pixels of the image
+    reach = 2 * new.clamp(min=old)  # half the width of the triangle, in units of 1 / (2 * new) pixels of the image
     length = ((2 * MULTIPLE * old + 2 * reach) // (2 * new) + 2).clamp(max=old)
     window: int = length.item()  # type: ignore[assignment]
     torch._check(window >= 1)
@@ -141,7 +145,7 @@ def _resized_rows(images: Tensor, new: Tensor, cells: int) -> Tensor:
     digits = (weights.max() * units[1:] < 2**15 - 0.5).sum()
     unit = units.index_select(0, digits.reshape(1))
     weights = (weights * unit + 0.5).floor()
-    # What is added before rounding down: a half, and what the 128 taken off lack where weights do not sum to 1.
+    # Added before rounding down: a half, and a correction of the 128 where the weights do not sum to 1.
     shift = 128 * (weights.sum(dim=2, keepdim=True) - unit) + unit / 2
     taken = images.index_select(1, index.flatten())
     taken = taken.float() - 128 if taken.dtype == torch.uint8 else taken

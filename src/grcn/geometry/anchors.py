@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def cell_anchors(sizes: Sequence[float], ratios: Sequence[float]) -> Tensor:
-    """The anchors of one cell, centred at 0, rounded to whole pixels as the field does.
+    """The anchors of one cell, centred at 0 and rounded to whole pixels, as is usual.
 
     Args:
         sizes: square roots of the areas, pixels; ratios: height / width.
@@ -17,7 +17,7 @@ def cell_anchors(sizes: Sequence[float], ratios: Sequence[float]) -> Tensor:
     Returns:
         [len(ratios) * len(sizes), 4], ratio by ratio.
     """
-    # On the CPU, whatever torch's default device is: a detector that is built on the meta device needs their values.
+    # Always on the CPU, because a detector that is built on the meta device needs the values.
     root = torch.tensor(ratios, dtype=torch.float32, device="cpu").sqrt()  # size / root wide, size * root high
     side = torch.tensor(sizes, dtype=torch.float32, device="cpu")
     widths = ((1 / root)[:, None] * side).flatten()
@@ -26,14 +26,14 @@ def cell_anchors(sizes: Sequence[float], ratios: Sequence[float]) -> Tensor:
 
 
 def grid_anchors(cells: Tensor, map_size: tuple[int, int], stride: int | tuple[int, int]) -> Tensor:
-    """Every anchor of a map.
+    """All anchors of a map.
 
     Args:
         cells: [K, 4] from `cell_anchors`; map_size: (height, width) in cells; stride: input pixels per cell, along both
             axes or along y and x.
 
     Returns:
-        [height * width * K, 4] in input pixels; row by row, K anchors a cell, centred at (x, y) * stride.
+        [height * width * K, 4] in input pixels, row by row, with K anchors per cell, centred at (x, y) * stride.
     """
     height, width = map_size
     down, right = (stride, stride) if isinstance(stride, int) else stride
@@ -46,16 +46,16 @@ def grid_anchors(cells: Tensor, map_size: tuple[int, int], stride: int | tuple[i
 def pyramid_anchors(
     cells: Sequence[Tensor], map_sizes: Sequence[tuple[int, int]], image_size: tuple[int, int]
 ) -> list[Tensor]:
-    """Every anchor of each map of a pyramid.
+    """All anchors of each map of a pyramid.
 
-    Neighbours are image size // map size apart, as torchvision has it. That is the map's stride, but for a last map
-    that has half of an odd number of cells, rounded up.
+    The distance between neighbouring cells is image size // map size, as in torchvision. It equals the stride of the
+    map, except for the last map if that has half of an odd number of cells, rounded up.
 
     Args:
-        cells: [K, 4] of each map; map_sizes: (height, width) of each; image_size: of the padded batch.
+        cells: [K, 4] for each map; map_sizes: (height, width) of each map; image_size: that of the padded batch.
 
     Returns:
-        [height * width * K, 4] each, as from `grid_anchors`.
+        [height * width * K, 4] for each map, as from `grid_anchors`.
     """
     return [
         grid_anchors(own, size, (image_size[0] // size[0], image_size[1] // size[1]))

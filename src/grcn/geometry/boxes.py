@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# Keeps exp() of an untrained network's size deltas finite: no box grows more than 62.5 times (Detectron's choice).
+# Keeps exp() of the size deltas finite in an untrained network: a box grows at most 62.5 times (as in Detectron).
 MAX_LOG_RATIO = math.log(1000.0 / 16)
 
 
 def to_float32(values: Tensor) -> Tensor:
-    """`values` in float32, or as they are in float64: what boxes, scores and losses are computed in."""
+    """Converts to float32, in which boxes, scores and losses are computed; float64 stays as it is."""
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
@@ -32,7 +32,7 @@ def iou(a: Tensor, b: Tensor) -> Tensor:
     Returns:
         [..., N, M] in 0..1; 0 where both boxes are empty.
     """
-    # Axis by axis: planes of [N, M] are computed faster, and hold less at a time, than corners of [N, M, 2].
+    # Axis by axis, because planes of [N, M] are faster and take less memory than corners of [N, M, 2].
     a_left, a_top, a_right, a_bottom = a[..., :, None, :].unbind(-1)
     b_left, b_top, b_right, b_bottom = (side.contiguous() for side in b[..., None, :, :].unbind(-1))
     intersection = (torch.minimum(a_right, b_right) - torch.maximum(a_left, b_left)).clamp(min=0)
@@ -42,12 +42,12 @@ def iou(a: Tensor, b: Tensor) -> Tensor:
 
 
 def image_rois(sizes: Sequence[tuple[int, int]], like: Tensor) -> Tensor:
-    """Images of `sizes` (height, width) as boxes [B, 4] of the type of `like`, where it is."""
+    """Images of `sizes` (height, width) as boxes [B, 4], with the type and device of `like`."""
     return constant([(0, 0, width, height) for height, width in sizes], like)
 
 
 def clip(boxes: Tensor, image: Tensor) -> Tensor:
-    """Boxes [..., 4] cut to an image [..., 4], itself a box that begins at 0; shapes broadcast."""
+    """Clips boxes [..., 4] to an image, given as a box [..., 4] that begins at 0; shapes broadcast."""
     return boxes.clamp(min=0).minimum(torch.cat((image[..., 2:], image[..., 2:]), dim=-1))
 
 
@@ -57,14 +57,14 @@ def has_area(boxes: Tensor, side: float) -> Tensor:
 
 
 def encode(boxes: Tensor, references: Tensor, weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0)) -> Tensor:
-    """Box deltas: what turns `references` into `boxes` (Girshick et al. 2014, appendix C).
+    """The deltas that turn `references` into `boxes` (Girshick et al. 2014, appendix C).
 
     Args:
         boxes, references: [..., 4], with positive sides.
         weights: factors on dx, dy, dw, dh.
 
     Returns:
-        [..., 4]: centre shifts in units of the reference's sides, log ratios of the sides.
+        [..., 4]: the shift of the centre in units of the reference's sides, and the log ratios of the sides.
     """
     sides, reference_sides = boxes[..., 2:] - boxes[..., :2], references[..., 2:] - references[..., :2]
     centres, reference_centres = boxes[..., :2] + 0.5 * sides, references[..., :2] + 0.5 * reference_sides
@@ -83,7 +83,7 @@ def decode(deltas: Tensor, references: Tensor, weights: Sequence[float] = (1.0, 
 
 
 def constant(values: Sequence[Any], like: Tensor) -> Tensor:
-    """Numbers as a tensor of the type of `like`, where it is; a device is not waited for."""
+    """Numbers as a tensor with the type and device of `like`, without waiting for the device."""
     return torch.tensor(values, dtype=like.dtype, device="cpu").to(like.device, non_blocking=True)
 
 
@@ -91,7 +91,7 @@ def pad(boxes: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """Stacks box lists of different lengths.
 
     Args:
-        boxes: one [N_i, 4] an image.
+        boxes: [N_i, 4] for each image.
 
     Returns:
         [B, max N_i, 4], filled with zeros, and the mask of valid boxes, [B, max N_i] bool.

@@ -1,4 +1,4 @@
-"""Which object, if any, each anchor or proposal stands for."""
+"""Assigns each anchor or proposal to an object, or to the background."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from grcn.geometry.boxes import iou
 BACKGROUND = -1
 IGNORED = -2
 PAIRS = 1 << 20
-"""Pairs of object and box whose overlaps are computed at a time: bounds the memory, whatever the objects' number."""
+"""Pairs of object and box whose overlaps are computed at a time. This bounds the memory for any number of objects."""
 
 
 def match(
@@ -28,9 +28,9 @@ def match(
         objects: [B, G, 4]; valid: [B, G] bool, False where `objects` is padding.
         boxes: [A, 4], the same for every image, or [B, A, 4].
         foreground: a box at or above this IoU with its best object is assigned to it.
-        background: a box below this is background; between the two it is ignored.
-        keep_best: also assign the boxes that overlap some object best, however little (but not zero). As in the
-            reference implementations such a box goes to its own best object.
+        background: a box below this IoU is background; a box between the two is ignored.
+        keep_best: also assign every box that has the highest IoU with some object, if that is above 0. As in the
+            reference implementations, such a box goes to the object with which its own IoU is highest.
 
     Returns:
         [B, A] int64: index of the object, or BACKGROUND, or IGNORED.
@@ -44,11 +44,11 @@ def match(
         block = slice(first, first + step)
         overlaps = iou(objects[:, block], boxes).masked_fill_(~valid[:, block, None], -1.0)  # [B, G, A]
         value, place = overlaps.max(dim=1)
-        better = value > best  # of equals the first object, as within a block
+        better = value > best  # on a tie the first object wins, as within a block
         best, index = torch.where(better, value, best), torch.where(better, place + first, index)
         if keep_best and count:
             most = overlaps.amax(dim=2, keepdim=True)  # [B, G, 1]
-            is_best |= (overlaps == most.masked_fill_(most <= 0, 2.0)).any(dim=1)  # 2: no overlap
+            is_best |= (overlaps == most.masked_fill_(most <= 0, 2.0)).any(dim=1)  # 2 equals no IoU
     result = index.masked_fill(best < background, BACKGROUND)
     result = result.masked_fill((best >= background) & (best < foreground), IGNORED)
     return torch.where(is_best, index, result)

@@ -1,4 +1,7 @@
-"""Non-maximum suppression in many sets of boxes at once: images in the RPN, classes of images in the RoI stage."""
+"""Non-maximum suppression in many sets of boxes at once.
+
+A set is an image in the RPN, and a class of an image in the RoI stage.
+"""
 
 from __future__ import annotations
 
@@ -12,25 +15,28 @@ from torch import Tensor
 from torchvision.ops import nms
 
 WIDEST = 1 << 14
-"""Boxes of a set that the kernel of ours can hold."""
+"""Most boxes of a set that our own kernel can hold."""
 FEW = 1 << 14
-"""Boxes of all sets that torchvision's kernel compares as they are. Of more, those above the threshold are picked out
-first, which is one more wait for the device: every box is compared with every other, also of other sets."""
+"""Up to this many boxes in all sets go to torchvision's kernel directly.
+
+Of more boxes, only those above the threshold do, because the kernel compares every box with every other, also across
+sets. Picking them costs one more wait for the device."""
 GROUP = 512
-"""Boxes that a CPU compares at a time, unless one set has more."""
+"""Boxes that a CPU compares at a time, unless a single set has more."""
 
 
 @torch.library.custom_op("grcn::nms", mutates_args=())
 def keep_best(boxes: Tensor, scores: Tensor, iou: float, threshold: float, most: int) -> Tensor:
     """Which boxes non-maximum suppression keeps, set by set.
 
-    One operator, since every runtime has it as one, and since its answer, unlike torchvision's, has a shape that is
-    known beforehand.
+    This is a single operator because every runtime has one for it. Unlike in torchvision, the shape of the result is
+    known in advance.
 
     Args:
         boxes: [N, P, 4], finite; scores: [N, P].
-        iou: above which the lower-scored box is dropped; threshold: only scores above it count.
-        most: boxes kept of a set.
+        iou: of two boxes with a higher IoU, the one with the lower score is dropped.
+        threshold: only boxes with a higher score are kept.
+        most: most boxes kept per set.
 
     Returns:
         [N, P] bool.
@@ -39,8 +45,11 @@ def keep_best(boxes: Tensor, scores: Tensor, iou: float, threshold: float, most:
 
 
 def at_once(boxes: Tensor, scores: Tensor, iou: float, threshold: float, most: int) -> Tensor:
-    """`keep_best` by torchvision's kernel, with one wait for the device (two for more boxes than `FEW`), however many
-    sets there are; its time grows with the square of all boxes."""
+    """`keep_best` with torchvision's kernel.
+
+    It waits for the device once (twice for more boxes than `FEW`), however many sets there are. Its time grows with the
+    square of the number of all boxes.
+    """
     count = scores.shape[1]
     kept = torch.zeros(scores.shape, dtype=torch.bool, device=scores.device)
     if not kept.numel():
@@ -49,13 +58,13 @@ def at_once(boxes: Tensor, scores: Tensor, iou: float, threshold: float, most: i
     picked = torch.arange(len(flat), device=flat.device) if len(flat) <= FEW else (flat > threshold).nonzero()[:, 0]
     if len(picked):
         kept.view(-1)[picked[_nms(flat_boxes[picked], flat[picked], picked // count, iou)]] = True
-    # What is not above the threshold comes after all that is, and has dropped none of that.
+    # Boxes at or below the threshold come last, so they have dropped no box above it.
     return _at_most(most, kept & (scores > threshold), scores)
 
 
 @keep_best.register_kernel("cuda")
 def set_by_set(boxes: Tensor, scores: Tensor, iou: float, threshold: float, most: int) -> Tensor:
-    """The same by a kernel of ours, without a wait; where Triton or a compiler is missing, `at_once`."""
+    """The same with our own kernel, which does not wait for the device; without Triton or a compiler, `at_once`."""
     if not scores.numel() or scores.shape[1] > WIDEST or not _compiles():
         return at_once(boxes, scores, iou, threshold, most)
     from grcn.geometry.nms_kernel import greedy
@@ -68,14 +77,14 @@ def set_by_set(boxes: Tensor, scores: Tensor, iou: float, threshold: float, most
 
 @cache
 def _compiles() -> bool:
-    """Whether Triton is there, and a compiler of C, which it needs for the code around a kernel."""
+    """Whether there is Triton, and a C compiler, which Triton needs for the code around a kernel."""
     compilers = [os.environ.get("CC", ""), "cc", "gcc", "clang"]
     return find_spec("triton") is not None and any(shutil.which(name) for name in compilers if name)
 
 
 @keep_best.register_kernel("cpu")
 def in_groups(boxes: Tensor, scores: Tensor, iou: float, threshold: float, most: int) -> Tensor:
-    """The same on a CPU, where comparing a box with those of all other sets costs more than another call."""
+    """The same on a CPU, where comparing boxes across sets costs more than another call."""
     above = (scores > threshold).contiguous()
     kept = torch.zeros_like(above)
     picked = above.view(-1).nonzero()[:, 0]
@@ -93,15 +102,15 @@ def in_groups(boxes: Tensor, scores: Tensor, iou: float, threshold: float, most:
 
 
 def _nms(boxes: Tensor, scores: Tensor, sets: Tensor, iou: float) -> Tensor:
-    """Indices of what is kept of boxes [M, 4] with scores [M], of which only those of the same set [M] compete."""
-    # Moved apart, in float64, where that rounds no overlap.
+    """The indices of the kept boxes, of boxes [M, 4] with scores [M]. Only boxes of the same set [M] compete."""
+    # Move the sets apart, so that they do not overlap. In float64, this does not change any IoU.
     moved = boxes.double() + ((boxes.amax() - boxes.amin() + 1).double() * sets)[:, None]
     kept: Tensor = nms(moved, scores.double(), iou)
     return kept
 
 
 def _at_most(most: int, kept: Tensor, scores: Tensor) -> Tensor:
-    """The mask [N, P] without all but the `most` best of each set."""
+    """The mask [N, P] with only the `most` best boxes of each set."""
     if most >= kept.shape[1]:
         return kept
     value, index = scores.masked_fill(~kept, -torch.inf).topk(most, dim=1)

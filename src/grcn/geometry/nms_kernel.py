@@ -1,4 +1,4 @@
-"""Non-maximum suppression for a GPU, in Triton: a program for each set of boxes."""
+"""Non-maximum suppression for a GPU, in Triton, with one program per set of boxes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _greedy(boxes, counts, kept, iou, most, width, block: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Keeps the first box that is left of a set and drops those that overlap it, until none or enough are kept."""
+    """Keeps the first remaining box of a set and drops those that overlap it, until none remains or enough are kept."""
     own = tl.program_id(0).to(tl.int64) * width
     place = tl.arange(0, block)
     left = place < tl.load(counts + tl.program_id(0))
@@ -38,9 +38,9 @@ def greedy(boxes: Tensor, counts: Tensor, iou: float, most: int) -> Tensor:
 
     Args:
         boxes: [N, P, 4] float32 or float64, the best of each set first.
-        counts: [N] int64, how many of a set there are.
-        iou: above which the later box is dropped.
-        most: boxes kept of a set.
+        counts: [N] int64, number of boxes in each set; the others are ignored.
+        iou: of two boxes with a higher IoU, the later one is dropped.
+        most: most boxes kept per set.
 
     Returns:
         [N, P] bool.
@@ -49,7 +49,7 @@ def greedy(boxes: Tensor, counts: Tensor, iou: float, most: int) -> Tensor:
     kept = torch.zeros((sets, width), dtype=torch.uint8, device=boxes.device)
     block = triton.next_power_of_2(width)
     warps = min(max(block // 256, 1), 16)
-    # Overlaps are rounded as torchvision rounds them.
+    # Without fused operations, IoUs are rounded as in torchvision.
     _greedy[(sets,)](
         boxes.contiguous(), counts, kept, iou, most, width, block=block, num_warps=warps, enable_fp_fusion=False
     )

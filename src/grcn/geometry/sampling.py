@@ -1,4 +1,4 @@
-"""Which anchors and proposals enter a loss."""
+"""Chooses the anchors and proposals that enter a loss."""
 
 from __future__ import annotations
 
@@ -10,16 +10,22 @@ from torch import Tensor
 
 
 class Samples(NamedTuple):
-    """Indices [B, K] int64 into an image's boxes; valid [B, K] bool, False where there were fewer; positive [B, K]."""
+    """The sampled boxes of each image.
+
+    Args:
+        indices: [B, K] int64, indices into the boxes of the image.
+        valid: [B, K] bool, False where the image had fewer boxes to sample.
+        positive: [B, K] bool.
+    """
 
     indices: Tensor
     valid: Tensor
     positive: Tensor
 
     def packed(self, count: int) -> Samples:
-        """`count` of each image (or K): the valid ones in their order, then the same in turn, as filling.
+        """The first `count` (at most K) samples of each image, valid ones first. Missing ones repeat the valid ones.
 
-        Filling that is like the rest, since what looks at it may count with it (batch norm).
+        Repeated samples are not valid, but they look like the others, because batch norm counts them as well.
         """
         place = torch.arange(min(count, self.valid.shape[1]), device=self.valid.device)
         number = self.valid.sum(dim=1, keepdim=True)
@@ -32,17 +38,17 @@ class Samples(NamedTuple):
 def sample(
     labels: Tensor, count: int, positive_fraction: float, generators: Sequence[torch.Generator] | None = None
 ) -> Samples:
-    """Draws `count` boxes an image at random, at most a fraction of them positive (Girshick 2015, section 2.3).
+    """Draws `count` boxes per image at random, at most a fraction of them positive (Girshick 2015, section 2.3).
 
-    Negatives fill what positives leave. The whole batch is drawn at once, without waiting for the device.
+    Negatives fill the rest. The whole batch is drawn at once, without waiting for the device.
 
     Args:
         labels: [B, N] int: positive above 0, background at 0, ignored below 0.
-        generators: one an image, on the labels' device: what is drawn in an image then does not depend on the others;
-            None: torch's own generator.
+        generators: one per image, on the device of the labels, so that the draw for an image does not depend on the
+            other images. None: torch's own generator.
 
     Returns:
-        Samples with K <= positive_fraction * count + count; exactly the `real` ones count.
+        Samples with K <= positive_fraction * count + count, of which only the valid ones count.
     """
     if generators is None:
         keys = torch.rand(labels.shape, device=labels.device)

@@ -1,8 +1,8 @@
 """`grcn demo RUN [OTHER]`: a page in the browser that shows what one detector, or two side by side, find in a photo.
 
-The server decodes the photo, runs the detectors once, and sends all that was found, with the photo and the energy of
-the detector's maps as pictures. Everything after that, the score slider, what a box says, which map is shown, the JSON,
-is done in the browser (page.js): nothing is computed again, and nothing about a photo is kept here.
+The server decodes the photo, runs the detectors once, and sends all detections, with the photo and the energy of the
+detector's maps as pictures. The browser does the rest (page.js): the score slider, the details of a box, the choice of
+a map, the JSON. Nothing is computed again, and the server keeps nothing about a photo.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ import numpy as np
 from PIL import Image
 
 from grcn.data.image import read_image
+from grcn.data.text import listed
 from grcn.errors import ConfigError, ImageError, Interrupted
 from grcn.palette import PALETTE
 from grcn.types import Detections
@@ -37,26 +38,27 @@ if TYPE_CHECKING:
     from grcn.predict.detector import Detector
 
 HOST = "127.0.0.1"
-MAX_BYTES = 2**25  # of an upload; the limit on pixels is the decoder's
-MAX_SECONDS = 60.0  # of a request, from its turn on
+MAX_BYTES = 2**25  # of an upload; the decoder limits the pixels
+MAX_SECONDS = 60.0  # for a request, once its turn has come
 MAX_WAITING = 16  # requests in the queue
-SHOWN_SIDE = 1280  # pixels of the longer side of what the page shows; boxes are in the photo's own all the same
-KEPT_SECONDS = 600  # of an uploaded file
+SHOWN_SIDE = 1280  # pixels of the longer side of the picture on the page; boxes stay in pixels of the photo
+KEPT_SECONDS = 600  # for an uploaded file
 
 
 def open_page(detectors: Mapping[str, Detector], port: int | None = None) -> None:
-    """Serves the page on this machine alone until the process is interrupted; uploaded files go with it.
+    """Serves the page on this machine only, until the process is interrupted. Uploaded files are deleted with it.
 
     Args:
-        detectors: one or two, by the name that the page calls them.
-        port: default: the first free one from 7860.
+        detectors: one or two detectors, by their name on the page.
+        port: the port. Default: the first free port from 7860 on.
 
     Raises:
-        ConfigError: without gradio, or where the port is taken.
-        Interrupted: on SIGTERM; KeyboardInterrupt on Ctrl-C.
+        ConfigError: if gradio is not installed, or the port is in use.
+        Interrupted: on SIGTERM.
+        KeyboardInterrupt: on Ctrl-C.
     """
     with tempfile.TemporaryDirectory(prefix="grcn-page-") as folder, ThreadPoolExecutor(1) as worker:
-        os.environ["GRADIO_TEMP_DIR"] = folder  # read as gradio is imported, and as the page is built
+        os.environ["GRADIO_TEMP_DIR"] = folder  # read when gradio is imported, and when the page is built
         try:
             import gradio
         except ModuleNotFoundError as error:
@@ -75,7 +77,7 @@ def open_page(detectors: Mapping[str, Detector], port: int | None = None) -> Non
                 max_file_size=MAX_BYTES,
                 theme=gradio.themes.Default(
                     primary_hue="blue",
-                    font=["system-ui", "sans-serif"],  # the defaults are Google's, fetched from there
+                    font=["system-ui", "sans-serif"],  # the default fonts are fetched from Google
                     font_mono=["monospace"],
                 ),
                 css=_file("page.css"),
@@ -105,7 +107,8 @@ def _build(detectors: Mapping[str, Detector], folder: Path, worker: ThreadPoolEx
     """The page as gradio.Blocks.
 
     Args:
-        folder: of the uploaded files; worker: with one thread, so that one prediction runs at a time.
+        folder: the folder of uploaded files.
+        worker: an executor with one thread, so that one prediction runs at a time.
     """
     import gradio as gr
 
@@ -130,9 +133,8 @@ def _build(detectors: Mapping[str, Detector], folder: Path, worker: ThreadPoolEx
 
 def _heading(detectors: Mapping[str, Detector]) -> str:
     names = list(dict.fromkeys(name for detector in detectors.values() for name in detector.class_names))
-    classes = ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
     title = " and ".join(map(html.escape, detectors))
-    return f"<h1>{title}</h1><p>Drop a photo or take one; looked for are {html.escape(classes)}.</p>"
+    return f"<h1>{title}</h1><p>Drop a photo or take one. Classes: {html.escape(listed(names, 12))}.</p>"
 
 
 def _file(name: str) -> str:
@@ -142,16 +144,16 @@ def _file(name: str) -> str:
 def respond(
     upload: dict[str, Any], folder: Path, detectors: Mapping[str, Detector], worker: ThreadPoolExecutor
 ) -> dict[str, Any]:
-    """What the page shows of an upload: what `look` says of it, or `error`, a line that says what is wrong.
+    """What the page shows for an upload: the result of `look`, or `error`, a line that says what is wrong.
 
     Args:
-        upload: as gradio has it from the browser: `path` and `orig_name`.
-        folder: where uploads are; a file elsewhere is not opened.
+        upload: the upload as described by gradio: `path` and `orig_name`.
+        folder: the folder of uploads; a file elsewhere is not opened.
     """
     path = Path(upload["path"]).resolve()
     name = str(upload.get("orig_name") or path.name)
     if not path.is_relative_to(folder.resolve()):
-        return {"error": f"{name}: is no upload of this page"}
+        return {"error": f"{name}: is not an upload of this page"}
     looking = worker.submit(look, path, name, detectors)
     try:
         return looking.result(MAX_SECONDS)
@@ -163,16 +165,16 @@ def respond(
 
 
 def look(path: Path, name: str, detectors: Mapping[str, Detector]) -> dict[str, Any]:
-    """What the page shows of one photo, as JSON has it.
+    """What the page shows for one photo, as plain values for JSON.
 
     Args:
-        path: the uploaded file; name: what it was called.
+        path: the uploaded file; name: its original name.
 
     Returns:
-        `name`; `width` and `height` in pixels; `photo`, a data URL; and `detectors`, for each its `name`, `preset`,
-        `seconds`, `least` (the score above which it finds), `classes` (name and colour), `best` (the score of best F1
-        of each class, where its file has thresholds), `detections` (COCO results of all that it keeps; the image's id
-        is its name without suffix) and `maps` (`tasks`, `stride` and `energy`, a data URL that covers the photo).
+        `name`; `width` and `height` in pixels; `photo`, a data URL; and `detectors`. Each detector has `name`,
+        `preset`, `seconds`, `least` (its lowest score), `classes` (name and colour), `best` (for each class the score
+        with the best F1, if its file has thresholds), `detections` (all that it keeps, as COCO results; the image id is
+        the name without suffix) and `maps` (`tasks`, `stride` and `energy`, a data URL that covers the photo).
 
     Raises:
         ImageError: on a file that cannot be decoded or is too large.
@@ -202,9 +204,9 @@ def look(path: Path, name: str, detectors: Mapping[str, Detector]) -> dict[str, 
 
 
 def predict_with_maps(detector: Detector, image: NDArray[np.uint8]) -> tuple[Detections, Maps | None]:
-    """The detections in an image, and the very maps that they were made from; None where an exported graph hides them.
+    """The detections in an image, and the maps that they come from; None for an exported graph, which hides its maps.
 
-    One call at a time for a detector.
+    Only one call at a time is allowed for a detector.
     """
     try:
         separation = detector.model.separation
@@ -225,11 +227,13 @@ def energy(feature_map: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _energies(detector: Detector, maps: Maps, size: tuple[int, int], shown: tuple[int, int]) -> list[dict[str, Any]]:
-    """Pictures, (width, height) `shown`, of the energy of each task's map; one where the tasks share it. Of a
-    pyramid it is the mean over its maps.
+    """Pictures of the energy of each task's map, or one picture if both tasks share a map.
+
+    For a pyramid, the energy is the mean over its maps.
 
     Args:
         size: height and width of the photo.
+        shown: width and height of the pictures.
     """
     from grcn.data.transforms import output_size
 
@@ -254,7 +258,7 @@ def _energies(detector: Detector, maps: Maps, size: tuple[int, int], shown: tupl
 
 
 def _coloured(values: NDArray[np.float32]) -> Image.Image:
-    """The lowest value dark, the highest bright."""
+    """A picture of values, from dark for the lowest to bright for the highest."""
     import matplotlib
 
     low, high = float(values.min()), float(values.max())

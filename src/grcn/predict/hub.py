@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from grcn.errors import CheckpointError, ConfigError
+from grcn.errors import CheckpointError, ConfigError, first_line
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
@@ -103,6 +103,23 @@ def _size_on_hub(hub: Any, repo_id: str, revision: str | None, token: str | None
     if size is None:
         raise CheckpointError(f"{repo_id}: the Hub does not tell the size of {WEIGHTS}")
     return size
+
+
+def check_hub(repo_id: str) -> None:
+    """Checks that the Hub can be reached. This takes a second, while loading torch and a detector takes many.
+
+    Raises:
+        CheckpointError: if the Hub does not answer within 10 seconds.
+        ConfigError: without the extra `hub`.
+    """
+    _import_hub()
+    from huggingface_hub import constants
+    from huggingface_hub.utils import get_session
+
+    try:
+        get_session().head(constants.ENDPOINT, timeout=10)
+    except Exception as error:
+        raise _explained(error, repo_id, None) from None
 
 
 def push(
@@ -265,7 +282,7 @@ def _import_hub() -> Any:
 
 def _explained(error: Exception, repo_id: str, revision: str | None) -> Exception:
     """Converts an error of the Hub to one of grcn with a message of one line; returns other errors unchanged."""
-    from huggingface_hub import errors
+    from huggingface_hub import constants, errors
 
     login = "log in with `hf auth login`, or set HF_TOKEN"
     if isinstance(error, errors.HFValidationError):
@@ -273,7 +290,9 @@ def _explained(error: Exception, repo_id: str, revision: str | None) -> Exceptio
     if isinstance(error, errors.LocalTokenNotFoundError):
         return CheckpointError(f"{repo_id}: no token for the Hugging Face Hub; {login}")
     if isinstance(error, errors.LocalEntryNotFoundError):
-        return CheckpointError(f"{repo_id}: not in the cache of this machine, and the Hugging Face Hub was not reached")
+        return CheckpointError(
+            f"{repo_id}: not in the cache of this machine, and {constants.ENDPOINT} cannot be reached"
+        )
     if isinstance(error, errors.RevisionNotFoundError):
         return CheckpointError(f"{repo_id}: no revision '{revision}'")
     if isinstance(error, errors.EntryNotFoundError):
@@ -281,7 +300,10 @@ def _explained(error: Exception, repo_id: str, revision: str | None) -> Exceptio
     status = error.response.status_code if isinstance(error, errors.HfHubHTTPError) else None
     if isinstance(error, errors.RepositoryNotFoundError) or status in (401, 403):
         return CheckpointError(f"{repo_id}: does not exist, or this user may not use it; {login}")
-    if isinstance(error, (errors.HTTPError, OSError)):  # type: ignore[attr-defined]  # its HTTP library's
-        said = next(iter(str(error).splitlines()), "") or type(error).__name__
-        return CheckpointError(f"{repo_id}: the Hugging Face Hub was not reached, or refused: {said[:200]}")
-    return error
+    if status is not None:
+        return CheckpointError(f"{repo_id}: {constants.ENDPOINT} answered: {first_line(error)}")
+    if isinstance(error, errors.HTTPError):  # type: ignore[attr-defined]  # of its HTTP library
+        return CheckpointError(
+            f"{repo_id}: {constants.ENDPOINT} cannot be reached: {first_line(error)}; check the network, or HF_ENDPOINT"
+        )
+    return CheckpointError(f"{repo_id}: {first_line(error)}") if isinstance(error, OSError) else error

@@ -1,4 +1,4 @@
-"""What figures have in common."""
+"""Code that all figures share."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from grcn.fonts import fonts_for
 
 @contextmanager
 def figure_fonts(names: Sequence[str]) -> Iterator[None]:
-    """Figures that are made and saved meanwhile write names with fonts that have their letters, where there are any."""
+    """Lets figures write names with fonts that have their letters, if there are any.
+
+    A figure has to be made and saved within this context.
+    """
     import matplotlib
     from matplotlib.font_manager import FontProperties, fontManager
 

@@ -1,4 +1,4 @@
-"""`grcn gap`: detectors side by side, by what each task loses them."""
+"""`grcn gap`: detectors side by side, with the AP that each task loses."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from grcn.reports.tables import table
 
 
 def label(sources: Sequence[str]) -> list[str]:
-    """A short name for each source: its file's or folder's, or its whole path where two are called alike.
+    """A short name for each source: that of its file or folder, or the whole path if two have the same name.
 
     >>> label(["runs/c4", "runs/grcn/", "other/c4"])
     ['runs/c4', 'grcn', 'other/c4']
@@ -30,7 +30,7 @@ def label(sources: Sequence[str]) -> list[str]:
 def page_and_json(
     names: Sequence[str], gaps: Sequence[Gap], intervals: Intervals | None, detections: Sequence[int], data: str
 ) -> tuple[str, dict[str, Any]]:
-    """The page as HTML, and the same figures as JSON has them."""
+    """The page as HTML, and the same figures as plain values for JSON."""
     page = gap_page(names, gaps, intervals, data=data, detections=detections)
     matches = gaps[0].matches["none"]
     detectors = []
@@ -56,7 +56,7 @@ def _finite(intervals: dict[str, tuple[float, float]]) -> dict[str, list[float] 
 
 
 def print_gaps(names: Sequence[str], gaps: Sequence[Gap], intervals: Intervals | None) -> None:
-    """Prints what each task loses, and the costs of the errors, in points of 100 AP."""
+    """Prints the AP that each task and each type of error loses, in points of 100."""
     from rich.console import Console
     from rich.text import Text
 

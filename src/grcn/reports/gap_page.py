@@ -1,4 +1,4 @@
-"""The page of `grcn gap`: one HTML file with its plots inside, to read on a screen or in print."""
+"""The page of `grcn gap`: one HTML file that contains its plots, to read on a screen or in print."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     _Draw = Callable[[Axes, Sequence[str], Sequence[Gap]], None]
 
-# Detectors have a colour of the palette each; grey print tells them apart by line style, marker and hatch.
+# Each detector has its own colour of the palette. In grey print, line style, marker and hatch tell them apart.
 _LINES = ("-", "--", "-.", ":")
 _HATCHES = ("", "///", "\\\\\\", "xx", "--", "||", "++")
 
@@ -35,11 +35,11 @@ def gap_page(
     """The page as HTML.
 
     Args:
-        names: of the detectors.
-        gaps: theirs, on the same images.
-        intervals: bootstrap intervals of the same detectors; None: without.
-        data: the data set's name and split, as the title says it.
-        detections: how many each detector made.
+        names: names of the detectors.
+        gaps: results of the detectors, on the same images.
+        intervals: bootstrap intervals of the detectors; None: the page shows none.
+        data: name and split of the data set, for the title.
+        detections: number of detections of each detector.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -75,8 +75,11 @@ def gap_page(
 
 
 def _parts(gap: Gap) -> Iterator[dict[str, Any]]:
-    """A row of the last table for each class and size: AP under each oracle, and of the true positives how many there
-    are, their mean IoU and the rank correlation of score and IoU."""
+    """A row of the last table for each class and size.
+
+    It has the AP under each oracle, and the number of true positives, their mean IoU, and the rank correlation of their
+    scores and IoUs.
+    """
     scores, overlap, objects = gap.true_positives()
     sizes = np.digitize(gap.areas, [32.0**2, 96.0**2])
     parts = [
@@ -97,16 +100,16 @@ def _parts(gap: Gap) -> Iterator[dict[str, Any]]:
 
 
 def _picture(key: str, draw: _Draw, names: Sequence[str], gaps: Sequence[Gap], height: float) -> Markup:
-    """An SVG picture for inside the page, its text as text; the same at each writing.
+    """An SVG picture to put into the page, with its text as text. The same data give the same bytes.
 
     Args:
-        height: in inches; all are equally wide.
+        height: height in inches; all pictures have the same width.
     """
     import matplotlib
     from markupsafe import Markup
     from matplotlib.figure import Figure
 
-    # The salt makes the ids in the file.
+    # A fixed salt, because the ids in the file depend on it.
     with (
         matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": key, "font.family": "sans-serif"}),
         figure_fonts(names),
@@ -124,7 +127,7 @@ def _picture(key: str, draw: _Draw, names: Sequence[str], gaps: Sequence[Gap], h
 
 
 def _bars(axes: Axes, names: Sequence[str], groups: Sequence[str], values: Sequence[Sequence[float]]) -> None:
-    """Groups of bars, a bar for each detector, each with its value."""
+    """Draws groups of bars, with one bar per detector and its value on it."""
     width = 0.8 / len(names)
     for i, (name, heights) in enumerate(zip(names, values, strict=True)):
         at = np.arange(len(groups)) - 0.4 + width * (i + 0.5)
@@ -138,14 +141,14 @@ def _bars(axes: Axes, names: Sequence[str], groups: Sequence[str], values: Seque
 
 
 def _legend(axes: Axes) -> None:
-    """Of what has a label, if anything has; labels hold names, so a `$` in them is no formula."""
+    """Adds a legend if anything has a label. Labels are names, so a `$` in them does not begin a formula."""
     if axes.get_legend_handles_labels()[0]:
         for text in axes.legend(frameon=False, fontsize=8).get_texts():
             text.set_parse_math(False)
 
 
 def _line(i: int) -> dict[str, Any]:
-    """How the lines of detector i look."""
+    """The style of the lines of detector i."""
     return {"color": PALETTE[i % len(PALETTE)], "linestyle": _LINES[i % len(_LINES)]}
 
 
@@ -192,7 +195,7 @@ def _draw_scores(axes: Axes, names: Sequence[str], gaps: Sequence[Gap]) -> None:
     _legend(axes)
 
 
-# How each is drawn, and its height in inches.
+# How each picture is drawn, and its height in inches.
 _PICTURES: dict[str, tuple[_Draw, float]] = {
     "losses": (_draw_losses, 2.8),
     "by_iou": (_draw_by_iou, 3.4),

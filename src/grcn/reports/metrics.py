@@ -1,6 +1,6 @@
 """The report of one evaluation: metrics.json, pictures of curves and confusions, and a table for the terminal.
 
-matplotlib is used through its objects (`Figure`), never `pyplot`: no window system, no global state.
+matplotlib is used through its objects (`Figure`), never through `pyplot`, which has global state and may open windows.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from grcn.data.text import and_more, listed
 from grcn.evaluation.confusion import confusion_matrix
 from grcn.evaluation.voc import VocMatches, ap_key, match_voc
 from grcn.files import atomic_file, write_json
@@ -19,7 +20,7 @@ from grcn.fonts import drawable
 from grcn.palette import PALETTE
 from grcn.reports.figures import figure_fonts
 from grcn.reports.scores import print_scores, reliability_figure
-from grcn.reports.tables import MOST_ROWS, listed, table
+from grcn.reports.tables import HINT, MOST_ROWS, table
 from grcn.types import Array, Detections, Target
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 CURVE_IOU = (0.5, 0.7)
-# Told apart by line style in grey print.
+# In grey print, the line style tells them apart.
 _CURVE_STYLES: tuple[dict[str, Any], ...] = (
     {"color": PALETTE[0], "linestyle": "-"},
     {"color": PALETTE[1], "linestyle": "--"},
@@ -48,24 +49,25 @@ def write_report(
     iou: float = 0.5,
     scores_in_words: str | None = None,
 ) -> list[Path]:
-    """Write metrics.json, precision_recall.png, confusion_matrix.png and, where it was measured, reliability.png.
+    """Writes metrics.json, precision_recall.png, confusion_matrix.png and, with calibration in it, reliability.png.
 
-    The curves are by the VOC rule at IoU 0.5 and 0.7, one panel for each class that has objects (80 a picture;
-    precision_recall_2.png and so on when there are more). The confusion matrix is `confusion_matrix`'s, reliability
-    that of the metrics' section `calibration`.
+    The curves follow the VOC rule at IoU 0.5 and 0.7, with one panel for each class that has objects. A picture has at
+    most 80 panels; the next is precision_recall_2.png, and so on. The confusion matrix is from `confusion_matrix`. The
+    reliability diagram shows the section `calibration` of the metrics.
 
     Args:
-        out: the folder; created if it does not exist, files of these names in it are replaced.
-        metrics: what `evaluate` returned.
-        detections, targets, class_names: what it was given.
-        score, iou: of the confusion matrix; [C] float32: a score of each class, which `scores_in_words` tells of.
+        out: the folder. It is created if it does not exist, and files of these names in it are replaced.
+        metrics: the result of `evaluate`.
+        detections, targets, class_names: the arguments of `evaluate`.
+        score, iou: thresholds of the confusion matrix. `score` may be [C] float32, one per class; `scores_in_words`
+            then describes it.
 
     Returns:
-        The files written, metrics.json first.
+        The files that were written, metrics.json first.
 
     Raises:
-        DataError: when images or classes do not correspond.
-        CheckpointError: when the folder cannot be written; a file is replaced whole or not at all.
+        DataError: if images or classes do not correspond.
+        CheckpointError: if the folder cannot be written. A file is written completely or not at all.
     """
     out = Path(out)
     names = drawable(tuple(class_names))
@@ -88,10 +90,10 @@ def write_report(
 
 
 def precision_recall_figures(matches: VocMatches, class_names: Sequence[str]) -> list[Figure]:
-    """Figures with a panel for each class that has objects: the measured curve, and its envelope that AP integrates.
+    """Figures with a panel for each class that has objects: its measured curve, and the envelope that AP integrates.
 
     Args:
-        matches: at IoU 0.5 and 0.7.
+        matches: matches at IoU 0.5 and 0.7.
         class_names: the C names.
     """
     drawn = np.flatnonzero(matches.objects)
@@ -129,7 +131,7 @@ def _draw_curves(panel: Axes, matches: VocMatches, class_id: int) -> None:
     for iou, style in zip(CURVE_IOU, _CURVE_STYLES, strict=True):
         curve = matches.curve(iou, class_id)
         panel.plot(curve.recall, curve.precision, color=style["color"], linewidth=0.7, alpha=0.45)
-        # The envelope: from recall 0, level up to each recall reached, and down to 0 where the detections end.
+        # The envelope starts at recall 0, is level up to each recall, and drops to 0 after the last detection.
         recall = np.concatenate([[0.0], curve.recall, curve.recall[-1:]])
         precision = np.concatenate([curve.envelope[:1], curve.envelope, [0.0]])
         panel.plot(recall, precision, drawstyle="steps-pre", linewidth=1.6, label=f"IoU {iou:g}", **style)
@@ -144,8 +146,9 @@ def confusion_figure(matrix: Array, class_names: Sequence[str], *, scores_in_wor
 
     Args:
         matrix: [C + 1, C + 1] from `confusion_matrix`.
-        class_names: the C names. Of more than 80 classes, the 80 with most objects are drawn, and the title says so.
-        scores_in_words, iou: what the matrix was counted at.
+        class_names: the C names. If there are more than 80, only the 80 classes with most objects are drawn, and the
+            title says so.
+        scores_in_words, iou: the thresholds of the matrix.
     """
     from matplotlib.figure import Figure
 
@@ -184,10 +187,10 @@ def confusion_figure(matrix: Array, class_names: Sequence[str], *, scores_in_wor
 
 
 def print_metrics(metrics: dict[str, Any], console: Console) -> None:
-    """Print the figures of `evaluate`: a table by class, means of the rest, what scores are worth where that was
-    measured, and the rules they were counted by.
+    """Prints the result of `evaluate`: a table by class, further means, and the rules of counting.
 
-    The table has VOC's AP at the first two IoUs; the lines below it have all.
+    If thresholds were measured, it also prints them and the calibration. The table has VOC's AP at the first two IoUs;
+    the lines below it have all IoUs.
     """
     from rich.text import Text
 
@@ -203,8 +206,8 @@ def print_metrics(metrics: dict[str, Any], console: Console) -> None:
     shown = [(name, row) for name, row in metrics["per_class"].items() if row["objects"]]
     for name, row in shown[:MOST_ROWS]:
         add_row(Text(name), row, metrics["voc_area"]["per_class"][name])
-    if len(shown) > MOST_ROWS:
-        rows.add_row(f"and {len(shown) - MOST_ROWS} more (--json lists all)")
+    if more := and_more(len(shown) - MOST_ROWS, HINT):
+        rows.add_row(more)
     rows.add_section()
     add_row(Text("mean", "bold"), metrics, metrics["voc_area"])
     console.print(rows)
@@ -220,7 +223,7 @@ def print_metrics(metrics: dict[str, Any], console: Console) -> None:
         console.print()
         print_scores(metrics, console)
     if metrics["classes_without_objects"]:
-        names = listed(metrics["classes_without_objects"], 5, "--json lists all")
+        names = listed(metrics["classes_without_objects"], 5, HINT)
         console.print(Text(f"without objects, and so not in the means: {names}"))
     console.print(Text(f"AP: {metrics['rule']}", "dim"))
     for section in ("voc_area", "voc_11point"):
@@ -240,7 +243,7 @@ def _shortened(name: str, most: int) -> str:
 
 
 def _wrapped(name: str, width: int) -> str:
-    """A name in at most two lines of `width` letters."""
+    """A name in at most two lines of `width` characters."""
     import textwrap
 
     return "\n".join(textwrap.wrap(name, width, max_lines=2, placeholder="…")) or name

@@ -65,8 +65,8 @@ def print_model(name: str, summary: DetectorSummary) -> None:
         ("classification", summary.strides[1], config.cls_cells, config.cls_context),
         ("localization", summary.strides[2], config.loc_cells, config.loc_context),
     ):
-        beside = "" if context == "none" else f", beside {context} context"
-        rule = "" if len(strides) == 1 else f": of each RoI the coarsest on which it spans {cells:g} cells"
+        beside = "" if context == "none" else f", with {context} context"
+        rule = "" if len(strides) == 1 else f"; each RoI reads the coarsest on which it spans {cells:g} cells"
         which = "a map" if len(strides) == 1 else "maps"
         console.print(f"{task} sees {which} of stride {_range(strides)}{rule}{beside}")
     console.print(_conditions(summary), style="dim")

@@ -1,4 +1,4 @@
-"""What scores are worth, as a picture and as tables for the terminal."""
+"""Score thresholds, calibration and errors, as a picture and as tables for the terminal."""
 
 from __future__ import annotations
 
@@ -6,19 +6,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from grcn.data.text import and_more, listed
 from grcn.palette import PALETTE
-from grcn.reports.tables import MOST_ROWS, listed, table
+from grcn.reports.tables import HINT, MOST_ROWS, table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from rich.console import Console
 
-_BEFORE, _AFTER = PALETTE[:2]  # as the curves of precision and recall
+_BEFORE, _AFTER = PALETTE[:2]  # as in the curves of precision and recall
 
 
 def reliability_figure(calibration: dict[str, Any]) -> Figure:
-    """The reliability diagram: the share of detections that is right over their score, before and after temperature
-    scaling, and how many detections there are of each score.
+    """The reliability diagram: the share of correct detections against the score, before and after temperature scaling.
+
+    A second panel has the number of detections for each score.
 
     Args:
         calibration: the section of metrics.json, from `grcn.evaluation.calibration.measure_calibration`.
@@ -61,7 +63,8 @@ def reliability_figure(calibration: dict[str, Any]) -> Figure:
 def print_scores(metrics: dict[str, Any], console: Console) -> None:
     """Prints the sections `thresholds`, `calibration`, `errors` and `confusion` of metrics.json, in 80 columns.
 
-    Thresholds are those of the detector's file with what they give here, where it has some; else the best of the split.
+    The thresholds are those in the detector's file, with what they give here. Without any, the best ones for this split
+    are printed.
     """
     from rich.text import Text
 
@@ -84,8 +87,8 @@ def print_scores(metrics: dict[str, Any], console: Console) -> None:
     ]
     for name, row in classes[:MOST_ROWS]:
         add_row(Text(name), row)
-    if len(classes) > MOST_ROWS:
-        rows.add_row(f"and {len(classes) - MOST_ROWS} more (--json lists all)")
+    if more := and_more(len(classes) - MOST_ROWS, HINT):
+        rows.add_row(more)
     rows.add_section()
     add_row(Text("all", "bold"), shown["all"])
     console.print(rows)
@@ -117,4 +120,4 @@ def _confusions(section: dict[str, Any], most: int = 5) -> str:
         if other != name
     ]
     told = [f"{name} as {other} {count}" for count, name, other in sorted(pairs, key=lambda pair: -pair[0])]
-    return "found as another class: " + (listed(told, most, "--json lists all") or "none")
+    return "found as another class: " + (listed(told, most, HINT) or "none")

@@ -1,4 +1,4 @@
-"""Tables for the terminal: narrow enough for 80 columns, with room for long names."""
+"""Tables for the terminal, narrow enough for 80 columns, with room for long names."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 MOST_ROWS = 100
-"""Rows of a table by class; the rest is counted."""
+"""Most rows of a table by class; the other classes are counted."""
+HINT = "--json lists all"
 
 
 def table(names: str, figures: Sequence[str], title: str) -> Table:
-    """A table of names on the left and figures on the right. A name that is too long is folded, figures never are.
+    """A table with names on the left and figures on the right. A name that is too long is folded, figures never are.
 
     Args:
         names: heading of the names.
@@ -29,13 +30,3 @@ def table(names: str, figures: Sequence[str], title: str) -> Table:
     for heading in figures:
         made.add_column(heading, justify="right", no_wrap=True)
     return made
-
-
-def listed(names: Sequence[str], most: int, rest: str) -> str:
-    """Names with commas between; of more than `most`, the first ones, the count of the others and where they stand.
-
-    >>> listed(["a", "b", "c"], 2, "--json lists all")
-    'a, b and 1 more (--json lists all)'
-    """
-    more = len(names) - most
-    return ", ".join(names[:most]) + (f" and {more} more ({rest})" if more > 0 else "")

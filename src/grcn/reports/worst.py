@@ -1,4 +1,4 @@
-"""The photos with the most errors, drawn: what is missed, false and loose."""
+"""Draws the photos with the most errors: missed objects, false detections and loose boxes."""
 
 from __future__ import annotations
 
@@ -25,16 +25,19 @@ if TYPE_CHECKING:
 
 FOLDER = "worst"
 MISSED, FALSE, RIGHT, LOOSE = PALETTE[:4]  # blue, orange-red, green, pink
-_MAX_STEM = 60  # letters: a name has at most 255 bytes
+_MAX_STEM = 60  # characters, because a file name has at most 255 bytes
 
 
 def draw_errors(image: NDArray[np.uint8], target: Target, errors: PhotoErrors) -> NDArray[np.uint8]:
-    """A copy of the photo with what is wrong in it, each with its class: missed objects blue, false detections
-    orange-red, loose boxes pink, with a thin line where the object is. What is right has a thin green line.
+    """A copy of the photo with its errors, each with its class.
+
+    Missed objects are blue and false detections orange-red. Loose boxes are pink, with a thin line around the object.
+    Correct detections have a thin green line.
 
     Args:
         image: [H, W, 3] uint8 RGB.
-        target: the annotated objects; errors: what became of them.
+        target: the annotated objects.
+        errors: the errors in this photo.
     """
     found, is_loose = errors.found, errors.loose >= 0
 
@@ -52,17 +55,18 @@ def draw_errors(image: NDArray[np.uint8], target: Target, errors: PhotoErrors) -
 def write_worst(
     out: Path, dataset: Dataset, errors: Sequence[PhotoErrors], most: int, tell: Callable[[str], None]
 ) -> list[dict[str, Any]]:
-    """Draws the photos with the most errors into the folder `worst` in `out`; those of an earlier evaluation there go.
+    """Draws the photos with the most errors into the folder `worst` in `out`. Earlier pictures there are removed.
 
     Args:
         out: the folder of the report.
         dataset: the photos.
-        errors: of each of its photos.
-        most: photos that are drawn.
-        tell: told of a photo that cannot be decoded, which is left out.
+        errors: the errors in each photo.
+        most: most photos to draw.
+        tell: called with a message for each photo that cannot be decoded; such a photo is left out.
 
     Returns:
-        For each picture `file`, within `out`; `image`, the photo's own name; counts of right, loose, false and missed.
+        For each picture: `file`, its path in `out`; `image`, the name of the photo; and the counts of right, loose,
+        false and missed.
     """
     folder = out / FOLDER
     drawn: list[dict[str, Any]] = []

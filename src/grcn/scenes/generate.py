@@ -1,17 +1,17 @@
-"""The embedded data set: rendered beaches from above, deterministic by seed, written as a VOC folder.
+"""The embedded data set: rendered beaches from above. A seed determines the pictures. They are written as a VOC folder.
 
-Six classes in a small world where a glance at a part is not enough:
+There are six classes, and a glance at a part of an object is not enough to tell them apart:
 
-- `parasol` and `buoy` are the same round striped thing; the one stands on sand, the other floats on water.
-- `towel` and `raft` are the same striped rectangle, told apart in the same way.
-- `kayak` is one slim hull, on water or pulled up on the sand; `catamaran` is two such hulls, joined.
+- `parasol` and `buoy` are the same round striped shape. A parasol stands on sand, a buoy floats on water.
+- `towel` and `raft` are the same striped rectangle, and differ in the same way.
+- `kayak` is one slim hull, on water or on the sand. `catamaran` is two such hulls, joined.
 
-So the class needs the whole object and what surrounds it, while the box needs the edges: they are rough, shadows and
-foam lie beside them, scraps of the same cloth lie about that belong to nothing, and leaves and other objects cover
-parts. Colours are shared by all classes.
+So classification needs the whole object and its surroundings, while localization needs the edges. The edges are rough,
+shadows and foam lie beside them, scraps of the same cloth lie around that belong to no object, and leaves and other
+objects cover parts. All classes have the same colours.
 
-A box is the tight extent of the pixels in which its object is seen (VOC's rule), taken from the rendered mask, so it
-is exact. Every object has at least `MIN_VISIBLE` of its area in sight; none is left without a box.
+A box is the tight extent of the visible pixels of its object (VOC's rule). It is exact, because it is taken from the
+rendered mask. At least `MIN_VISIBLE` of the area of every object is visible, and every object has a box.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from grcn.locks import locked
 from grcn.scenes.render import SceneObject, render_scene
 
 SPLITS = {"train": 0.6, "val": 0.15, "test": 0.25}
-VERSION = 3  # of the pictures: raised whenever the same seed would give others
+VERSION = 3  # of the pictures; raised whenever the same seed gives other pictures
 
 
 def generate(
@@ -48,26 +48,26 @@ def generate(
 ) -> Path:
     """Writes the embedded set to the folder `out`: JPEGImages, Annotations, ImageSets/Main/{train,val,test}.txt.
 
-    The same arguments give the same bytes (with the same numpy and Pillow); image i does not depend on `images`. The
-    folder appears only when it is complete. One that is already there from the same arguments is left as it is; another
-    process that is making it is waited for.
+    The same arguments give the same bytes (with the same numpy and Pillow). Image i does not depend on `images`. The
+    folder appears only when it is complete. If it already exists from the same arguments, it is left as it is. If
+    another process is making it, this one waits.
 
     Args:
-        out: the folder to make.
+        out: the folder to create.
         images: number of images, at least 4; 60% train, 15% val, 25% test.
-        seed: of everything that is drawn.
-        size: width and height of the images, pixels.
-        object_size: least and greatest longer side of an object before anything covers it, pixels. Default: 12 to 200
-            at 640x480, in proportion at other sizes but not below 10.
+        seed: determines everything that is drawn.
+        size: width and height of the images, in pixels.
+        object_size: least and greatest longer side of an object before anything covers it, in pixels. Default: 12 to
+            200 at 640x480, in proportion at other sizes, but at least 10.
         objects: least and greatest number of objects that a scene tries to place.
-        progress: called with (images done, images in all).
+        progress: called with the number of images done and of all images.
 
     Returns:
         The folder.
 
     Raises:
         ConfigError: on arguments that cannot be carried out.
-        DataError: if `out` exists and holds something else, or cannot be made.
+        DataError: if `out` exists and holds something else, or cannot be created.
     """
     recipe = _recipe(images, seed, size, object_size, objects)
     out = Path(out)
@@ -75,20 +75,20 @@ def generate(
         return out
     lock = out.parent / f".{out.name}.lock"
     with locked(lock, str(out)) as alone:
-        if _is_there(out, recipe):  # since another process has rendered it
+        if _is_there(out, recipe):  # another process has rendered it meanwhile
             return out
         if alone:
-            for left in out.parent.glob(f"{escape(_partial_name(out))}*"):  # by one that was killed
+            for left in out.parent.glob(f"{escape(_partial_name(out))}*"):  # left by a process that was killed
                 shutil.rmtree(left, ignore_errors=True)
         with TemporaryDirectory(prefix=_partial_name(out), dir=out.parent) as own:
             partial = Path(own) / out.name
             try:
                 _render(partial, recipe, progress)
-                partial.rename(out)  # an empty folder gives way
+                partial.rename(out)  # this replaces an empty folder
             except OSError as error:
                 if _recipe_of(out) != recipe:
                     reason = error.strerror or error
-                    raise DataError(f"{out}: cannot be made: {reason}; name another folder") from None
+                    raise DataError(f"{out}: cannot be created: {reason}; choose another folder") from None
     return out
 
 
@@ -99,7 +99,7 @@ def _recipe(
     object_size: tuple[float, float] | None,
     objects: tuple[int, int],
 ) -> dict[str, Any]:
-    """What the set is made of, as JSON has it.
+    """The arguments that determine the set, as plain values for JSON.
 
     Raises:
         ConfigError: on arguments that cannot be carried out.
@@ -127,15 +127,15 @@ def _recipe(
 
 
 def _is_there(out: Path, recipe: dict[str, Any]) -> bool:
-    """Whether the set is made already.
+    """Whether the set exists already.
 
     Raises:
-        DataError: if something else is.
+        DataError: if something else is in its place.
     """
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return False
     if _recipe_of(out) != recipe:
-        raise DataError(f"{out}: exists and is not this set; remove it or name another folder")
+        raise DataError(f"{out}: exists and is not this set; remove it or choose another folder")
     return True
 
 

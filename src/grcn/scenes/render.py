@@ -1,7 +1,7 @@
-"""Rendered pictures for the embedded data set: beaches from above, with numpy alone (see `grcn.scenes.generate`).
+"""Renders the pictures of the embedded data set: beaches from above, with numpy alone (see `grcn.scenes.generate`).
 
-Everything is painted at the picture's own resolution: outlines are signed distances, so their edges are smooth and
-the mask of an object, from which its box is taken, is exact.
+Everything is painted at the resolution of the picture. Outlines are signed distances. So edges are smooth, and the mask
+of an object, from which its box is taken, is exact.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-# What may be seen where is in _GROUND_OF; how each class looks in _Sprite.distance (outline) and _Sprite.color.
+# _GROUND_OF says where each class may be; _Sprite.distance (outline) and _Sprite.color say how it looks.
 CLASS_NAMES = ("parasol", "buoy", "towel", "raft", "kayak", "catamaran")
-MIN_VISIBLE = 0.55  # share of an object that nothing and no border may hide
+MIN_VISIBLE = 0.55  # share of an object that other things and the border must leave visible
 
 Floats = NDArray[np.float32]
 Bools = NDArray[np.bool_]
@@ -51,9 +51,9 @@ class SceneObject:
 
     Args:
         name: its class.
-        box: x1, y1, x2, y2 of the pixels in which it is seen, half-open.
-        visible: share of its pixels that is seen, 0..1.
-        truncated: whether the image's border cuts it.
+        box: x1, y1, x2, y2 of its visible pixels, half-open.
+        visible: share of its pixels that is visible, 0..1.
+        truncated: whether the border of the image cuts it.
     """
 
     name: str
@@ -68,12 +68,12 @@ class SceneObject:
 def render_scene(
     rng: np.random.Generator, size: tuple[int, int], object_size: tuple[float, float], objects: tuple[int, int]
 ) -> tuple[NDArray[np.uint8], list[SceneObject]]:
-    """One picture [H, W, 3] uint8 and what is in it; the arguments are those of `generate`."""
+    """One picture [H, W, 3] uint8 and the objects in it. The arguments are those of `generate`."""
     width, height = size
     kind = _SCENES[rng.choice(3, p=(0.25, 0.30, 0.45))]
     canvas, wet = _ground(rng, width, height, kind)
     scene = _Scene(canvas, wet, sun=float(rng.uniform(0, 2 * math.pi)))
-    unit = max(width, height) / 640  # clutter has the size that it has in the world, so it grows with the image
+    unit = max(width, height) / 640  # clutter keeps its size in the world, so it grows with the image
     _litter(rng, scene, unit, object_size)
 
     wanted = [name for name in CLASS_NAMES if kind in ("shore", _GROUND_OF[name]) or _GROUND_OF[name] == "any"]
@@ -82,7 +82,7 @@ def render_scene(
     budget = 0.55 * width * height
     for length in sorted(lengths, reverse=True):  # large ones first, so that small ones are not buried
         name = wanted[rng.integers(len(wanted))]
-        if name in ("kayak", "catamaran"):  # slim: at the least length a hull would be thinner than its own edge
+        if name in ("kayak", "catamaran"):  # slim: at the least length, a hull would be thinner than its edge
             length = min(max(1.5 * length, 2 * object_size[0]), object_size[1])
         budget -= 0.5 * length**2
         if budget < 0 and scene.names:
@@ -96,7 +96,7 @@ def render_scene(
 
 
 class _Scene:
-    """The picture so far, and which object is seen in each pixel.
+    """The picture so far, and which object is visible in each pixel.
 
     Args:
         canvas: [H, W, 3] float32, 0..1, painted in place.
@@ -106,16 +106,16 @@ class _Scene:
 
     def __init__(self, canvas: Floats, wet: Floats, sun: float) -> None:
         self.canvas, self.wet, self.sun = canvas, wet, sun
-        self.owner = np.full(wet.shape, -1, dtype=np.int16)  # index of the object on top, -1: none
+        self.owner = np.full(wet.shape, -1, dtype=np.int16)  # index of the object on top, or -1
         self.names: list[str] = []
-        self.whole: list[int] = []  # pixels of each object, seen or not
+        self.whole: list[int] = []  # pixels of each object, visible or not
         self.seen: list[int] = []
         self.cut: list[bool] = []
 
     def place(self, name: str, sprite: _Sprite, rng: np.random.Generator) -> bool:
-        """Puts the object at a random spot; False where the ground is wrong or too little of something stays seen."""
+        """Puts the object at a random spot. False if the ground is wrong, or too little of any object stays visible."""
         height, width = self.wet.shape
-        margin = 0.035 * sprite.reach  # the border may cut it, a little beyond the middle
+        margin = 0.035 * sprite.reach  # the border may cut the object a little beyond its middle
         x = float(rng.uniform(-margin, width + margin))
         y = float(rng.uniform(-margin, height + margin))
         patch = self.patch(x, y, 1.6 * sprite.reach)
@@ -144,14 +144,14 @@ class _Scene:
         return True
 
     def occlude(self, corner: tuple[slice, slice], alpha: Floats, color: Floats) -> None:
-        """Paints something that is no object over the picture, unless it would hide too much of an object."""
+        """Paints something that is not an object over the picture, unless it would hide too much of an object."""
         mask = alpha > 0.5
         if self._may_cover(*corner, mask):
             self._cover(*corner, mask, owner=-1)
             _blend(self.canvas[corner], color, alpha)
 
     def found(self) -> list[SceneObject]:
-        """The objects with the extent of what is seen of them."""
+        """The objects, with boxes around their visible pixels."""
         result = []
         for index, name in enumerate(self.names):
             mask = self.owner == index
@@ -161,7 +161,7 @@ class _Scene:
         return result
 
     def patch(self, x: float, y: float, reach: float) -> tuple[slice, slice, Floats, Floats] | None:
-        """Rows and columns of the canvas around (x, y), and each pixel's offset from there."""
+        """Rows and columns of the canvas around (x, y), and each pixel's offset from there; None if there are none."""
         height, width = self.wet.shape
         top, bottom = max(0, int(y - reach)), min(height, int(y + reach) + 1)
         left, right = max(0, int(x - reach)), min(width, int(x + reach) + 1)
@@ -183,7 +183,7 @@ class _Scene:
         self.owner[rows, columns][mask] = owner
 
     def _hidden(self, rows: slice, columns: slice, mask: Bools) -> list[int]:
-        """How many seen pixels of each object lie under the mask."""
+        """How many visible pixels of each object lie under the mask."""
         owners = self.owner[rows, columns][mask]
         counts: list[int] = np.bincount(owners[owners >= 0], minlength=len(self.names)).tolist()
         return counts
@@ -212,7 +212,7 @@ class _Scene:
         dx, dy = offsets[0] - lift * math.cos(self.sun), offsets[1] - lift * math.sin(self.sun)
         shadow = _coverage(sprite.distance(*sprite.local(dx, dy)), sprite.scale, soft=1 + 0.04 * sprite.scale)
         _blend(canvas, canvas * 0.45, 0.75 * shadow)
-        if afloat:  # foam where the water meets it: light, ragged, and not a part of it
+        if afloat:  # foam around the object: light, ragged, and not part of it
             ragged = sprite.grain(local[0], local[1], 7.0)
             foam = np.exp(-np.square((distance - 0.03 - 0.05 * ragged) / 0.045)).astype(np.float32)
             _blend(canvas, np.broadcast_to(_CREAM, canvas.shape), 0.65 * foam)
@@ -221,7 +221,7 @@ class _Scene:
 
 
 def _coverage(distance: Floats, scale: float, soft: float = 1.0) -> Floats:
-    """Share of a pixel inside an outline, from its signed distance in object units; above 0.5 exactly inside."""
+    """The share of a pixel inside an outline, from its signed distance in object units; above 0.5 exactly inside."""
     covered: Floats = np.clip(0.5 - distance * np.float32(scale / soft), 0, 1)
     return covered
 
@@ -235,17 +235,17 @@ def _blend(canvas: Floats, color: Floats, alpha: Floats) -> None:
 
 @dataclass(frozen=True)
 class _Sprite:
-    """One object before it has a place: outline and colouring in its own coordinates, u along it, v across.
+    """One object before it is placed: outline and colours in its own coordinates, u along it, v across.
 
     Args:
         name: its class.
         angle: rotation, radians.
-        scale: pixels of one unit.
+        scale: pixels per unit.
         main, other: its two colours, [3].
-        slim: how wide it is for its length.
-        phase, waves: of its rough edge and its grain.
-        lift: height above the ground, which is how far its shadow falls, in units.
-        area: its pixels.
+        slim: its width in relation to its length.
+        phase, waves: phases of its stripes, its rough edge and its grain, radians.
+        lift: its height above the ground in units, which is how far its shadow falls.
+        area: number of its pixels.
     """
 
     name: str
@@ -261,7 +261,7 @@ class _Sprite:
 
     @staticmethod
     def draw(rng: np.random.Generator, name: str, length: float) -> _Sprite:
-        """A random object of a class whose box's longer side is `length` pixels."""
+        """A random object of a class. The longer side of its box is `length` pixels."""
         first, second = rng.choice(len(_COLORS), 2, replace=False)
         main = np.clip(_COLORS[first] * rng.uniform(0.85, 1.1) + rng.normal(0, 0.03, 3), 0, 1)
         other = _CREAM if rng.random() < 0.7 else _COLORS[second]
@@ -291,7 +291,7 @@ class _Sprite:
         return 1.1 * self.scale
 
     def local(self, dx: Floats, dy: Floats) -> tuple[Floats, Floats]:
-        """Object coordinates of points at an offset in pixels from its middle."""
+        """The object coordinates of points, given by their offset from its middle in pixels."""
         c, s = np.float32(math.cos(self.angle) / self.scale), np.float32(math.sin(self.angle) / self.scale)
         return dx * c + dy * s, dy * c - dx * s
 
@@ -305,7 +305,7 @@ class _Sprite:
         return irregular
 
     def distance(self, u: Floats, v: Floats) -> Floats:
-        """Signed distance to the outline in units, about; below 0 inside."""
+        """The approximate signed distance to the outline, in units; below 0 inside."""
         rough = 0.02 * self.grain(u, v, 9.0)
         if self.name in ("parasol", "buoy"):
             return np.hypot(u, v) - 0.97 - 0.03 * np.cos(8 * (np.arctan2(v, u) + self.phase)) + rough
@@ -327,7 +327,7 @@ class _Sprite:
         return outside
 
     def color(self, u: Floats, v: Floats, distance: Floats, sun: float) -> Floats:
-        """[..., 3] colour of each point."""
+        """The colour of each point, [..., 3]."""
         sharp = 0.35 * self.scale
         if self.name in ("parasol", "buoy"):
             theta, radius = np.arctan2(v, u), np.hypot(u, v)
@@ -360,7 +360,7 @@ class _Sprite:
 
 
 def _noise(rng: np.random.Generator, width: int, height: int, cell: float, octaves: int = 1) -> Floats:
-    """Smooth noise [H, W], of about unit spread; `cell` is the pixels between its grid points."""
+    """Smooth noise [H, W] with a spread of about 1; `cell` is the distance of its grid points in pixels."""
     total = np.zeros((height, width), dtype=np.float32)
     strength = 1.0
     for _ in range(octaves):
@@ -374,7 +374,7 @@ def _noise(rng: np.random.Generator, width: int, height: int, cell: float, octav
 
 
 def _ground(rng: np.random.Generator, width: int, height: int, kind: str) -> tuple[Floats, Floats]:
-    """The empty beach [H, W, 3] and how far each pixel is into the water [H, W], in shares of the image's diagonal."""
+    """The empty beach [H, W, 3], and how far each pixel is in the water [H, W], as a share of the image's diagonal."""
     diagonal = math.hypot(width, height)
     unit = max(width, height) / 640
     xs = (np.arange(width, dtype=np.float32)[None, :] + 0.5 - width / 2) / diagonal
@@ -415,7 +415,7 @@ def _water(rng: np.random.Generator, wet: Floats, fine: Floats, broad: Floats, s
     deep = (np.array([0.04, 0.33, 0.46]) + rng.normal(0, 0.03, 3)).astype(np.float32)
     shallow = (np.array([0.42, 0.72, 0.66]) + rng.normal(0, 0.03, 3)).astype(np.float32)
     near = np.exp(-np.maximum(wet, 0) / 0.12)
-    lines = np.square(np.clip(1 - 1.6 * np.abs(swell + 0.5 * broad), 0, 1))  # the net of light on its ground
+    lines = np.square(np.clip(1 - 1.6 * np.abs(swell + 0.5 * broad), 0, 1))  # the net of light on the bottom
     water = deep + (shallow - deep) * near[..., None]
     water *= (1 + 0.07 * broad + 0.05 * swell + 0.02 * fine)[..., None]
     water += (0.10 * lines)[..., None]
@@ -423,7 +423,7 @@ def _water(rng: np.random.Generator, wet: Floats, fine: Floats, broad: Floats, s
 
 
 def _litter(rng: np.random.Generator, scene: _Scene, unit: float, object_size: tuple[float, float]) -> None:
-    """Stones, weed, driftwood and scraps of cloth: what lies about and is no object."""
+    """Paints clutter that is not an object: stones, weed, driftwood and scraps of cloth."""
     height, width = scene.wet.shape
     for _ in range(rng.integers(12, 32)):
         x, y = rng.uniform(0, width), rng.uniform(0, height)
@@ -469,10 +469,10 @@ def _blot(
 
 
 def _scrap(rng: np.random.Generator, scene: _Scene, radius: float) -> None:
-    """A piece with the colours and stripes of an object, without its outline: no object."""
+    """Paints a piece with the colours and stripes of an object but without its outline, so it is not an object."""
     height, width = scene.wet.shape
     name = CLASS_NAMES[rng.integers(len(CLASS_NAMES))]
-    sprite = _Sprite.draw(rng, name, 4 * radius)  # cut from a thing larger than itself
+    sprite = _Sprite.draw(rng, name, 4 * radius)  # cut from a larger object
     patch = scene.patch(float(rng.uniform(0, width)), float(rng.uniform(0, height)), 1.5 * radius + 2)
     if patch is None:
         return
@@ -487,7 +487,7 @@ def _scrap(rng: np.random.Generator, scene: _Scene, radius: float) -> None:
 
 
 def _frond(rng: np.random.Generator, scene: _Scene, length: float) -> None:
-    """A fan of leaves on top of everything: what covers objects."""
+    """Paints a fan of leaves, which may cover objects."""
     height, width = scene.wet.shape
     x, y = float(rng.uniform(0, width)), float(rng.uniform(0, height))
     patch = scene.patch(x, y, length)
@@ -514,7 +514,7 @@ def _frond(rng: np.random.Generator, scene: _Scene, length: float) -> None:
 
 
 def _develop(rng: np.random.Generator, canvas: Floats) -> NDArray[np.uint8]:
-    """From light to a photograph: drifting cloud shadow, exposure, colour cast, the sensor's noise."""
+    """Turns light into a photograph, with cloud shadow, exposure, colour cast and sensor noise."""
     height, width, _ = canvas.shape
     cloud = _noise(rng, width, height, max(width, height) / 2.5)
     exposure = rng.uniform(0.85, 1.1) * (1 + rng.normal(0, 0.025, 3)).astype(np.float32)

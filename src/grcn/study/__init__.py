@@ -1,4 +1,4 @@
-"""Studies: a question put to several detectors, data sets and seeds; one YAML file each, results that can be kept."""
+"""Studies compare several detectors on several data sets with several seeds. Each study is one YAML file."""
 
 from grcn.study.plan import Study, Trial, read_study
 from grcn.study.run import run_study

@@ -1,4 +1,4 @@
-"""A study as its YAML file has it, and the trials that follow: each cell on each data set with each seed.
+"""Reads a study from its YAML file, and lists its trials: each cell on each data set with each seed.
 
 ```yaml
 question: Is it the separation?           # a sentence, printed above the tables
@@ -15,20 +15,21 @@ cells:                                    # detectors by name: the fields in whi
   parted: {}
 ```
 
-Fields are those of `TrainConfig`; a cell's go before a data set's, and these before the base's. A cell may name another
-to be compared with, `baseline: NAME`, and one whose last weights it starts from, on the same data with the same seed,
-`start: NAME`. With `extends: FILE`, or several, of the same folder, a study starts from theirs and changes what it
-names.
+Fields are those of `TrainConfig`. Those of a cell override those of a data set, which override those of the base. A
+cell may be compared with another cell, `baseline: NAME`. It may start from the last weights of another cell, on the
+same data with the same seed, `start: NAME`. With `extends: FILE`, or a list of files, all in the same folder, a study
+takes over the content of these files and changes what it names itself.
 
-A study that is to settle something says beforehand how, and is run with the seeds that it plans and no more:
+A study that is meant to settle a question says in advance how it is judged. It runs with exactly the seeds that it
+plans:
 
 ```yaml
 seeds: [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]
-compare:                                  # a question: the cell, and the one that it is to be ahead of
+compare:                                  # a question: the cell, and the cell that it should beat
   own conv5: [parted, shared]
 metric: AP                                # what decides: AP, AP50, AP70 or AP75
 looks: [6, 12]                            # numbers of seeds at which it is judged, one or two
-margin: 1.0                               # points below which a difference is none
+margin: 1.0                               # points; a smaller difference counts as none
 ```
 """
 
@@ -56,7 +57,7 @@ MAX_DEPTH = 5
 KEYS = ("question", "baseline", "seeds", "base", "data", "cells")
 DECISION_KEYS = ("compare", "metric", "looks", "margin")
 START = "start:"
-"""What stands before the cell's name in `weights` of a trial that starts from another."""
+"""Prefix of the cell's name in `weights` of a trial that starts from another."""
 METRICS = ("AP", "AP50", "AP70", "AP75")
 MAX_QUESTION = 60
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}")
@@ -68,7 +69,7 @@ LEFT_OPEN: dict[str, Any] = {
     "optim": {"name": "sgd", "weight_decay": 1e-4, "ema": 0.0},
     "schedule": {"kind": "step"},
 }
-"""What holds in a study where its file leaves it open. A run's recipe would go by the machine, a study must not."""
+"""Values that a study uses if its file leaves them open. A single run chooses them by the machine; a study must not."""
 NOT_OF_THE_RESULT = ("data", "out", "preset", "format", "workers", "loggers", "save_every", "resume", "accelerator")
 """Fields that change where a run reads and writes, and what it is called, but not what it learns."""
 
@@ -78,10 +79,10 @@ class DataSource:
     """A data set of a study.
 
     Args:
-        path: its folder, below the root that the study is run with; empty: the embedded set.
+        path: its folder, below the root with which the study is run; empty: the embedded set.
         generate: arguments of `grcn.scenes.generate.generate`, for the embedded set.
-        test_split: the split that is scored.
-        config: fields of a training run that go with it.
+        test_split: the split on which detectors are scored.
+        config: fields of a training run for this data set.
     """
 
     path: str = ""
@@ -102,11 +103,11 @@ class Trial:
     Args:
         data: name of the data set.
         cell: name of the cell.
-        seed: of the run.
-        config: of the run, but for the folders of data and output.
-        digest: of the fields of `config` that change what is learned and are not at their default, of the split that
-            is scored, of the arguments of rendered data and of the trial that it starts from; equal trials of several
-            studies share one. What the photos and labels were, the result says.
+        seed: seed of the run.
+        config: configuration of the run, without the folders of data and output.
+        digest: a digest of the fields of `config` that change what is learned and are not at their default, of the
+            split that is scored, of the arguments of rendered data, and of the trial that it starts from. Equal trials
+            of several studies have the same digest. It does not cover photos and labels; the result records them.
         start: the trial whose last weights it starts from; None: it starts from `config.weights`.
     """
 
@@ -124,15 +125,15 @@ class Trial:
 
 @dataclass(frozen=True)
 class Decision:
-    """How a study is judged; fixed before it runs.
+    """How a study is judged. This is fixed before it runs.
 
     Args:
-        compare: for each question the cell, and the one that it is to be ahead of.
-        metric: what decides, of METRICS.
-        looks: numbers of seeds at which it is judged, rising, one or two.
-        margin: points of 100; a difference that is surely smaller counts as none.
-        sets: the data sets over which it is judged: all of the study.
-        seeds: in the order in which they are looked at, as many as the last look.
+        compare: for each question the cell, and the cell that it should beat.
+        metric: the metric that decides, one of METRICS.
+        looks: one or two numbers of seeds at which the study is judged, ascending.
+        margin: in points of 100; a difference that is surely smaller counts as none.
+        sets: the data sets over which the study is judged, which are all of its data sets.
+        seeds: the seeds in the order in which they count, as many as in the last look.
     """
 
     compare: dict[str, tuple[str, str]]
@@ -148,16 +149,16 @@ class Study:
     """A question put to several detectors.
 
     Args:
-        name: the file's, without suffix.
+        name: name of the file, without suffix.
         question: a sentence.
-        baselines: for each cell, in order, the cell that it is compared with; a baseline's is itself.
+        baselines: for each cell, in order, the cell that it is compared with; a baseline has itself.
         sources: data sets by name.
-        seeds: of each cell.
-        trials: all of them, seed by seed, so that a study that is cut short has every cell; what others start from
-            before these.
+        seeds: seeds of each cell.
+        trials: all trials, seed by seed, so that a study that is cut short has every cell. A trial that others start
+            from comes before these.
         begins: data set and digest of the trials that others start from.
-        digest: of all that the file says, with what it extends.
-        decision: how it is judged; None: it is not.
+        digest: a digest of the content of the file and of the files that it extends.
+        decision: how the study is judged; None: it is not.
     """
 
     name: str
@@ -176,10 +177,10 @@ class Study:
         cells: Sequence[str] | None = None,
         seeds: Sequence[int] | None = None,
     ) -> Study:
-        """The study of some data sets, cells and seeds, with the trials that these start from; None: all.
+        """The study with only some data sets, cells and seeds, and the trials that these start from. None means all.
 
         Raises:
-            ConfigError: on a name or a seed that it does not have.
+            ConfigError: on a name or a seed that the study does not have.
         """
         for what, wanted, known in (
             ("data set", data, self.sources),
@@ -189,8 +190,8 @@ class Study:
             if unknown := [one for one in wanted or () if one not in known]:
                 planned = what == "seed" and self.decision is not None
                 raise ConfigError(
-                    f"{self.name}: {what} '{unknown[0]}' is none of {', '.join(map(str, known))}"
-                    + (f": the file plans {len(known)} seeds, and is judged by no others" if planned else "")
+                    f"{self.name}: {what} '{unknown[0]}' is not one of {', '.join(map(str, known))}"
+                    + ("; the study is judged only by the seeds in its file" if planned else "")
                 )
         chosen = [
             trial
@@ -207,19 +208,19 @@ class Study:
 
 
 def shipped() -> list[str]:
-    """Names of the studies that come with the package; files that begin with _ are what they extend."""
+    """The names of the studies that come with the package. Files that begin with _ are only extended by others."""
     stems = (Path(str(file)).stem for file in (resources.files("grcn.study") / "shipped").iterdir())
     return sorted(stem for stem in stems if not stem.startswith("_"))
 
 
 def read_study(file: str | Path) -> Study:
-    """Reads a study, checking every trial of it.
+    """Reads a study and checks each of its trials.
 
     Args:
         file: a YAML file, or the name of a study that comes with the package.
 
     Raises:
-        ConfigError: on whatever is wrong with it, naming the file and the key.
+        ConfigError: if anything in it is wrong; it names the file and the key.
     """
     path = Path(file)
     if not path.is_file() and str(file) in shipped():
@@ -244,19 +245,19 @@ def read_study(file: str | Path) -> Study:
             continue
         if not isinstance(start, str) or starts.get(start, name) is not None:
             first = ", ".join(cell for cell, its in starts.items() if its is None)
-            raise ConfigError(f"{where}cells.{name}.start: {start!r}: needs a cell that starts from none ({first})")
+            raise ConfigError(f"{where}cells.{name}.start: {start!r}: needs a cell that has no start itself ({first})")
         if "weights" in cells[name]:
             raise ConfigError(f"{where}cells.{name}: start and weights: choose one")
         cells[name] = {**cells[name], "weights": f"{START}{start}"}
     baselines = {name: cell.pop("baseline", content.get("baseline")) for name, cell in cells.items()}
     for name, baseline in baselines.items():
         if not isinstance(baseline, str) or baseline not in cells:
-            raise ConfigError(f"{where}cells.{name}: baseline {baseline!r} is none of {', '.join(cells)}")
+            raise ConfigError(f"{where}cells.{name}: baseline {baseline!r} is not one of {', '.join(cells)}")
     seeds = list(dict.fromkeys(seeds))
     decision = _decision(where, content, cells, tuple(sources), tuple(seeds))
     kept = {name: _source(where, name, values) for name, values in sources.items()}
     made: dict[tuple[int, str, str], Trial] = {}
-    # What others start from before these.
+    # Trials that others start from come before these.
     for seed in seeds:
         for name, source in kept.items():
             for cell in sorted(cells, key=lambda cell: starts[cell] is not None):
@@ -282,7 +283,7 @@ def _decision(
     if not isinstance(compare, dict) or not compare:
         raise ConfigError(f"{where}compare: needs at least one question with two cells, [CELL, AGAINST]")
     for question, pair in compare.items():
-        # It stands in a row of a Markdown table.
+        # The question becomes a cell of a Markdown table.
         if not isinstance(question, str) or not question.isprintable() or "|" in question or not question.strip():
             raise ConfigError(f"{where}compare: question {question!r}: needs a line of text without |")
         if len(question) > MAX_QUESTION:
@@ -290,13 +291,13 @@ def _decision(
         if not isinstance(pair, list) or len(pair) != 2 or pair[0] == pair[1]:
             raise ConfigError(f"{where}compare.{question}: needs two cells, [CELL, AGAINST]; found {pair!r}")
         if unknown := [name for name in pair if not isinstance(name, str) or name not in cells]:
-            raise ConfigError(f"{where}compare.{question}: cell {unknown[0]!r} is none of {', '.join(cells)}")
+            raise ConfigError(f"{where}compare.{question}: cell {unknown[0]!r} is not one of {', '.join(cells)}")
     if metric not in METRICS:
-        raise ConfigError(f"{where}metric: {metric!r} is none of {', '.join(METRICS)}")
+        raise ConfigError(f"{where}metric: {metric!r} is not one of {', '.join(METRICS)}")
     # Two looks share the chance of a false yes (`grcn.study.verdict`); a spread needs two seeds.
     whole = isinstance(looks, list) and all(type(look) is int and look >= 2 for look in looks)
     if not whole or len(looks) not in (1, 2) or looks != sorted(set(looks)):
-        raise ConfigError(f"{where}looks {looks!r}: needs one or two numbers of seeds from 2, rising")
+        raise ConfigError(f"{where}looks {looks!r}: needs one or two numbers of seeds from 2, ascending")
     if len(seeds) != looks[-1]:
         raise ConfigError(f"{where}seeds: {len(seeds)} of them, but the last look is at {looks[-1]}; list as many")
     if type(margin) not in (int, float) or not 0 < margin < math.inf:
@@ -306,7 +307,7 @@ def _decision(
 
 
 def _load(path: Path, depth: int = 0) -> dict[str, Any]:
-    """A study's keys and values, with those that it extends under them."""
+    """The keys and values of a study, on top of those of the files that it extends."""
     try:
         if path.stat().st_size > MAX_BYTES:
             raise ConfigError(f"{path}: larger than {MAX_BYTES} bytes: not a study")
@@ -332,7 +333,7 @@ def _load(path: Path, depth: int = 0) -> dict[str, Any]:
 
 
 def _named(where: str, content: dict[str, Any], key: str) -> dict[str, Any]:
-    """A mapping from names that can be files' to mappings."""
+    """A mapping from names, which can be used as file names, to mappings."""
     values = content.get(key)
     if not isinstance(values, dict) or not values:
         raise ConfigError(f"{where}{key}: needs at least one, by name")
@@ -377,7 +378,7 @@ def _trial(
     layers: list[Mapping[str, Any]],
     start: Trial | None,
 ) -> Trial:
-    """The training run that the layers make, the later before the earlier; `model` starts from the preset."""
+    """The training run that the layers make. Later layers override earlier ones, and `model` starts from the preset."""
     fields = LEFT_OPEN
     for layer in layers:
         fields = merged(fields, layer)
@@ -400,7 +401,7 @@ def _trial(
 
 
 def _non_default_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of `grcn.scenes.generate.generate` that are not at their default; lists stand for tuples."""
+    """The arguments of `grcn.scenes.generate.generate` that are not at their default. Lists count as tuples."""
     from grcn.scenes.generate import generate
 
     defaults = {name: parameter.default for name, parameter in signature(generate).parameters.items()}
@@ -412,5 +413,5 @@ def _non_default_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def digest(content: Any) -> str:
-    """Twelve letters that stand for JSON-ready content."""
+    """Twelve characters that identify JSON-ready content."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]

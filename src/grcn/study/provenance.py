@@ -1,4 +1,4 @@
-"""Where a result comes from: which commit of the package made it, of what files."""
+"""Where a result comes from: the commit of the package, and the files of the data set."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from grcn.data.files import Root
 from grcn.errors import DataError
 
 OF_OTHERS = (".cache", ".db", ".ini", ".md")
-"""Suffixes of what other programs and people leave in a data set's folder; no reader of data sets takes such files."""
+"""Suffixes of files that other programs and people leave in the folder of a data set. Readers ignore such files."""
 
 
 def fingerprint(path: str | Path) -> str:
-    """Twelve letters that change with the name, the size or the content of a file, or of any file in a folder.
+    """Twelve characters that change with the name, the size or the content of a file, or of any file in a folder.
 
-    Hidden files and those of OF_OTHERS do not count. Links that lead out of the folder are not followed: no reader of
-    data sets follows them. Every byte is read, a file after the other.
+    Hidden files and files with a suffix in OF_OTHERS do not count. Links that lead out of the folder are not followed,
+    because readers of data sets do not follow them either. All files are read completely.
 
     Raises:
         DataError: if a file cannot be read.
@@ -42,7 +42,7 @@ def fingerprint(path: str | Path) -> str:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """What counts in a folder: files, and links to folders."""
+    """Everything that counts in a folder: files, and links to folders."""
     root = Root(folder)
     for parent, folders, names in os.walk(root.path, onerror=_raise):
         folders[:] = [name for name in folders if not name.startswith(".")]
@@ -58,11 +58,11 @@ def _raise(error: OSError) -> None:
     raise error
 
 
-@cache  # the code of a process does not change, whatever becomes of the files
+@cache  # the code of this process stays the same, even if its files change
 def commit() -> str:
-    """The commit that last changed the package, with `-dirty` where its files differ; without a checkout, its version.
+    """The commit that last changed the package, with `-dirty` if its files differ; the version if it is not a checkout.
 
-    So commits that only add results or change documentation are passed over.
+    So commits that only add results or change documentation do not count.
     """
     package = Path(grcn.__file__).parent
 
@@ -71,7 +71,7 @@ def commit() -> str:
         return subprocess.run(command, cwd=package, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
-        if not git("ls-files", "--", "__init__.py"):  # installed somewhere in a checkout of something else
+        if not git("ls-files", "--", "__init__.py"):  # installed within a checkout of another project
             raise FileNotFoundError
         name = git("log", "-1", "--format=%h", "--abbrev=12", "--", ".")
         return f"{name}-dirty" if git("status", "--porcelain", "--", ".") else name

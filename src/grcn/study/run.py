@@ -1,14 +1,14 @@
-"""Running a study: every trial that has no result yet is trained and scored; each result is one small file.
+"""Runs a study: trains and scores every trial that has no result yet. Each result is one small file.
 
 ```
-OUT/results/DATA/DIGEST.json         one trial's configuration, figures and curve: what is kept
-OUT/runs/DATA/CELL-SEED-DIGEST/      its run folder while it trains; gone when it is done
+OUT/results/DATA/DIGEST.json         one trial's configuration, figures and curve; this is kept
+OUT/runs/DATA/CELL-SEED-DIGEST/      its run folder while it trains; removed when it is done
 OUT/starts/DATA/DIGEST.safetensors   last weights of a trial that others start from
-OUT/data/NAME-DIGEST/                the embedded set, where a study wants it
+OUT/data/NAME-DIGEST/                the embedded set, if the study uses it
 ```
-Interrupted or killed, the same command continues: within a trial from its last save. Several processes may run one
-study at once: each takes trials that none of the others is at. A result, or a run, of other files
-(photos, labels, weights to start from) than are there now does not count; it is put aside, under its name and a digest.
+After an interruption or a kill, the same command continues, within a trial from its last save. Several processes may
+run one study at once; each takes trials that no other process is running. A result or a run does not count if its files
+(photos, labels, weights to start from) are not those that are there now. It is put aside, under its name and a digest.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ LOADED = ("AP", "AP50", "AP70", "AP75", "APs", "APm", "APl", "per_class")
 
 @dataclass(frozen=True)
 class Resources:
-    """What a trial takes of a Ray cluster.
+    """The resources of a Ray cluster that each trial uses.
 
     Args:
-        address: of the cluster; empty: one on this machine, for the time of the study.
-        cpus: cores of a trial.
-        gpus: devices of a trial.
+        address: address of the cluster; empty: start one on this machine while the study runs.
+        cpus: cores per trial.
+        gpus: GPUs per trial.
     """
 
     address: Text = ""
@@ -62,11 +62,11 @@ def result_path(out: Path, trial: Trial) -> Path:
 
 
 def read_result(out: Path, trial: Trial) -> dict[str, Any] | None:
-    """A trial's result; None where it has not been run.
+    """The result of a trial; None if it has not been run.
 
     Raises:
-        CheckpointError: on a file that is not a result, or one of other settings: fields at their default are no part
-            of a trial's digest, and a default may have changed since.
+        CheckpointError: if the file is not a result, or is the result of other settings. This can happen because the
+            digest of a trial leaves out fields at their default, and a default may have changed since.
     """
     path = result_path(out, trial)
     if not path.is_file():
@@ -101,29 +101,30 @@ def run_study(
     progress: bool = True,
     say: Say = print,
 ) -> int:
-    """Trains and scores what is not done yet.
+    """Trains and scores the trials that are not done yet.
+
+    A result does not count, and its trial runs again, if it was made with other photos, labels or start weights than
+    those that are there now. It counts if the files are missing, or if it does not say which files it was made with.
 
     Args:
-        study: what to run.
-        out: the folder of results; several studies may share one, and then their equal trials.
-        root: the folder below which the data sets lie.
+        study: the study to run.
+        out: the folder of results. Studies that use the same folder share the results of equal trials.
+        root: the folder that holds the data sets.
         engine: `local`: one trial after another in this process. `ray`: in parallel, on a Ray cluster that sees `root`
-            under the same path (and `out`, for a trial to continue after its worker dies).
-        resources: what a trial takes of the cluster.
-        keep_runs: keep the run folders, weights and all.
-        progress: show each training's own progress.
-        say: told a line for each trial.
-
-    A result of other photos, labels or weights to start from than are there now does not count: its trial is run again.
-    Where the files are not at hand, or a result does not say of what files it is, it counts.
+            under the same path (and `out`, so that a trial can continue after its worker dies).
+        resources: the resources of the cluster that each trial uses.
+        keep_runs: keep the run folders with their weights.
+        progress: show the progress of each training run.
+        say: called with a line about each trial.
 
     Returns:
-        How many trials were run.
+        The number of trials that were run.
 
     Raises:
-        GrcnError: after all others are done, where trials failed; Interrupted at once, the state having been saved.
-        ConfigError: on data that is not there.
-        CheckpointError: on a file that is not a result, or is one of other settings.
+        GrcnError: if trials failed, after all others are done.
+        Interrupted: at once; the state has been saved.
+        ConfigError: if data is missing.
+        CheckpointError: if a file is not a result, or is the result of other settings.
     """
     out, root = Path(out).resolve(), Path(root).resolve()
     distinct = list({(trial.data, trial.digest): trial for trial in study.trials}.values())
@@ -136,7 +137,7 @@ def run_study(
     jobs = [_job(study, trial, out, folders[trial.data], of[trial]) for trial in todo]
     if engine == "local":
         finished = _one_by_one(jobs, progress)
-    else:  # in parallel: first what others start from
+    else:  # in parallel, but trials that others start from come first
         waves = [[job for job in jobs if not job.start], [job for job in jobs if job.start]]
         finished = (done for wave in waves if wave for done in _on_ray(wave, resources))
     return _collect(finished, len(jobs), keep_runs, say)
@@ -164,16 +165,16 @@ def _undone(
     out: Path,
     say: Say,
 ) -> list[Trial]:
-    """The trials to run, in the study's order, having said how many there are and why.
+    """The trials to run, in the order of the study. Says how many are done, and why others run again.
 
     Args:
-        results: of each trial; None: none yet.
+        results: the result of each trial; None: it has none yet.
         of: fingerprints of the files that are there now.
     """
     former = {t: r["fingerprints"] for t, r in results.items() if r is not None and "fingerprints" in r}
     other = [trial for trial, fingerprints in former.items() if differences(fingerprints, of[trial])]
     todo = [trial for trial, result in results.items() if result is None or trial in other]
-    # Weights that a trial starts from may be gone, though its result is there.
+    # The weights that a trial starts from may be gone although the trial that made them has a result.
     starts = {(t.data, t.start.digest): _start_path(out, t.start, of[t]) for t in todo if t.start}
     lost = [key for key, path in starts.items() if not path.is_file()]
     todo = [trial for trial in results if trial in todo or (trial.data, trial.digest) in lost]
@@ -189,10 +190,10 @@ def _undone(
 
 
 def _collect(finished: Iterator[Finished], count: int, keep_runs: bool, say: Say) -> int:
-    """Keeps the results as they come, and returns how many trials were run.
+    """Keeps the results as they come, and returns the number of trials that were run.
 
     Raises:
-        GrcnError: after the last, where trials failed.
+        GrcnError: if trials failed, after the last one.
     """
     began, run, failed = time.monotonic(), 0, list[str]()
     for done, (job, result) in enumerate(finished, start=1):
@@ -215,7 +216,7 @@ def _collect(finished: Iterator[Finished], count: int, keep_runs: bool, say: Say
 
 
 def _keep(path: Path, result: dict[str, Any]) -> None:
-    """Writes a result; one of other files that stands in its place is put aside."""
+    """Writes a result. If a result of other files is in its place, that is put aside."""
     if path.is_file():
         former = json.loads(path.read_text(encoding="utf-8")).get("fingerprints", result["fingerprints"])
         if differences(former, result["fingerprints"]):
@@ -225,9 +226,17 @@ def _keep(path: Path, result: dict[str, Any]) -> None:
 
 @dataclass(frozen=True)
 class Job:
-    """A trial, its data set, the folders of both (`data`, `run`), fingerprints of the files that it is of, and the name
-    and digest of the study that runs it; the files of the weights that it starts from, and is to leave for others, and
-    of its result."""
+    """A trial with all that a process needs to run it.
+
+    Args:
+        trial, source: the trial and its data set.
+        data, run: the folders of the data set and of the run.
+        fingerprints: fingerprints of the files that the trial uses.
+        study: name and digest of the study that runs it.
+        start: the file of weights that it starts from; empty: none.
+        keep: the file in which it leaves its weights for other trials; empty: none.
+        result: the file of its result.
+    """
 
     trial: Trial
     source: DataSource
@@ -240,7 +249,7 @@ class Job:
     result: str = ""
 
     def locked(self, patience: float = math.inf) -> AbstractContextManager[bool]:
-        """What of two processes one alone has that runs this trial; the run folder itself may be moved."""
+        """The lock that lets only one process run this trial. It lies beside the run folder, which may be moved."""
         run = Path(self.run)
         return locked(run.with_name(f".{run.name}.lock"), f"{run} ({self.trial.name})", patience=patience)
 
@@ -253,21 +262,20 @@ class Job:
 
 
 Finished = tuple[Job, dict[str, Any] | GrcnError | None]
-"""A job and its result, an error, or None where another process has done it."""
+"""A job and its result, an error, or None if another process has done it."""
 
 
 def run_trial(job: Job, progress: bool) -> dict[str, Any] | None:
-    """Trains and scores one trial; continues where an earlier attempt was cut off.
+    """Trains and scores one trial, or continues an earlier attempt that was cut off.
 
-    Another process that is at the same trial is waited for.
+    If another process is running the same trial, this one waits.
 
     Returns:
-        Its result, as JSON has it: the configuration, `metrics` (of the last weights on the test split), `gap`
-        (`grcn.evaluation.gap.to_json`), `resampled_AP` (on bootstrap samples of the photos), `curve` (rows of
-        metrics.csv with an AP, and each tenth of the losses), `seconds` of an iteration (the median) and of the whole,
-        `versions`, the package's `commit`, `fingerprints` of the files that it is of, the `study` that ran it (name and
-        digest), the data set's entry in it, `source`, and
-        `objects` (of the training split, `_objects`). None where another process has done it.
+        The result, as plain values for JSON; None if another process has done it. It has the configuration, `metrics`
+        (of the last weights on the test split), `gap` (`grcn.evaluation.gap.to_json`), `resampled_AP` (on bootstrap
+        samples of the photos), `curve` (the rows of metrics.csv with an AP), `loss` (about 20 of the losses), `seconds`
+        of an iteration (the median) and of the whole, `versions`, the `commit` of the package, `fingerprints` of the files that it used, the `study` that ran it (name
+        and digest), `source` (the data set's entry in the study), and `objects` of the training split (`_objects`).
     """
     with job.locked():
         return None if job.is_done() else _trained_and_scored(job, progress)
@@ -310,7 +318,7 @@ def _trained_and_scored(job: Job, progress: bool) -> dict[str, Any]:
 
 
 def _train(job: Job, progress: bool) -> Path:
-    """Trains, leaves the weights that others start from, and returns the run folder."""
+    """Trains, keeps the weights if other trials start from them, and returns the run folder."""
     from grcn.training import train
 
     run = Path(job.run)
@@ -318,7 +326,7 @@ def _train(job: Job, progress: bool) -> Path:
     config = replace(job.trial.config, data=job.data, out=job.run)
     if job.trial.start:
         if not Path(job.start).is_file():
-            raise CheckpointError(f"the weights of {job.trial.start.name}, from which it starts, are not there")
+            raise CheckpointError(f"the weights of {job.trial.start.name}, from which it starts, do not exist")
         config = replace(config, weights=job.start)
     train(config, progress=progress)
     if job.keep:
@@ -334,15 +342,18 @@ def _curves(rows: list[dict[str, str]]) -> dict[str, Any]:
 
 
 def _seconds(rows: list[dict[str, str]], config: TrainConfig) -> float | None:
-    """Of an iteration, the median."""
+    """The median seconds of an iteration."""
     speeds = sorted(float(row["images_per_second"]) for row in rows if row["images_per_second"])
     images = config.batch_size * config.optim.accumulate
     return round(images / speeds[len(speeds) // 2], 3) if speeds else None
 
 
 def _objects(job: Job, detector: DetectorConfig) -> dict[str, Any]:
-    """How many a trial learns from, and the median of their sizes (square roots of the areas) in input pixels; on a
-    pyramid the share of them that each task would read from each of its maps, finest first."""
+    """The number of objects that a trial learns from, and the median of their sizes.
+
+    Sizes are square roots of the areas, in input pixels. For a pyramid, it also has the share of the objects that each
+    task would read from each map, finest first.
+    """
     import torch
 
     from grcn.data.dataset import open_dataset, resolve_split
@@ -371,7 +382,7 @@ def _objects(job: Job, detector: DetectorConfig) -> dict[str, Any]:
 
 
 def fingerprints_of(trials: list[Trial], folders: dict[str, Path]) -> dict[Trial, dict[str, str]]:
-    """For each trial, fingerprints of its `data` and, where it starts from a file, `weights`; of what is there."""
+    """For each trial, fingerprints of its `data` and, if it starts from a file, `weights`, as far as they exist."""
     from grcn.predict.locate import locate
 
     known = {name: {"data": fingerprint(folder)} for name, folder in folders.items() if folder.is_dir()}
@@ -385,7 +396,7 @@ def fingerprints_of(trials: list[Trial], folders: dict[str, Path]) -> dict[Trial
 
 
 def _claim(run: Path, fingerprints: dict[str, str]) -> None:
-    """Notes in a run folder of what files it is; one of other files is put aside."""
+    """Notes in a run folder which files it uses. A run folder of other files is put aside."""
     path = run / "fingerprints.json"
     if path.is_file():
         former = json.loads(path.read_text(encoding="utf-8"))
@@ -397,7 +408,7 @@ def _claim(run: Path, fingerprints: dict[str, str]) -> None:
 
 
 def _one_by_one(jobs: list[Job], progress: bool) -> Iterator[Finished]:
-    """Results as they come. What another process is at comes last, with what starts from it."""
+    """Results as they come. Trials that another process is running come last, with those that start from them."""
     later: list[Job] = []
     for job in jobs:
         with ExitStack() as held:  # until the result is kept
@@ -415,7 +426,7 @@ def _one_by_one(jobs: list[Job], progress: bool) -> Iterator[Finished]:
 
 
 def _attempt(job: Job, progress: bool) -> dict[str, Any] | GrcnError | None:
-    """What comes of a job whose lock is held."""
+    """The outcome of a job whose lock is held."""
     try:
         return None if job.is_done() else _trained_and_scored(job, progress)
     except Interrupted:
@@ -425,7 +436,7 @@ def _attempt(job: Job, progress: bool) -> dict[str, Any] | GrcnError | None:
 
 
 def _on_ray(jobs: list[Job], resources: Resources) -> Iterator[Finished]:
-    """Results as they come. A trial whose worker dies is started again, up to three times, and continues."""
+    """Results as they come. If the worker of a trial dies, the trial continues in another one, up to three times."""
     try:
         import ray
     except ImportError:
@@ -459,7 +470,7 @@ def _in_worker(job: Job) -> dict[str, Any] | None:
 
 
 def data_folder(name: str, source: DataSource, out: Path, root: Path) -> Path:
-    """Where a data set lies, or will."""
+    """The folder of a data set, which may not exist yet."""
     if source.generate is not None:
         return out / "data" / f"{name}-{source.digest}"
     folder = (root / source.path).resolve()
@@ -469,7 +480,7 @@ def data_folder(name: str, source: DataSource, out: Path, root: Path) -> Path:
 
 
 def _provide(name: str, source: DataSource, folder: Path, say: Say) -> None:
-    """Renders the embedded set where it is not there yet; another must be there."""
+    """Renders the embedded set if it does not exist yet. Any other data set has to exist."""
     if source.generate is not None:
         from grcn.scenes.generate import generate
 
@@ -484,7 +495,7 @@ def _provide(name: str, source: DataSource, folder: Path, say: Say) -> None:
 
 
 def _start_path(out: Path, trial: Trial, fingerprints: dict[str, str]) -> Path:
-    """Where a trial leaves its weights for others; those of other photos have another name."""
+    """The file in which a trial leaves its weights for others. Its name depends on the photos."""
     return out / "starts" / trial.data / f"{trial.digest}-{fingerprints.get('data', '')}.safetensors"
 
 

@@ -32,10 +32,10 @@ class Difference:
     """A cell's mean difference to the baseline, over the seeds that both have.
 
     Args:
-        mean: of the differences.
-        low: end of the 95% confidence interval (Student's t); NaN with fewer than two seeds.
-        high: the other end.
-        seeds: how many.
+        mean: mean of the differences.
+        low: lower end of the 95% confidence interval (Student's t); NaN with fewer than two seeds.
+        high: upper end.
+        seeds: number of seeds.
     """
 
     mean: float
@@ -67,11 +67,11 @@ def write_tables(study: Study, out: str | Path) -> list[Path]:
     """Writes `OUT/NAME/table.md`, `trials.csv` and, for each data set, `DATA.png`, from the results that are there.
 
     Args:
-        study: as it was run.
-        out: the folder that it was run with.
+        study: the study.
+        out: the folder with its results.
 
     Returns:
-        The files.
+        The files that were written.
 
     Raises:
         DataError: if no trial has a result.
@@ -107,7 +107,7 @@ def write_tables(study: Study, out: str | Path) -> list[Path]:
 def verdicts(study: Study, out: str | Path) -> list[str]:
     """A line for each question of a study: the answer, the gain and its interval, from the results so far.
 
-    A study that does not say how it is judged has none.
+    The list is empty for a study that does not say how it is judged.
 
     Raises:
         CheckpointError: on a file that is not a result.
@@ -166,9 +166,10 @@ def _markdown(study: Study, results: Results) -> str:
 
 
 def verdict_table(decision: Decision, results: Results) -> list[str]:
-    """A row for each question that the study settles.
+    """A Markdown table with a row for each question of the study.
 
-    Judged at the last look for which every set has its seeds of both cells; what lies beyond is not read.
+    The study is judged at the last look for which both cells have all seeds on every set. Results beyond that look are
+    not read.
     """
     looks = " and ".join(map(str, decision.looks))
     level = round(100 * LEVEL[len(decision.looks)])
@@ -213,7 +214,7 @@ def verdict_table(decision: Decision, results: Results) -> list[str]:
 
 
 def _whole(decision: Decision, results: Results, pair: tuple[str, str]) -> list[bool]:
-    """For each planned seed, in order, whether every set has it of both cells."""
+    """For each planned seed, in order, whether both cells have a result on every set."""
     done = {(trial.data, trial.cell, trial.seed) for trial in results}
     return [all((data, cell, seed) in done for data in decision.sets for cell in pair) for seed in decision.seeds]
 
@@ -242,8 +243,10 @@ def _scores(
 
 
 def _objects(results: Results, data: str) -> list[str]:
-    """The median object of a data set in cells, and the maps of a pyramid from which objects are read; nothing where
-    no result tells it."""
+    """Lines on the median object of a data set in cells, and on the maps of a pyramid from which objects are read.
+
+    Empty if no result has these figures.
+    """
     known = [(t.cell, r["objects"]) for t, r in results.items() if t.data == data and "objects" in r]
     told = {objects["median"] for _, objects in known} - {None}
     if not told:
@@ -287,7 +290,7 @@ def _cells(study: Study, results: Results, data: str, cell: str) -> list[str]:
 
 
 def _curve(results: Results, data: str, cell: str) -> dict[int, tuple[float, float]]:
-    """AP70 and AP of a cell by iteration, the mean of its seeds; of the weights of then on the validation split."""
+    """AP70 and AP of a cell by iteration, as the mean over its seeds: those of training, on the validation split."""
     points: dict[int, list[tuple[float, float]]] = {}
     for result in _of(results, data, cell).values():
         for iteration, _, ap70, ap in result["curve"]:
@@ -308,7 +311,7 @@ def _curve_table(curves: dict[str, dict[int, tuple[float, float]]]) -> list[str]
 
 
 def _origins(study: Study, results: Results) -> list[str]:
-    """Which commit, files and study file the results of a data set are of; where they are mixed, by cell and seed."""
+    """Lines on the commit, files and study file behind the results of a data set; by cell and seed if they differ."""
     said = " ".join(_origin(what, of, results) for what, of in (("Commit", _commit), ("Photos and labels", _photos)))
     lines = ["", said] if results else []
     if any("study" in result for result in results.values()):
@@ -339,7 +342,7 @@ def _photos(result: dict[str, Any]) -> str:
 
 
 def _study_file(study: Study, result: dict[str, Any]) -> str:
-    """The study by which a result was made, and the digest of its file then."""
+    """The study that made a result, and the digest of its file at that time."""
     made_by = result.get("study")
     if made_by is None:
         return "before digests"
@@ -388,7 +391,7 @@ def _csv(results: Results) -> str:
 
 
 def _draw_differences(axes: Axes, study: Study, results: Results, data: str) -> None:
-    """Each cell's difference to the baseline: the seeds as dots, the interval as a bar."""
+    """Draws each cell's difference to its baseline: the seeds as dots, the interval as a bar."""
     of = {cell: _of(results, data, cell) for cell in study.baselines}
     cells = [cell for cell, versus in study.baselines.items() if cell != versus and of[cell].keys() & of[versus]]
     for k, (key, color) in enumerate(zip(("AP70", "AP"), PALETTE, strict=False)):
@@ -414,7 +417,7 @@ def _draw_differences(axes: Axes, study: Study, results: Results, data: str) -> 
 
 
 def _draw_curves(axes: Axes, study: Study, results: Results, data: str) -> None:
-    """AP over iterations."""
+    """Draws AP over iterations."""
     for i, cell in enumerate(study.baselines):
         if curve := _curve(results, data, cell):
             style = {"color": PALETTE[i % len(PALETTE)], "linestyle": ("-", "--", ":")[i // len(PALETTE) % 3]}

@@ -1,7 +1,7 @@
-"""How a study is judged: the gain of one cell over another, pooled over data sets, its interval, and what follows.
+"""Judges a study by the gain of one cell over another, pooled over data sets, and the interval of this gain.
 
-Seeds are not paired: two detectors that train from one seed see the same photos in the same order, but their scores
-go up and down together so little that pairing them makes no interval narrower.
+Seeds are not paired. Two detectors that train with the same seed see the same photos in the same order, but their
+scores are correlated so little that pairing would not make an interval narrower.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import numpy as np
 from grcn.types import Array
 
 Scores = tuple[Sequence[float], Sequence[float]]
-"""Those of the cell and those of the one that it is compared with, on one data set, one for each seed."""
+"""Scores of the cell, and of the cell that it is compared with, on one data set, one score per seed."""
 
 LEVEL = {1: 0.95, 2: 0.97}
-"""The interval's level by how many looks are planned: 5% over both for a false yes."""
+"""The level of the interval by the number of planned looks. Over all looks, the chance of a false yes is 5%."""
 MARGIN_LEVEL = 0.90
-"""Of the interval that has to lie within the margin for "no difference": two one-sided tests at 5%."""
+"""The level of the interval that has to lie within the margin for "no difference": two one-sided tests at 5%."""
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,10 @@ class Gain:
     """How far one cell is ahead of another.
 
     Args:
-        mean: the mean of the data sets' gains.
-        each: the gain on each data set, the difference of the means over seeds.
-        low: end of the confidence interval; NaN where a cell has one seed on a set, or no seed differs from another.
-        high: the other end.
+        mean: the mean gain over the data sets.
+        each: the gain on each data set, which is the difference of the means over seeds.
+        low: lower end of the confidence interval; NaN if a cell has only one seed on a set, or if all seeds are equal.
+        high: upper end.
     """
 
     mean: float
@@ -42,10 +42,10 @@ class Gain:
 
 
 def pooled_gain(sets: Sequence[Scores], level: float) -> Gain:
-    """The gain over K data sets, each of equal weight, with an interval at `level`.
+    """The gain over K data sets of equal weight, with an interval at `level`.
 
-    Its variance is the sum of s^2 / n over both cells of each set, over K^2, and the degrees of freedom are
-    Satterthwaite's over these 2K parts. With one set it is Welch's t.
+    The variance is the sum of s^2 / n over both cells of each set, divided by K^2. The degrees of freedom are
+    Satterthwaite's over these 2K parts. With one set, this is Welch's t.
 
     >>> gain = pooled_gain([([3.0, 5.0], [1.0, 3.0])], 0.95)
     >>> gain.mean, round(gain.low, 2), round(gain.high, 2)  # variance 2/2 + 2/2, 2 degrees of freedom
@@ -84,13 +84,13 @@ def half_over_photos(sets: Sequence[tuple[Array, Array]], level: float) -> float
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a comparison says.
+    """The outcome of a comparison.
 
     Args:
         answer: `yes`: ahead on every set, and the interval excludes zero. `no`: the interval lies below zero, or the
-            90% interval within the margin on both sides of it. Else `open`.
-        reason: in some words.
-        gain: with its interval, at the level that the number of looks asks for.
+            90% interval lies within the margin on both sides of zero. Otherwise `open`.
+        reason: the reason, in a few words.
+        gain: the gain and its interval, at the level for the number of looks.
     """
 
     answer: Literal["yes", "no", "open"]
@@ -103,8 +103,8 @@ def judge(sets: Mapping[str, Scores], looks: int, margin: float) -> Verdict:
 
     Args:
         sets: the scores on each data set, by its name.
-        looks: how many are planned, one or two.
-        margin: a difference that is surely smaller counts as none; in the scores' unit.
+        looks: number of planned looks, one or two.
+        margin: a difference that is surely smaller counts as none; in the unit of the scores.
     """
     gain = pooled_gain(list(sets.values()), LEVEL[looks])
     narrow = pooled_gain(list(sets.values()), MARGIN_LEVEL)

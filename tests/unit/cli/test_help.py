@@ -91,3 +91,9 @@ def test_train_has_an_option_for_each_field_of_its_configuration() -> None:
     parser, _ = help_of("train")
     given = {action.dest for action in shown(parser._actions)}
     assert given - {"help", "config", "print_config"} == names(to_dict(TrainConfig("x", model=DetectorConfig())))
+
+
+def test_train_calls_values_as_other_commands_do() -> None:
+    _, text = help_of("train")
+    for option in ("--data DIR", "--train_split NAME", "--val_split NAME", "--preset NAME", "--out DIR"):
+        assert f"\n  {option} " in text or f"\n  {option}\n" in text, option

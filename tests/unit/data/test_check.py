@@ -267,7 +267,7 @@ def test_a_suggestion_that_does_not_help_is_not_made(tmp_path: Path) -> None:
         text = printed(replace(report, sizing=sizing, suggested=suggested))
         assert "uses the suggested sizes" not in text
         assert f"reach IoU 0.5 for {then:.1%} of the objects, those of the preset for {now:.1%}." in text
-        assert f"To train without it: grcn train --data {root} --fit none\n" in text
+        assert f"To train without them: grcn train --data {root} --fit none\n" in text
 
 
 def test_names_that_are_long_and_many_fit_eighty_columns(tmp_path: Path) -> None:
@@ -288,7 +288,7 @@ def test_names_that_are_long_and_many_fit_eighty_columns(tmp_path: Path) -> None
     tables = [line for line in lines if line[:1] in "┏┃┡│└"]
     assert max(map(len, tables)) <= 80
     assert "…" not in "".join(lines)
-    assert "and 2 more classes (--all lists all)" in lines
+    assert "and 2 more (--all lists all)" in lines
     assert "more classes" not in printed(report, limit=None)
 
 

@@ -169,7 +169,7 @@ def test_a_task(name: str, tmp_path: Path) -> None:
     assert np.allclose(third.target.boxes, turned, atol=1e-3)
     kinds = [(defect.kind, defect.object_index) for defect in data.defects]
     assert kinds == [("other-annotation", 2), *[("box-turned", 2)] * 2, *[("other-annotation", 2)] * 3]
-    assert data.defects[0].message == "image 2 ('c.png'), shape 0: 'polygon' is no box: passed over"
+    assert data.defects[0].message == "image 2 ('c.png'), shape 0: 'polygon' is not a box: skipped"
     report = check_dataset(tmp_path)
     assert {defect.kind for defect in report.defects} == {"other-annotation", "box-turned"}, "every file is used"
 
@@ -294,7 +294,7 @@ FAULTS: dict[str, tuple[str, str]] = {
     "no corner": ('<box label="van" xtl="1" ytl="2" xbr="3"/>', r"shape 0: no 'ybr'"),
     "no number": (box(corners=(1, 2, "far", 4)), r"shape 0: 'xbr' is 'far', not a number"),
     "no angle": (box(more='rotation="left"'), r"shape 0: 'rotation' is 'left', not a number"),
-    "an unknown class": (box("unicorn"), r"shape 0: class 'unicorn' is none of the classes \(van\)"),
+    "an unknown class": (box("unicorn"), r"shape 0: class 'unicorn' is not one of the classes \(van\)"),
 }
 
 
@@ -317,7 +317,7 @@ def test_faults_name_image_and_shape(case: str, tmp_path: Path) -> None:
     ("images", "message"),
     [
         (entry("") + entry("a.png"), r"image 0: no 'name'"),
-        (entry("a.png") + entry("A.png"), r"image 1 \('A\.png'\): a\.png is the image of image 0 \('a\.png'\), too"),
+        (entry("a.png") + entry("A.png"), r"image 1 \('A\.png'\): a\.png is also the image of image 0 \('a\.png'\)"),
         (entry("../../secret.png") + entry("a.png"), r"image 0 .*leads outside"),
         ("<track/>", r"holds the tracks of a video; export it from CVAT as 'CVAT for images 1\.1'"),
         ("<image>", r"not well-formed XML"),

@@ -365,7 +365,7 @@ class TestYolo:
         put(tmp_path, "a.png", "a.txt")
         put(tmp_path, "classes.txt", text="cat\ndog\n")
         assert open_dataset(tmp_path, class_names=["dog", "cat"])[0].target.labels.tolist() == [1]
-        with pytest.raises(AnnotationError, match=r"a\.txt: line 1: class 'cat' is none of the classes \(dog\)"):
+        with pytest.raises(AnnotationError, match=r"a\.txt: line 1: class 'cat' is not one of the classes \(dog\)"):
             open_dataset(tmp_path, class_names=["dog"])
 
 
@@ -397,7 +397,7 @@ class TestRecognition:
 
     def test_wrong_arguments(self, tmp_path: Path) -> None:
         put(tmp_path, "a.png", "a.xml")
-        with pytest.raises(DataError, match="'pascal' is none of auto, voc, coco, yolo, labelstudio"):
+        with pytest.raises(DataError, match="'pascal' is not one of auto, voc, coco, yolo, labelstudio"):
             open_dataset(tmp_path, format="pascal")
         with pytest.raises(DataError, match="'ignore' is neither"):
             open_dataset(tmp_path, on_error="ignore")  # type: ignore[arg-type]

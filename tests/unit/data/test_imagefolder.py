@@ -306,19 +306,19 @@ FAULTS: dict[str, tuple[Any, str]] = {
         r"line 2, object 0: 'bbox' is \[1, 2, 3\], not x, y, width, height",
     ),
     "no number": (row(GOOD | {"bbox": [[1, 2, 3, "far"]]}), "line 2, object 0: 'far' is not a number"),
-    "no class": (row({"bbox": [[1, 2, 3, 4]]}), "line 2, object 0: no class: none of categories, category"),
+    "no class": (row({"bbox": [[1, 2, 3, 4]]}), "line 2, object 0: no class: needs one of categories, category"),
     "no name of a class": (row(GOOD | {"categories": [" "]}), "line 2, object 0: class ' ' is neither a name nor"),
     "a negative number": (row(GOOD | {"categories": [-1]}), "line 2, object 0: class -1 is neither a name nor"),
     "an unknown class": (
         row(GOOD | {"categories": ["unicorn"]}),
-        "line 2, object 0: class 'unicorn' is none of the classes",
+        "line 2, object 0: class 'unicorn' is not one of the classes",
     ),
     "a number too high": (
         row(GOOD | {"categories": [1]}),
-        r"line 2, object 0: class '1' is none of the classes \(cat\)",
+        r"line 2, object 0: class '1' is not one of the classes \(cat\)",
     ),
     "a flag": (row(GOOD | {"iscrowd": ["rather"]}), "line 2, object 0: 'rather' is neither yes nor no"),
-    "the same photo": (row(GOOD, file_name="b.png"), r"line 2: b\.png is the image of line 1, too"),
+    "the same photo": (row(GOOD, file_name="b.png"), r"line 2: b\.png is also the image of line 1"),
     "an escape": (row(GOOD, file_name="../../secret.png"), "line 2: .* leads outside"),
 }
 

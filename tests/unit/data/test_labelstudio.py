@@ -249,10 +249,10 @@ FAULTS: dict[str, tuple[Any, str]] = {
     "no width": (task(result(value_width=None)), r"result 0: 'width' is None"),
     "no size": (task(without(result(), "original_width")), r"'original_width' is None, not a number"),
     "a size of zero": (task(result(original_width=0)), r"result 0: image of 0 x 480"),
-    "two sizes": (task(result(), result(original_width=9)), r"result 1: image of 9 x 480, but another object of it"),
-    "a turned image": (task(result(image_rotation=90)), r"result 0: drawn on a turned image"),
-    "an unknown class": (task(result(name="unicorn")), r"result 0: class 'unicorn' is none of the classes \(cat\)"),
-    "the same image": (task(), r"task 1: a b\.png is the image of task 0, too"),
+    "two sizes": (task(result(), result(original_width=9)), r"result 1: image of 9 x 480, but another object gives"),
+    "a turned image": (task(result(image_rotation=90)), r"result 0: drawn on a rotated image"),
+    "an unknown class": (task(result(name="unicorn")), r"result 0: class 'unicorn' is not one of the classes \(cat\)"),
+    "the same image": (task(), r"task 1: a b\.png is also the image of task 0"),
     "an escape": (task(address="/data/local-files/?d=x/../../secret.png"), r"task 1: .* leads outside"),
 }
 

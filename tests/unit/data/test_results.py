@@ -86,7 +86,7 @@ def test_images_of_a_coco_data_set_go_by_id_and_by_stem(write):
 
 def test_a_stem_that_two_images_share_names_none(write):
     data = dataset([1, 2], files=["a/x.jpg", "b/x.jpg"])
-    with pytest.raises(AnnotationError, match="result 0: image_id 'x' is no image"):
+    with pytest.raises(AnnotationError, match="result 0: image_id 'x' is not an image"):
         load_results(write([result("x")]), data)
 
 
@@ -95,9 +95,9 @@ def test_ids_may_mean_what_the_caller_says(write):
     path = write([result(1, 5), result(2, 6), result(3, 6)])
     found = load_results(path, data, image_of={1: 1, 2: None, 3: 0}, class_of={5: 0, 6: 1})
     assert [d.names for d in found] == [["dog"], ["cat"]]  # image 2's detection is left out
-    with pytest.raises(AnnotationError, match="result 0: image_id 1 is no image"):
+    with pytest.raises(AnnotationError, match="result 0: image_id 1 is not an image"):
         load_results(path, data, image_of={10: 0}, class_of={5: 0})
-    with pytest.raises(AnnotationError, match="result 1: category_id 6 is none"):
+    with pytest.raises(AnnotationError, match="result 1: category_id 6 is not one"):
         load_results(path, data, image_of={1: 1, 2: 1}, class_of={5: 0})
 
 
@@ -118,13 +118,13 @@ def without(key):
 
 
 BAD = [
-    (result(2), "image_id 2 is no image of /data"),
-    (result("1.jpg"), "image_id '1.jpg' is no image"),
+    (result(2), "image_id 2 is not an image of /data"),
+    (result("1.jpg"), "image_id '1.jpg' is not an image"),
     (result(True), "image_id True is not an id"),
     (result(None), "image_id None is not an id"),
     (result([1]), r"image_id \[1\] is not an id"),
-    (result(1, category_id=3), r"category_id 3 is none of the data set's \[1, 2\]"),
-    (result(1, category_id="one"), "category_id 'one' is none"),
+    (result(1, category_id=3), r"category_id 3 is not one of the data set's \[1, 2\]"),
+    (result(1, category_id="one"), "category_id 'one' is not one"),
     (result(1, category_id={}), "category_id {} is not an id"),
     (result(1, score=float("nan")), "score nan is not a finite number"),
     (result(1, score=float("inf")), "score inf is not"),
@@ -163,7 +163,7 @@ def test_a_bad_result_is_named_by_its_index(write, bad, message):
         ("", "not JSON"),
         ("[{]", "not JSON"),
         ('{"images": []}', "a JSON dict; COCO results are a list"),
-        ('{"annotations": []}', "as its 'annotations' may be"),
+        ('{"annotations": []}', "such as its 'annotations'"),
         ("7", "a JSON int"),
         ("[" * 100_000, "nested too deeply"),
         (f"[{'1' * 5000}]", "not JSON"),

@@ -319,16 +319,16 @@ FAULTS: dict[str, tuple[str, str]] = {
     "no number": (f"{TF}a.jpg,200,100,dog,1,2,far,4", "line 2: 'far' is not a number"),
     "no corner": (f"{TF}a.jpg,200,100,dog,1,2,3", "line 2: a corner is missing"),
     "no class": (f"{TF}a.jpg,200,100,,1,2,3,4", "line 2: no class"),
-    "no image": (f"{TF},200,100,dog,1,2,3,4", "line 2: no image is named"),
+    "no image": (f"{TF},200,100,dog,1,2,3,4", "line 2: no image name"),
     "an unquoted comma": (
         f"{TF}a.jpg,200,100,dog, grey,1,2,3,4",
         "line 2: 9 cells, expected 8; put names that hold a ','",
     ),
     "two sizes": (
         f"{TF}a.jpg,200,100,dog,1,2,3,4\na.jpg,20,10,dog,1,2,3,5",
-        "line 3: another size of the image than in line 2",
+        "line 3: the size of the image is not that in line 2",
     ),
-    "an unknown class": (f"{TF}a.jpg,200,100,unicorn,1,2,3,4", "line 2: class 'unicorn' is none of the classes"),
+    "an unknown class": (f"{TF}a.jpg,200,100,unicorn,1,2,3,4", "line 2: class 'unicorn' is not one of the classes"),
     "a flag": ("image,label,x1,y1,x2,y2,difficult\na.jpg,dog,1,2,3,4,rather", "line 2: 'rather' is neither yes nor no"),
     "pixels": (
         "TRAIN,a.jpg,dog,10,20,,,30,40,,",
@@ -336,9 +336,12 @@ FAULTS: dict[str, tuple[str, str]] = {
     ),
     "one vertex": ("TRAIN,a.jpg,dog,.1,.2,,,,,,", "line 1: 1 vertices, expected 2 or 4"),
     "half a vertex": ("TRAIN,a.jpg,dog,.1,.2,,,.3,,,", "line 1: a corner is missing"),
-    "a set": ("TRAIN,a.jpg,dog,.1,.2,,,.3,.4,,\nTRIAN,a.jpg,dog,.1,.2,,,.3,.4,,", "line 2: 'TRIAN' is none of TRAIN,"),
+    "a set": (
+        "TRAIN,a.jpg,dog,.1,.2,,,.3,.4,,\nTRIAN,a.jpg,dog,.1,.2,,,.3,.4,,",
+        "line 2: 'TRIAN' is not one of TRAIN,",
+    ),
     "an escape": ("../../secret.jpg,1,2,3,4,dog", "line 1: .* leads outside"),
-    "one photo by two names": ("a.jpg,1,2,3,4,dog\nA.JPG,1,2,3,5,dog", r"line 2: a\.jpg is the image of line 1, too"),
+    "one photo by two names": ("a.jpg,1,2,3,4,dog\nA.JPG,1,2,3,5,dog", r"line 2: a\.jpg is also the image of line 1"),
 }
 
 

@@ -169,7 +169,7 @@ def test_only_uploads_are_opened(grcn: Detector, photo: Path, worker: ThreadPool
     (uploads / "link.png").symlink_to(photo)
     for path in (photo, uploads / ".." / "one.png", uploads / "link.png", "/etc/hostname"):
         assert respond({"path": str(path)}, uploads, {"ours": grcn}, worker) == {
-            "error": f"{Path(path).resolve().name}: is no upload of this page"
+            "error": f"{Path(path).resolve().name}: is not an upload of this page"
         }
 
 

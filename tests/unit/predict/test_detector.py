@@ -164,7 +164,7 @@ def test_scores_of_each_class(detector: Detector, picture: np.ndarray) -> None:
     assert_same(other.predict(picture), everything)
     with pytest.raises(ConfigError, match=r"score 'bset': use a number from 0 to 1, or one of best, precise"):
         other.predict(picture, score="bset")  # type: ignore[call-overload]
-    with pytest.raises(ConfigError, match=r"^the detector: no thresholds or temperature in its header; choose them by"):
+    with pytest.raises(ConfigError, match=r"^the detector: no thresholds or temperature in its header; choose them"):
         detector.predict(picture, score="best")
     with pytest.raises(ConfigError, match="no thresholds"):
         Detector(detector.network, NAMES, calibrated=True)

@@ -112,7 +112,7 @@ def test_results_of_a_run_that_was_killed_are_read_as_far_as_they_go(dataset: Da
     assert not key.complete
     found, missing = load_own_results(file, key, dataset)
     assert ([len(detections) for detections in found], missing) == ([1, 0, 0], 0)
-    with pytest.raises(AnnotationError, match="image_id 2 is no image"):
+    with pytest.raises(AnnotationError, match="image_id 2 is not an image"):
         load_own_results(file, read_key(write(tmp_path / "images.json", content | {"complete": True})), dataset)
 
 

@@ -82,7 +82,7 @@ def test_what_comes_into_being_meanwhile_is_kept(tmp_path: Path) -> None:
         if done == of:
             generate(tmp_path / "set", images=5, **SMALL)
 
-    with pytest.raises(DataError, match="set: cannot be made: Directory not empty; name another folder"):
+    with pytest.raises(DataError, match="set: cannot be created: Directory not empty; choose another folder"):
         generate(tmp_path / "set", images=4, progress=other, **SMALL)
     assert len(digest(tmp_path / "set")) == len(digest(generate(tmp_path / "alone", images=5, **SMALL)))
     assert sorted(os.listdir(tmp_path)) == ["alone", "set"]

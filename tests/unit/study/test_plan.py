@@ -82,7 +82,7 @@ def test_a_cell_that_starts_from_another_starts_from_the_same_data_and_seed(file
 @pytest.mark.parametrize(
     ("cell", "message"),
     [
-        ("{start: nowhere}", r"cells.d.start: 'nowhere': needs a cell that starts from none \(a, b, c\)"),
+        ("{start: nowhere}", r"cells.d.start: 'nowhere': needs a cell that has no start itself \(a, b, c\)"),
         ("{start: e}", r"cells.d.start: 'e': needs"),
         ("{start: d}", r"cells.d.start: 'd': needs"),
         ("{start: [a]}", r"cells.d.start: \['a'\]: needs"),
@@ -131,9 +131,9 @@ def test_only_some_of_it(file: Path) -> None:
     assert [(t.data, t.cell, t.seed) for t in study.trials] == [("made", "a", 5), ("made", "c", 5)]
     assert list(study.sources) == ["made"]
     assert read_study(file).only() == read_study(file)
-    with pytest.raises(ConfigError, match="mine: cell 'x' is none of a, b, c"):
+    with pytest.raises(ConfigError, match="mine: cell 'x' is not one of a, b, c"):
         read_study(file).only(cells=["x"])
-    with pytest.raises(ConfigError, match="mine: seed '3' is none of 0, 5"):
+    with pytest.raises(ConfigError, match="mine: seed '3' is not one of 0, 5"):
         read_study(file).only(seeds=[3])
 
 
@@ -156,21 +156,21 @@ def test_extending_others(file: Path, tmp_path: Path) -> None:
     ("old", "new", "message"),
     [
         ("question", "qestion", "unknown key 'qestion'; a study has question"),
-        ("baseline: a", "baseline: z", "baseline 'z' is none of a, b, c"),
-        ("baseline: a", "baseline: [a]", "baseline ['a'] is none of a, b, c"),
+        ("baseline: a", "baseline: z", "baseline 'z' is not one of a, b, c"),
+        ("baseline: a", "baseline: [a]", "baseline ['a'] is not one of a, b, c"),
         ("path: near,", "path: 3,", "data.near.path: needs text, found 3"),
         ("test_split: val", "test_split: 3", "data.made.test_split: needs text, found 3"),
         ("{images: 8}", "[8]", "data.made.generate: needs keys and values, found [8]"),
         ("{images: 8}", "{images: 2026-01-01}", "data.made.generate: needs numbers"),
         ("{images: 8}", "{images: 8, 3: 4}", "data.made.generate: needs numbers"),
-        ("baseline: b}", "baseline: z}", "cells.c: baseline 'z' is none of"),
+        ("baseline: b}", "baseline: z}", "cells.c: baseline 'z' is not one of"),
         ("seeds: [0, 5]", "seeds: [0, -1]", "seeds"),
         ("seeds: [0, 5]", "seeds: [true]", "seeds"),
         ("seeds: [0, 5]", "seeds: []", "seeds"),
         ("iterations: 10", "iteration: 10", "near, a: unknown key 'iteration'; did you mean 'iterations'"),
         ("iterations: 10", "minutes: 10", "'minutes' cannot be set by a study; use iterations"),
         ("iterations: 10", "out: x", "'out' cannot be set by a study"),
-        ("cls_context: global", "cls_stride: 12", "near, a: model.cls_stride: 12 is none of 8, 16, 32"),
+        ("cls_context: global", "cls_stride: 12", "near, a: model.cls_stride: 12 is not one of 8, 16, 32"),
         ("preset: grcn_r18", "preset: grcn_r19", "unknown preset 'grcn_r19'; did you mean 'grcn_r18'"),
         ("path: near", "paht: near", "data.near: unknown key 'paht'"),
         ("path: near,", "path: near, generate: {},", "data.near: needs either path or generate"),
@@ -229,7 +229,7 @@ def test_no_more_seeds_than_the_file_plans(file: Path) -> None:
     file.write_text(STUDY + DECISION)
     with pytest.raises(ConfigError) as error:
         read_study(file).only(seeds=[0, 17])
-    assert str(error.value) == ("mine: seed '17' is none of 0, 5: the file plans 2 seeds, and is judged by no others")
+    assert str(error.value) == "mine: seed '17' is not one of 0, 5; the study is judged only by the seeds in its file"
 
 
 @pytest.mark.parametrize(
@@ -242,7 +242,7 @@ def test_no_more_seeds_than_the_file_plans(file: Path) -> None:
         ("looks: [2]", "looks: [3]", "seeds: 2 of them, but the last look is at 3"),
         ("seeds: [0, 5]", "seeds: [0, 5, 6]", "seeds: 3 of them, but the last look is at 2"),
         ("seeds: [0, 5]", "seeds: [5, 5]", "seeds: 1 of them, but"),
-        ("looks: [2]", "looks: 2", "looks 2: needs one or two numbers of seeds from 2, rising"),
+        ("looks: [2]", "looks: 2", "looks 2: needs one or two numbers of seeds from 2, ascending"),
         ("looks: [2]", "looks: []", "looks []: needs"),
         ("looks: [2]", "looks: [1, 2]", "looks [1, 2]: needs"),
         ("looks: [2]", "looks: [3, 2]", "looks [3, 2]: needs"),
@@ -252,12 +252,12 @@ def test_no_more_seeds_than_the_file_plans(file: Path) -> None:
         ("margin: 1", "margin: 0", "margin 0: needs points of 100, above 0"),
         ("margin: 1", "margin: .nan", "margin nan: needs"),
         ("margin: 1", "margin: true", "margin True: needs"),
-        ("margin: 1", "margin: 1\nmetric: AP80", "metric: 'AP80' is none of AP, AP50, AP70, AP75"),
-        ("margin: 1", "margin: 1\nmetric: [AP]", "metric: ['AP'] is none of"),
+        ("margin: 1", "margin: 1\nmetric: AP80", "metric: 'AP80' is not one of AP, AP50, AP70, AP75"),
+        ("margin: 1", "margin: 1\nmetric: [AP]", "metric: ['AP'] is not one of"),
         ("compare: {more: [b, a], and more: [c, b]}", "compare: [b, a]", "compare: needs at least one question"),
         ("compare: {more: [b, a], and more: [c, b]}", "compare: {}", "compare: needs at least one question"),
-        ("more: [b, a]", "more: [b, z]", "compare.more: cell 'z' is none of a, b, c"),
-        ("more: [b, a]", "more: [b, [a]]", "compare.more: cell ['a'] is none of"),
+        ("more: [b, a]", "more: [b, z]", "compare.more: cell 'z' is not one of a, b, c"),
+        ("more: [b, a]", "more: [b, [a]]", "compare.more: cell ['a'] is not one of"),
         ("more: [b, a]", "more: [b, b]", "compare.more: needs two cells, [CELL, AGAINST]"),
         ("more: [b, a]", "more: b", "compare.more: needs two cells"),
         ("more: [b, a]", "3: [b, a]", "compare: question 3: needs a line of text"),

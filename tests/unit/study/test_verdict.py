@@ -39,7 +39,7 @@ def test_sets_weigh_the_same_whatever_their_seeds() -> None:
 
 @pytest.mark.parametrize("pair", [([1.0], [0.5]), ([1.0, 1.1], [0.5]), ([0.3, 0.3, 0.3], [0.1, 0.1, 0.1])])
 def test_without_a_spread_nothing_is_decided(pair: Any) -> None:
-    """One seed has none; and where every seed gives the same, it is not one of chance."""
+    """One seed has none; and where every seed gives the same, it is none of chance."""
     gain = pooled_gain([pair, pair], 0.95)
     assert math.isnan(gain.low)
     assert math.isnan(gain.high)

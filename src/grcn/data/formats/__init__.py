@@ -1,4 +1,4 @@
-"""The table of formats: what is not here is neither recognized nor written.
+"""The table of formats. A format that is not here is neither recognized nor written.
 
 A new format is a module with the functions of `protocol.Format`, a row here, and its name in `TrainConfig.format`,
 which a test compares with the table.
@@ -22,6 +22,6 @@ WRITERS: dict[str, Writer] = {
     **{name: row.writer for name, row in FORMATS.items() if row.writer},
     "fiftyone": fiftyone.WRITER,
 }
-"""Those in which data sets are written."""
+"""The formats that are written, by name."""
 
 __all__ = ["FORMATS", "WRITERS", "Format", "Layout", "Writer"]

@@ -1,15 +1,17 @@
-"""COCO JSON: one file a split.
+"""COCO JSON: one file per split.
 
 Layouts that are read:
 
-- `annotations/instances_train2017.json` with `train2017/`, `images/train2017/` or `images/`; any other name likewise:
-  the split is the file's name without `instances_`. Captions, keypoints and the like are passed over.
-- `train/_annotations.coco.json` (or any one annotation file) among the images of a folder named for a split.
-- `*.json` in the root, where its content is COCO's, as FiftyOne's `labels.json` with `data/`.
+- `annotations/instances_train2017.json` with `train2017/`, `images/train2017/` or `images/`. Other names work in the
+  same way: the split is the name of the file without `instances_`. Captions, keypoints and the like are ignored.
+- `train/_annotations.coco.json` (or any single annotation file) among the images, in a folder that is named for a
+  split.
+- `*.json` in the root if its content is COCO's, such as FiftyOne's `labels.json` with `data/`.
 
-Classes are the file's categories, all of them, by rising id (ids may be sparse); `category_ids` keeps the ids. The root
-category that Roboflow adds, of which all others are and no object is, is no class. Crowd objects are kept, with their
-box, and marked. `area` is kept where it is given, else the box's. Ids may be text in one place and numbers in another.
+All categories of the file are classes, in the order of their ids. Ids may have gaps; `category_ids` keeps them.
+Roboflow adds a root category that contains all others and has no objects. It is not a class. Crowd objects are kept
+with their box, and marked. `area` is kept if it is given; otherwise it is the area of the box. An id may be text in one
+place and a number in another.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from grcn.data.text import Id, as_id, by_id, flag, number, read_json, shown, sni
 from grcn.errors import AnnotationError
 from grcn.files import write_json
 
-MAX_JSON = 2**30  # bytes; COCO's own largest file is under half of it
+MAX_JSON = 2**30  # bytes; COCO's own largest file has less than half of that
 
 _OTHER_TASKS = (
     "captions_",
@@ -39,20 +41,20 @@ _OTHER_TASKS = (
     "stuff_",
     "image_info_",
     "bbox_labels_",
-)  # Open Images' last
-_SNIFF = 2**20  # bytes of a JSON file in which a key of COCO's must show
+)  # the last is from Open Images
+_SNIFF = 2**20  # bytes of a JSON file within which one of COCO's keys must occur
 
 
 @dataclass(frozen=True)
 class CocoLayout:
-    """A COCO folder: the root, the folder in it, and each split's JSON file and the folders of its images."""
+    """A COCO folder: the root, the folder in it, and for each split its JSON file and the folders of its images."""
 
     root: Root
     folder: Path
     splits: dict[str, tuple[Path, tuple[Path, ...]]]
 
     def open(self, split: str, class_names: Sequence[str] | None, findings: Findings) -> Opened:
-        """Reads one split; records are by rising id. A class that the file lacks gets an id beyond the file's."""
+        """Reads one split. Records are in the order of their ids. A class that is not in the file gets a new id."""
         path, folders = self.splits[split]
         content = _load(path)
         findings.files.add(path)
@@ -62,10 +64,8 @@ class CocoLayout:
         images, places = _images(content["images"], path, ImageFinder(self.root, folders), findings)
         objects = _objects(content["annotations"], path, images, places, categories, findings)
         if root_id is not None and all(item.category != root_id for item in objects):
-            message = (
-                f"category {root_id} ('{categories.pop(root_id)}') is above all others, no object is of it: no class"
-            )
-            findings.remark("root-category", path, message)
+            message = f"category {root_id} ('{categories.pop(root_id)}') contains all others and has no objects"
+            findings.remark("root-category", path, f"{message}: not a class")
         check_names(tuple(categories.values()), str(path))
         names = tuple(class_names) if class_names is not None else tuple(categories.values())
         ids_by_name = {name: category_id for category_id, name in categories.items()}
@@ -73,7 +73,7 @@ class CocoLayout:
         category_ids = tuple(ids_by_name[name] if name in ids_by_name else next(unused) for name in names)
 
         records = findings.records(_annotations(path, images, objects, categories, findings), names)
-        # By id, as pycocotools goes through images: where scores are equal across images, the order shows in the AP.
+        # By id, as in pycocotools. If scores are equal across images, the order affects the AP.
         records.sort(key=lambda record: (isinstance(record.image_id, str), record.image_id))
         return Opened(names, records, category_ids)
 
@@ -102,7 +102,7 @@ def recognize(root: Root, folder: Path) -> CocoLayout | None:
 
 
 def is_annotation(path: Path) -> bool:
-    """Whether a file is annotations of this format, by its name or its beginning."""
+    """Whether a file holds annotations of this format, judged by its name or its beginning."""
     if path.suffix.lower() != ".json" or path.name.startswith(_OTHER_TASKS):
         return False
     if path.name.endswith("_annotations.coco.json"):
@@ -115,7 +115,7 @@ def _load(path: Path) -> dict[str, Any]:
     content: dict[str, Any] = read_json(path, dict, "an object with images and annotations", MAX_JSON)
     for key in ("images", "annotations", "categories"):
         if not isinstance(content.get(key), list):
-            raise AnnotationError(f"{path}: no list '{key}', which COCO's format needs")
+            raise AnnotationError(f"{path}: no list '{key}', which COCO's format requires")
     return content
 
 
@@ -133,7 +133,7 @@ def _categories(entries: list[Any], path: Path) -> dict[int, str]:
 
 
 def _number_of(entry: Any) -> int | None:
-    """The id of a category as a number, which it may be as text."""
+    """The id of a category as a number; in the file it may be text."""
     category_id = as_id(entry.get("id")) if isinstance(entry, dict) else None
     if isinstance(category_id, str) and category_id.isascii() and category_id.isdecimal() and len(category_id) < 20:
         return int(category_id)
@@ -141,7 +141,7 @@ def _number_of(entry: Any) -> int | None:
 
 
 def _root_category(entries: list[Any]) -> int | None:
-    """The id of the one category that is above all others, as Roboflow has it."""
+    """The id of the single category that contains all others, which Roboflow adds; None if there is none."""
     above = {str(entry.get("supercategory")) for entry in entries if entry.get("supercategory") != "none"}
     root = [entry for entry in entries if entry.get("supercategory") == "none" and above == {entry["name"]}]
     return _number_of(root[0]) if len(root) == 1 else None
@@ -149,7 +149,7 @@ def _root_category(entries: list[Any]) -> int | None:
 
 @dataclass(frozen=True)
 class _Image:
-    """An image entry. The path is None where the image is left out, with its objects."""
+    """An image entry. The path is None if the image is left out with its objects."""
 
     image_id: int | str
     path: Path | None
@@ -159,7 +159,7 @@ class _Image:
 def _images(
     entries: list[Any], path: Path, finder: ImageFinder, findings: Findings
 ) -> tuple[list[_Image], dict[Id, int]]:
-    """The images, each file once, and the place of each id among them."""
+    """The images, each file once, and the index of each id among them."""
     images: list[_Image] = []
     places: dict[int | str, int] = {}
     place_of: dict[Path, int] = {}
@@ -176,7 +176,7 @@ def _images(
         file = findings.locate(finder, name, path, where, index)
         if file in place_of:
             first = images[place_of[file]].image_id
-            message = f"{where} ('{name}'): the file of id {first}, too: its objects are taken as that one's"
+            message = f"{where} ('{name}'): is also the file of id {first}: its objects are added to that image"
             findings.note("duplicate", path, message, index)
             places[image_id] = place_of[file]
             continue
@@ -196,7 +196,7 @@ def _size(entry: dict[str, Any]) -> tuple[float, float] | None:
 
 
 class _Fault(Exception):  # noqa: N818 - becomes an AnnotationError or a defect
-    """What is wrong with one object, and its kind of defect."""
+    """A problem with one object, and the kind of defect that it is."""
 
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(message)
@@ -205,14 +205,14 @@ class _Fault(Exception):  # noqa: N818 - becomes an AnnotationError or a defect
 
 @dataclass(frozen=True, slots=True)
 class _Object:
-    """One entry of `annotations`: its place there, its image's place in the images, and what it says."""
+    """One entry of `annotations`: its index, the index of its image, and its content."""
 
     index: int
     image: int
     category: int
     bbox: tuple[float, ...]
     crowd: bool
-    area: float  # NaN where the file gives none
+    area: float  # NaN if the file gives none
 
 
 def _objects(
@@ -233,7 +233,7 @@ def _objects(
             objects.append(_object(index, entry, places, seen, known))
         except _Fault as fault:
             findings.fault(fault.kind, path, f"annotations[{index}]: {fault}", index)
-    # The objects of an image that is left out go with it; that has been counted.
+    # An image that is left out has been counted; its objects are left out with it.
     return [item for item in objects if images[item.image].path]
 
 
@@ -272,7 +272,7 @@ def _number(value: Any, key: str) -> float:
 def _annotations(
     path: Path, images: list[_Image], objects: list[_Object], categories: dict[int, str], findings: Findings
 ) -> list[Annotations]:
-    """What is annotated in each image that can be read."""
+    """The annotations of each image that can be read."""
     headers = findings.headers([image.path for image in images if image.path])
     objects.sort(key=lambda item: item.image)
     boxes = from_xywh(np.array([item.bbox for item in objects], dtype=np.float64))
@@ -305,11 +305,11 @@ def write_coco(
     class_names: Sequence[str],
     category_ids: Sequence[int] | None = None,
 ) -> None:
-    """Writes the COCO JSON file of a split, to be read again by `open_dataset` and by other tools.
+    """Writes the COCO JSON file of a split, which `open_dataset` and other tools can read.
 
     Args:
-        path: of the file, made or replaced whole or not at all.
-        images: the images and their boxes; they get the ids 1, 2, 3 ... Scores stand with their annotation.
+        path: the file; it is written completely or not at all.
+        images: the images and their boxes; they get the ids 1, 2, 3 ... A score is stored with its annotation.
         class_names: [C] names.
         category_ids: [C] ids. Default: 1..C.
     """

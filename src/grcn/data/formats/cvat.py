@@ -1,25 +1,25 @@
-"""CVAT: the XML file of an export "CVAT for images 1.1", unpacked, with its images.
+"""CVAT: an unpacked export "CVAT for images 1.1", which is an XML file with its images.
 
 Layouts that are read:
 
-- `annotations.xml` with `images/`, as a task, a job or a project is exported (the XML file may lie in `annotations/`,
-  the images beside it). The subsets of a project are the splits, each with its images in `images/SUBSET`; what is in no
-  subset, which CVAT calls `default`, is `train`. A task without subsets is one split, `train`, unless all its images
-  lie in folders named for several.
-- Several XML files in a folder: the splits that they are named for (`train.xml`, `val.xml`).
-- Exports in folders named for splits (`train/annotations.xml`).
+- `annotations.xml` with `images/`, the export of a task, a job or a project (the XML file may be in `annotations/`,
+  with the images beside that folder). The subsets of a project are the splits, each with its images in
+  `images/SUBSET`. Images in no subset, which CVAT calls `default`, belong to `train`. A task without subsets is one
+  split, `train`, unless all its images are in folders that are named for several splits.
+- Several XML files in a folder, which are named for their splits (`train.xml`, `val.xml`).
+- Exports in folders that are named for splits (`train/annotations.xml`).
 
-Classes are the labels of the export, in its order, without those that are drawn as another shape alone and the parts of
-skeletons; `classes.txt` goes before them. What of an export is an object:
+Classes are the labels of the export, in its order, without parts of skeletons and labels that only other shapes can
+have. `classes.txt` takes precedence. An export is read in this way:
 
-- a box; one that is turned (about its centre, clockwise) becomes the box around it, and is counted;
-- other shapes (polygons, masks, ellipses, skeletons) and tags are passed over and counted; an image that has nothing
-  else is one without objects;
-- of a box's attributes, `difficult` and `is_crowd`, as CVAT itself takes them to VOC and COCO. `occluded` has no
-  counterpart here.
+- A box is an object. A rotated box (about its centre, clockwise) becomes the upright box around it, and is counted.
+- Other shapes (polygons, masks, ellipses, skeletons) and tags are skipped and counted. An image that has nothing else
+  is an image without objects.
+- Of the attributes of a box, `difficult` and `is_crowd` are used, as in CVAT's own exports to VOC and COCO. `occluded`
+  has no counterpart here.
 
-Names may lack the suffix, as those of a video's frames do. Tracks ("CVAT for video 1.1") are an error: CVAT exports
-videos for images, too.
+Names of images may lack the suffix, as the frames of a video do. Tracks ("CVAT for video 1.1") are an error, because
+CVAT can also export a video for images.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ from grcn.data.records import Findings
 from grcn.data.text import flag, number, read_xml, sniff
 from grcn.errors import AnnotationError
 
-MAX_XML = 2**28  # bytes; some 150 a box, and more in masks
+MAX_XML = 2**28  # bytes; a box takes about 150, a mask more
 
-_FEW = 100  # XML files in a folder; VOC has more, which are not all opened to see that they are VOC's
+_FEW = 100  # a folder with more XML files is VOC, and they are not all opened to see that
 _NO_SUBSET = ("", "default")
-_BOXED = ("any", "rectangle")  # types of labels of which boxes can be drawn
-_FLAGS = ("difficult", "is_crowd", "iscrowd")  # attributes that CVAT itself takes to VOC and COCO
+_BOXED = ("any", "rectangle")  # types of labels that a box can have
+_FLAGS = ("difficult", "is_crowd", "iscrowd")  # attributes that CVAT itself exports to VOC and COCO
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class CvatLayout:
     """A folder with exports of CVAT: the root, the folder in it, and each split's XML file and folders of images.
 
     Args:
-        divided: whether the one XML file says itself which image is in which split.
+        divided: whether there is a single XML file, which says which image is in which split.
     """
 
     root: Root
@@ -67,7 +67,7 @@ class CvatLayout:
     divided: bool = False
 
     def open(self, split: str, class_names: Sequence[str] | None, findings: Findings) -> Opened:
-        """Reads one split; records are in the file's order."""
+        """Reads one split. Records are in the order of the file."""
         path, folders = self.splits[split]
         findings.files.add(path)
         export = _load(path)
@@ -90,7 +90,7 @@ class CvatLayout:
         listed: dict[str, None] = {}
         drawn: set[str] = set()
         for path in dict.fromkeys(path for path, _ in self.splits.values()):
-            # What is wrong in the files of other splits is told when those are opened.
+            # Faults in the files of other splits are reported when those are opened.
             export = loaded[path] if path in loaded else _load(path)
             listed |= dict.fromkeys(_labels(export))
             drawn |= {(box.get("label") or "").strip() for box in export.findall("image/box")} - {""}
@@ -98,7 +98,7 @@ class CvatLayout:
 
 
 def recognize(root: Root, folder: Path) -> CvatLayout | None:
-    """The layout of a folder, or None if it holds no export. Reads a single export, for the subsets in it."""
+    """The layout of a folder, or None if it holds no export. A single export is read to find its subsets."""
     apart = root.folder(folder, "annotations")
     files = _exports(root, folder) or (_exports(root, apart) if apart else [])
     if len(files) == 1 and split_kind(files[0].stem) is None:
@@ -123,7 +123,7 @@ def recognize(root: Root, folder: Path) -> CvatLayout | None:
 
 
 def is_annotation(path: Path) -> bool:
-    """Whether a file is an export of CVAT, by its beginning."""
+    """Whether a file is an export of CVAT, judged by its beginning."""
     return path.suffix.lower() == ".xml" and "<annotations" in sniff(path, 4096)
 
 
@@ -140,7 +140,7 @@ def _load(path: Path) -> Element:
 
 
 def _splits(images: Sequence[Element]) -> list[str]:
-    """The split of each image of an export: its subset, else the folder named for a split that it lies in."""
+    """The split of each image of an export: its subset, or without subsets the folder in its name."""
     subsets = [image.get("subset", "").strip() for image in images]
     if all(subset in _NO_SUBSET for subset in subsets):
         return divided([image.get("name", "") for image in images]) or ["train"] * len(images)
@@ -160,7 +160,7 @@ def _labels(export: Element) -> list[str]:
 
 
 def _entry(index: int, image: Element, path: Path, findings: Findings) -> Entry | None:
-    """What an image of an export says; None where it names none and that is counted."""
+    """The entry of an image of an export; None if it has no name, which is counted."""
     name = image.get("name", "")
     where = f"image {index} ('{name[-60:]}')"
     if not name.strip():
@@ -170,7 +170,7 @@ def _entry(index: int, image: Element, path: Path, findings: Findings) -> Entry 
     for place, shape in enumerate(image):
         at = f"{where}, shape {place}"
         if shape.tag != "box":
-            findings.note("other-annotation", path, f"{at}: '{shape.tag[:40]}' is no box: passed over", index)
+            findings.note("other-annotation", path, f"{at}: '{shape.tag[:40]}' is not a box: skipped", index)
             continue
         try:
             label, corners, turned = _box(shape)
@@ -178,17 +178,17 @@ def _entry(index: int, image: Element, path: Path, findings: Findings) -> Entry 
             findings.fault("bad-object", path, f"{at}: {error}", index)
             continue
         if turned:
-            findings.note("box-turned", path, f"{at} ('{label}'): turned: the box around it is taken", index)
+            findings.note("box-turned", path, f"{at} ('{label}'): rotated: the upright box around it is used", index)
         yes = _flags(shape, f"{at} ('{label}')", index, path, findings)
         objects.append(Object(label, corners, index, at, "difficult" in yes, "is_crowd" in yes))
     return Entry(name, path, index, where, _size(image), objects)
 
 
 def _box(shape: Element) -> tuple[str, Corners, bool]:
-    """Class and corners of a box, and whether it is turned.
+    """Class and corners of a box, and whether it is rotated.
 
     Raises:
-        ValueError: saying what is wrong with it.
+        ValueError: if the box is wrong; the message says how.
     """
     label = (shape.get("label") or "").strip()
     if not label:
@@ -214,7 +214,7 @@ def _number(shape: Element, key: str) -> float:
 
 
 def _flags(shape: Element, where: str, index: int, path: Path, findings: Findings) -> set[str]:
-    """Those of _FLAGS that a box says of itself."""
+    """The names of _FLAGS that are set for a box."""
     said = set()
     for attribute in shape.findall("attribute"):
         name, text = attribute.get("name", "").strip().lower(), attribute.text
@@ -222,7 +222,7 @@ def _flags(shape: Element, where: str, index: int, path: Path, findings: Finding
             try:
                 yes = flag(text)
             except ValueError:
-                message = f"{where}: attribute '{name}' is '{(text or '').strip()[:40]}': taken as no"
+                message = f"{where}: attribute '{name}' is '{(text or '').strip()[:40]}': counts as no"
                 findings.remark("difficult-open", path, message, index)
                 continue
             if yes:
@@ -231,7 +231,7 @@ def _flags(shape: Element, where: str, index: int, path: Path, findings: Finding
 
 
 def _size(image: Element) -> tuple[float, float] | None:
-    """Height and width as given; None where they are absent or no numbers: the image's header has them."""
+    """Height and width as given; None if they are missing or not numbers, as the image's header has them anyway."""
     try:
         height, width = _number(image, "height"), _number(image, "width")
     except ValueError:

@@ -1,4 +1,4 @@
-"""Annotation files that name images and say what is in each: what their formats share."""
+"""Code that several formats share: their annotation files have an entry for each image, with its objects."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Object(NamedTuple):
     Args:
         label: its class.
         corners: xyxy.
-        place, where: in the file, as a number and in words.
-        area: in pixels; NaN where it is not given.
+        place, where: its position in the file, as a number and in words.
+        area: in square pixels; NaN if it is not given.
     """
 
     label: str
@@ -37,15 +37,15 @@ class Object(NamedTuple):
 
 @dataclass
 class Entry:
-    """What an annotation file says of one image.
+    """The content of an annotation file for one image.
 
     Args:
-        name: of the image, as given.
-        file: that says it.
-        place, where: in the file, as a number and in words.
-        size: the image's (height, width), as given; None where it is not.
-        objects: what is in it; None where the image is not annotated.
-        fractions: whether the objects' corners are in fractions of the image's sides, not in pixels.
+        name: the name of the image, as given.
+        file: the annotation file.
+        place, where: the position in that file, as a number and in words.
+        size: (height, width) of the image, as given; None if it is not given.
+        objects: the objects in the image; None if the image is not annotated.
+        fractions: whether corners are fractions of the image's sides instead of pixels.
     """
 
     name: str
@@ -63,11 +63,11 @@ def read_entries(
     folder: Path,
     findings: Findings,
 ) -> tuple[list[Annotations], set[Path]]:
-    """What is annotated in each image that can be read, and all images that the entries speak of.
+    """The annotations of each image that can be read, and all images that the entries mention.
 
     Args:
-        find: the image of an entry; None where it is left out, and that is counted.
-        folder: that ids of images are relative to, where their stems are not enough.
+        find: gives the image of an entry; None if it is left out and counted.
+        folder: the folder that image ids are relative to if stems are not unique.
 
     Raises:
         AnnotationError, ImageError: unless the findings collect them.
@@ -82,7 +82,7 @@ def read_entries(
             findings.note("missing-annotation", entry.file, message, entry.place)
         elif image and (first := entry_of.setdefault(image, entry)) is not entry:
             other = first.where if first.file == entry.file else f"{first.where} of {first.file.name}"
-            message = f"{entry.where}: {image.name} is the image of {other}, too"
+            message = f"{entry.where}: {image.name} is also the image of {other}"
             findings.fault("duplicate", entry.file, message, entry.place)
     ids = ImageIds(images, folder)
     headers = findings.headers(list(entry_of))
@@ -90,7 +90,7 @@ def read_entries(
 
 
 def finding(finder: ImageFinder, findings: Findings) -> Callable[[Entry], Path | None]:
-    """Finds images by their entries' names, which may lack the suffix, as Open Images' ids and CVAT's frames do."""
+    """Makes a function that finds the image of an entry. The entry's name may lack the suffix, as in Open Images."""
     names = (name for folder in finder.folders for name in finder.root.listing(folder).files)
     suffixes = dict.fromkeys((*sorted({Path(name).suffix for name in names}), ".jpg", ".png", ".jpeg"))
     photos = SUFFIXES | UNREAD_SUFFIXES
@@ -115,18 +115,18 @@ def finding(finder: ImageFinder, findings: Findings) -> Callable[[Entry], Path |
 def note_unmentioned(
     root: Root, annotated: Iterable[Annotations], mentioned: set[Path], what: str, findings: Findings
 ) -> None:
-    """Counts images beside those read of which no entry speaks: they are not taken for images without objects."""
+    """Counts images beside the annotated ones that no entry mentions. They do not count as images without objects."""
     for folder in dict.fromkeys(item.path.parent for item in annotated):
         for image in root.images(folder):
             if image not in mentioned:
-                findings.note("missing-annotation", image, f"no {what} speaks of it: image left out")
+                findings.note("missing-annotation", image, f"no {what} mentions it: image left out")
 
 
 def _annotations(image_id: str, entry: Entry, image: Path, header: ImageHeader) -> Annotations:
     objects = entry.objects or []
     boxes = np.array([item.corners for item in objects], dtype=np.float64).reshape(-1, 4)
     if entry.fractions:
-        # Of the sides of the image as it was annotated, which a browser shows upright, but not an old one.
+        # Fractions of the sides of the image as the annotator saw it. Browsers show it upright, but old ones as stored.
         height, width = header.stored if entry.size == header.stored else (header.height, header.width)
         with np.errstate(invalid="ignore", over="ignore"):
             boxes = boxes * np.array([width, height, width, height], dtype=np.float64)
@@ -147,7 +147,7 @@ def _annotations(image_id: str, entry: Entry, image: Path, header: ImageHeader) 
 
 
 def divided(names: Sequence[str]) -> list[str] | None:
-    """The splits of images by the folders in their names; None where these do not name several splits.
+    """The splits of images by the folders in their names; None if these do not name several splits.
 
     >>> divided(["train/1.jpg", "test/1.jpg"]), divided(["train/1.jpg", "2.jpg"])
     (['train', 'test'], None)
@@ -157,5 +157,5 @@ def divided(names: Sequence[str]) -> list[str] | None:
 
 
 def label_names(entries: Iterable[Entry]) -> tuple[str, ...]:
-    """The classes that occur, by name."""
+    """The classes that occur, sorted by name."""
     return tuple(sorted({item.label for entry in entries for item in entry.objects or ()}))

@@ -1,11 +1,11 @@
-"""FiftyOne: images with what is annotated and what was found in them, as a folder that it imports itself.
+"""FiftyOne: a folder of images with annotations and detections, which FiftyOne itself imports.
 
 ```python
 import fiftyone as fo
 dataset = fo.Dataset.from_dir("found/fiftyone", dataset_type=fo.types.LegacyFiftyOneDataset)
 ```
-The type is FiftyOne's own for samples as plain JSON, with any number of fields of boxes; its newer type is a copy of
-its database. FiftyOne is not needed to write it.
+This is FiftyOne's own type for samples as plain JSON, with any number of fields of boxes. Its newer type is a copy of
+its database. FiftyOne is not needed to write the folder.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ def write_fiftyone(
     """Writes the samples of a FiftyOne data set.
 
     Args:
-        path: of the file, `samples.json` in the folder to import; made or replaced whole or not at all.
-        samples: of each image its path, absolute or relative to that folder, and its boxes by the field that they
-            become, such as `ground_truth` and `predictions`.
+        path: the file, `samples.json` in the folder to import; it is written completely or not at all.
+        samples: for each image its path, absolute or relative to that folder, and its boxes by field, such as
+            `ground_truth` and `predictions`.
         class_names: [C] names.
     """
     entries = [
@@ -40,7 +40,7 @@ def write_fiftyone(
 
 
 def _detections(image: AnnotatedImage, class_names: Sequence[str]) -> dict[str, Any]:
-    """Boxes as FiftyOne has them: x, y, width, height in fractions of the image's sides."""
+    """Boxes as in FiftyOne: x, y, width, height as fractions of the image's sides."""
     boxes = np.asarray(image.boxes, dtype=np.float64).reshape(-1, 4)
     fractions = boxes / np.array([image.width, image.height] * 2, dtype=np.float64)
     detections: list[dict[str, Any]] = []

@@ -1,24 +1,26 @@
-"""Hugging Face image folders: photos, and a file of metadata with a row for each.
+"""Hugging Face image folders: photos, and a metadata file with a row for each.
 
 ```text
 photos/train/0001.png
 photos/train/metadata.jsonl     {"file_name": "0001.png", "objects": {"bbox": [[302, 109, 73, 52]], "categories": [0]}}
 ```
 
-The metadata is `metadata.jsonl`, `metadata.csv` (whose `objects` is JSON, or Python's as pandas writes it) or
-`metadata.parquet` (needs the extra `parquet`), in folders named for splits and below them, or in the folder itself:
-then all is `train`, unless all images lie in folders named for several splits. `file_name` is relative to the
-metadata's folder; the name of that column may also end with `_file_name`.
+The metadata file is `metadata.jsonl`, `metadata.csv` (its `objects` are JSON, or Python as pandas writes it) or
+`metadata.parquet` (needs the extra `parquet`). There may be one in folders that are named for splits and below them, or
+a single one in the folder itself. In the latter case everything is `train`, unless all images are in folders that are
+named for several splits. `file_name` is relative to the folder of the metadata. The name of this column may also end
+with `_file_name`.
 
-`objects` is an object of lists or a list of objects, with `bbox` as COCO has it (x, y, width, height in pixels) and one
-of `categories`, `category`, `labels`, `label`, `category_id`, as names or as numbers; it may have `area`, `iscrowd` and
-`difficult`. The row may have them itself, without `objects`. No box is an image without objects; a row whose `objects`
-are absent or null is not annotated: it is left out and counted.
+`objects` is an object of lists or a list of objects. It has `bbox` as in COCO (x, y, width, height in pixels) and one
+of `categories`, `category`, `labels`, `label`, `category_id`, as names or as numbers. It may have `area`, `iscrowd` and
+`difficult`. The row may also have these keys itself, without `objects`. A row with no boxes is an image without
+objects. A row whose `objects` are missing or null is not annotated: it is left out and counted.
 
-Classes are those of `classes.txt`, else of the data set's card (`class_label` in `README.md`) or of the Parquet file,
-else the names that occur, sorted. Numbers that nothing names become names, which is said.
+Classes come from `classes.txt`, or from the card of the data set (`class_label` in `README.md`), or from the Parquet
+file. Otherwise they are the names that occur, sorted. If there are only numbers, these become the names, with a remark.
 
-Parquet files that hold the photos themselves are recognized and refused: photos are read from files.
+Parquet files that hold the photos themselves are recognized and refused, because photos are only read from their own
+files.
 """
 
 from __future__ import annotations
@@ -51,15 +53,15 @@ from grcn.data.records import Findings
 from grcn.data.text import flag, number, read_bytes, read_csv, read_text, shown, sniff
 from grcn.errors import AnnotationError, ConfigError, first_line, missing_part
 
-MAX_BYTES = 2**28  # of a file of metadata; some 50 a box
-MAX_ROWS = 2**20  # of a Parquet file, and in it
-MAX_VALUES = 2**25  # numbers
+MAX_BYTES = 2**28  # of a metadata file; a box takes about 50
+MAX_ROWS = 2**20  # of a Parquet file
+MAX_VALUES = 2**25  # in a Parquet file
 
 _METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 _LABELS = ("categories", "category", "labels", "label", "category_id")
 _CROWD = ("iscrowd", "is_crowd")
 _LISTS = ("bbox", *_LABELS, *_CROWD, "area", "difficult")
-_SNIFF = 2**18  # bytes in which the names of the columns must show
+_SNIFF = 2**18  # bytes within which the names of the columns must occur
 _MAX_FOOTER = 2**24  # bytes
 _SHARD = re.compile(r"-\d{5}-of-\d{5}$")
 _CARD = re.compile(r"---\r?\n(.*?\n)---", re.DOTALL)
@@ -70,10 +72,10 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class ImageFolderLayout:
-    """An image folder: the root, the folder in it, and the files of metadata of each split.
+    """An image folder: the root, the folder in it, and the metadata files of each split.
 
     Args:
-        divided: whether the one file's images lie in folders named for their splits.
+        divided: whether there is a single file, whose images are in folders that are named for their splits.
     """
 
     root: Root
@@ -82,7 +84,7 @@ class ImageFolderLayout:
     divided: bool = False
 
     def open(self, split: str, class_names: Sequence[str] | None, findings: Findings) -> Opened:
-        """Reads one split; records are in the order of the rows."""
+        """Reads one split. Records are in the order of the rows."""
         files = self.splits[split]
         findings.files.update(files)
         entries = [entry for path in files for entry in self._entries(path, split, findings)]
@@ -106,13 +108,13 @@ class ImageFolderLayout:
         return Opened(names, findings.records(annotated, names))
 
     def _entries(self, path: Path, split: str | None, findings: Findings) -> list[Entry]:
-        """What a file says of the images of a split; None: of all."""
+        """The entries of a file for the images of a split; None: for all images."""
         entries = list(_read(path, findings))
         splits = divided([entry.name for entry in entries]) if self.divided and split is not None else None
         return [entry for i, entry in enumerate(entries) if splits is None or splits[i] == split]
 
     def _own_names(self) -> tuple[str, ...] | None:
-        """The classes by their numbers, where a file says them."""
+        """The classes in the order of their numbers; None if no file gives them."""
         places = self.root.upwards(self.folder)
         own = read_class_list(self.root, places)
         if own is not None:
@@ -126,7 +128,7 @@ class ImageFolderLayout:
 
     def _names_by_labels(self, findings: Findings) -> tuple[str, ...]:
         """The classes that occur in any split."""
-        # What is wrong in the rows of other splits is told when those are opened.
+        # Faults in the rows of other splits are reported when those are opened.
         unsaid = Findings(self.root.path, "collect")
         files = dict.fromkeys(path for some in self.splits.values() for path in some)
         names = label_names(entry for path in files for entry in self._entries(path, None, unsaid))
@@ -136,7 +138,7 @@ class ImageFolderLayout:
 
 
 def recognize(root: Root, folder: Path) -> ImageFolderLayout | None:
-    """The layout of a folder, or None if it is none. Reads metadata that may speak of several splits."""
+    """The layout of a folder, or None if it has none. Reads metadata that may cover several splits."""
     splits: dict[str, tuple[Path, ...]] = {}
     for inner in root.subfolders(folder):
         if split_kind(inner.name):
@@ -153,7 +155,7 @@ def recognize(root: Root, folder: Path) -> ImageFolderLayout | None:
 
 
 def is_annotation(path: Path) -> bool:
-    """Whether a file is metadata with boxes, by its name and the names of its columns."""
+    """Whether a file is metadata with boxes, judged by its name and the names of its columns."""
     suffix, is_metadata = path.suffix.lower(), path.name.lower() in _METADATA
     if suffix == ".parquet":
         footer = _footer(path)
@@ -166,7 +168,7 @@ def is_annotation(path: Path) -> bool:
 
 
 def _metadata(root: Root, folder: Path) -> list[Path]:
-    """The file of metadata in a folder, if there is one.
+    """The metadata file in a folder, if there is one.
 
     Raises:
         AnnotationError: if there are several.
@@ -180,7 +182,7 @@ def _metadata(root: Root, folder: Path) -> list[Path]:
 
 
 def _footer(path: Path) -> bytes:
-    """What a Parquet file says of itself at its end; nothing where it is none or says much."""
+    """The description of a Parquet file at its end; empty if the file is not Parquet, or the description too long."""
     try:
         if path.is_file():
             with open(path, "rb") as file:
@@ -197,11 +199,11 @@ def _footer(path: Path) -> bytes:
 
 
 def _read(path: Path, findings: Findings) -> Iterator[Entry]:
-    """What the rows of a file say; those that are wrong are told to the findings.
+    """The entries in the rows of a file. Rows that are wrong go to the findings.
 
     Raises:
-        AnnotationError: if it cannot be read, or holds the photos itself.
-        ConfigError: on a Parquet file, where pyarrow is not installed.
+        AnnotationError: if the file cannot be read, or holds the photos itself.
+        ConfigError: on a Parquet file if pyarrow is not installed.
     """
     if path.name.lower() not in _METADATA:
         raise AnnotationError(
@@ -223,7 +225,7 @@ def _read(path: Path, findings: Findings) -> Iterator[Entry]:
 
 
 def _rows(path: Path) -> Iterator[tuple[int, Row | ValueError]]:
-    """The rows of a file and their places; in a row's place, what is wrong with it."""
+    """The rows of a file with their places. For a row that is wrong, an error says how."""
     suffix = path.suffix.lower()
     if suffix == ".parquet":
         yield from enumerate(_parquet(path)[0])
@@ -251,11 +253,11 @@ def _json(text: str) -> Row | ValueError:
 
 
 def _parquet(path: Path) -> tuple[list[Row], Any]:
-    """The rows of a Parquet file, those columns that are used, and what `datasets` says in it of its columns.
+    """The rows of a Parquet file with the columns that are used, and the description of the columns by `datasets`.
 
     Raises:
         ConfigError: if pyarrow is not installed.
-        AnnotationError: if it cannot be read, or holds too much.
+        AnnotationError: if the file cannot be read or is too large.
     """
     try:
         import pyarrow
@@ -291,7 +293,7 @@ def _image_name(row: Row) -> str:
 
 
 def _size(row: Row) -> tuple[float, float] | None:
-    """Height and width as given; None where they are absent or no numbers: the image's header has them."""
+    """Height and width as given; None if they are missing or not numbers, as the image's header has them anyway."""
     try:
         height, width = number(row.get("height")), number(row.get("width"))
     except ValueError:
@@ -300,10 +302,10 @@ def _size(row: Row) -> tuple[float, float] | None:
 
 
 def _objects(row: Row, entry: Entry, findings: Findings) -> list[Object] | None:
-    """What a row says that is in its image; None where it is not annotated.
+    """The objects of a row; None if the row is not annotated.
 
     Raises:
-        ValueError: if it cannot be told which box is of which class.
+        ValueError: if it is not clear which box has which class.
     """
     said = row.get("objects", row if "bbox" in row else None)
     said = _parsed(said)
@@ -315,7 +317,7 @@ def _objects(row: Row, entry: Entry, findings: Findings) -> list[Object] | None:
             return None
         if not isinstance(boxes, list):
             raise ValueError(f"'bbox' is {shown(boxes)}, not a list of boxes")
-        own = {key: said[key] for key in _LISTS if said.get(key) is not None}  # of the whole image, where no lists
+        own = {key: said[key] for key in _LISTS if said.get(key) is not None}  # not a list: about the whole image
         lists = {key: _parsed(value) for key, value in own.items() if isinstance(value, list) or str(value)[:1] == "["}
         used = {key: values for key, values in lists.items() if isinstance(values, list)} | {"bbox": boxes}
         for key, values in used.items():
@@ -335,7 +337,7 @@ def _objects(row: Row, entry: Entry, findings: Findings) -> list[Object] | None:
 
 
 def _parsed(text: Any) -> Any:
-    """What a cell of a table holds, JSON or Python's text of plain values; None where it is empty. Else the value."""
+    """The value of a text cell with JSON or Python values; None if it is empty. Other values stay as they are."""
     if not isinstance(text, str):
         return text
     if not text.strip():
@@ -360,7 +362,7 @@ def _object(item: Any, place: int, where: str) -> Object:
     corners: Corners = (x, y, x + width, y + height)
     key = next((key for key in _LABELS if item.get(key) is not None), None)
     if key is None:
-        raise ValueError(f"no class: none of {', '.join(_LABELS)}")
+        raise ValueError(f"no class: needs one of {', '.join(_LABELS)}")
     crowd = any(_flag(item.get(key)) for key in _CROWD)
     area = math.nan if item.get("area") is None else _number(item["area"])
     return Object(_label(item[key]), corners, place, where, _flag(item.get("difficult")), crowd, area)
@@ -401,25 +403,25 @@ def _called(label: str, names: Sequence[str]) -> str:
 
 
 def _card(path: Path) -> Any:
-    """What a data set's card says before its text; None where it says nothing that can be read."""
+    """The metadata at the head of a data set's card; None if there is none that can be read."""
     head = _CARD.match(sniff(path, _MAX_CARD))
     try:
         return yaml.safe_load(head[1]) if head else None
     # PyYAML lets errors of its conversions through: bad dates, keys that cannot be hashed, and the like.
     except (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
-        return None  # not for us, and its text is all the same
+        return None  # the card is not written for us, so a fault in it does not matter
 
 
 def _labels_in(content: Any, where: str) -> tuple[str, ...] | None:
-    """The names of an object's class in what describes the columns; None where it gives none, or several.
+    """The class names in a description of the columns; None if it gives none or several lists.
 
     Below the column, a card has `class_label: {names: {'0': cat}}`, a Parquet file `{names: [cat], _type: ClassLabel}`.
     """
-    found: dict[bool, dict[tuple[str, ...], None]] = {True: {}, False: {}}  # in `objects` and elsewhere
+    found: dict[bool, dict[tuple[str, ...], None]] = {True: {}, False: {}}  # True: below `objects`
     seen: set[int] = set()
 
     def walk(node: Any, within: frozenset[str]) -> None:
-        if not isinstance(node, (dict, list)) or id(node) in seen:  # aliases in YAML may multiply, or be circles
+        if not isinstance(node, (dict, list)) or id(node) in seen:  # aliases in YAML may multiply or form circles
             return
         seen.add(id(node))
         if isinstance(node, dict):
@@ -451,6 +453,6 @@ def _as_int(key: Any) -> int:
 FORMAT = Format(
     recognize,
     is_annotation,
-    looked_for="metadata.jsonl, metadata.csv or metadata.parquet with file_name and objects, as Hugging Face has them",
+    looked_for="Hugging Face's metadata.jsonl, metadata.csv or metadata.parquet, with file_name and objects",
     aside=True,
 )

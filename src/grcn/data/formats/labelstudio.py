@@ -1,18 +1,20 @@
-"""Label Studio: tasks with what a detector found, to be corrected there, and its JSON export, to be trained on.
+"""Label Studio: writes tasks with detections to correct there, and reads its JSON export to train on.
 
-Written for import there (`write_labelstudio`): a list of tasks, each with an image's address and one prediction.
-Read from there: a JSON export (`JSON`, not `JSON-MIN`), the images in `images` or beside it. A single export
-is the split `train`, unless it is named for another; several are the splits that they are named for.
+`write_labelstudio` writes a list of tasks for import into Label Studio. Each task has the address of an image and one
+prediction. An export that is read must be `JSON`, not `JSON-MIN`, with the images in `images` or beside it. A single
+export is the split `train`, unless its name is that of another split. Several exports are named for their splits.
 
-Both hold boxes in percent of the image's sides. An image is found by the end of its address: Label Studio names a
-file that it serves or stores by more than its own name. Classes are those of `classes.txt`, else sorted by name over
+Both have boxes in percent of the image's sides. An image is found by the end of its address, because Label Studio adds
+to the names of files that it serves or stores. Classes come from `classes.txt`; otherwise they are sorted by name over
 all exports.
 
-What of an export is a label:
+An export is read in this way:
 
-- of several annotations of a task, the one marked as ground truth, else the one updated last; cancelled ones are none;
-- a task without annotation is left out and counted: it is not taken for an image without objects;
-- a turned rectangle becomes the box around it, and is counted; other shapes and choices are passed over and counted.
+- If a task has several annotations, the one that is marked as ground truth counts, otherwise the one that was updated
+  last. Cancelled ones do not count.
+- A task without annotation is left out and counted. It does not count as an image without objects.
+- A rotated rectangle becomes the upright box around it, and is counted. Other shapes and choices are skipped and
+  counted.
 """
 
 from __future__ import annotations
@@ -43,10 +45,10 @@ from grcn.data.records import AnnotatedImage, Findings
 from grcn.data.text import number, read_json, shown, sniff
 from grcn.files import atomic_file, write_json
 
-MAX_JSON = 2**28  # bytes; some 200 a box
+MAX_JSON = 2**28  # bytes; a box takes about 200
 
-_SNIFF = 2**20  # bytes of a JSON file in which the keys of an export must show
-_UPLOADED = re.compile(r"^[0-9a-f]{8}-(?=.)")  # what Label Studio puts before the name of an uploaded file
+_SNIFF = 2**20  # bytes of a JSON file within which the keys of an export must occur
+_UPLOADED = re.compile(r"^[0-9a-f]{8}-(?=.)")  # Label Studio's prefix for the name of an uploaded file
 _TYPE = "rectanglelabels"
 
 
@@ -59,13 +61,13 @@ class LabelStudioLayout:
     splits: dict[str, Path]
 
     def open(self, split: str, class_names: Sequence[str] | None, findings: Findings) -> Opened:
-        """Reads one split; records are in the file's order."""
+        """Reads one split. Records are in the order of the file."""
         root, path = self.root, self.splits[split]
         findings.files.add(path)
         tasks = _read(path, findings)
         names = tuple(class_names) if class_names is not None else read_class_list(root, root.upwards(self.folder))
         if names is None:
-            # What is wrong in the files of other splits is told when those are opened.
+            # Faults in the files of other splits are reported when those are opened.
             others = [_read(other, Findings(root.path, "collect")) for other in self.splits.values() if other != path]
             names = label_names(task for some in [tasks, *others] for task in some)
         images = root.folder(self.folder, *IMAGE_FOLDERS)
@@ -86,7 +88,7 @@ def recognize(root: Root, folder: Path) -> LabelStudioLayout | None:
 
 
 def is_annotation(path: Path) -> bool:
-    """Whether a file is an export: a JSON list of tasks with annotations; pre-annotations are tasks without."""
+    """Whether a file is an export: a JSON list of tasks with annotations. Tasks with predictions only are not."""
     start = sniff(path, _SNIFF) if path.suffix.lower() == ".json" else ""
     return start[:1] == "[" and '"data"' in start and '"annotations"' in start
 
@@ -119,10 +121,10 @@ def _address(entry: Any) -> str:
 
 
 def _annotation(entry: dict[str, Any]) -> list[Any] | None:
-    """The result that counts; None where there is none.
+    """The result of the annotation that counts; None if there is none.
 
     Raises:
-        ValueError: if the task has no annotations in the format's sense.
+        ValueError: if the annotations do not have the form of the format.
     """
     annotations = entry.get("annotations")
     if not isinstance(annotations, list) or not all(
@@ -140,34 +142,34 @@ def _annotation(entry: dict[str, Any]) -> list[Any] | None:
 def _objects(
     index: int, result: list[Any], path: Path, findings: Findings
 ) -> tuple[list[Object], tuple[float, float] | None]:
-    """The rectangles of a task's result, and the image's height and width where they give them."""
+    """The rectangles of a task's result, and the image's height and width if they give it."""
     objects: list[Object] = []
     sizes: set[tuple[float, float]] = set()
     for place, entry in enumerate(result):
         where = f"task {index}, result {place}"
         kind = entry.get("type") if isinstance(entry, dict) else None
         if isinstance(kind, str) and kind != _TYPE:
-            findings.note("other-annotation", path, f"{where}: '{kind[:40]}' is no rectangle: passed over", index)
+            findings.note("other-annotation", path, f"{where}: '{kind[:40]}' is not a rectangle: skipped", index)
             continue
         try:
             name, corners, size, turned = _box(entry)
             if sizes - {size}:
-                raise ValueError(f"image of {size[1]:g} x {size[0]:g}, but another object of it has another size")
+                raise ValueError(f"image of {size[1]:g} x {size[0]:g}, but another object gives another size")
         except ValueError as error:
             findings.fault("bad-object", path, f"{where}: {error}", index)
             continue
         if turned:
-            findings.note("box-turned", path, f"{where} ('{name}'): turned: the box around it is taken", index)
+            findings.note("box-turned", path, f"{where} ('{name}'): rotated: the upright box around it is used", index)
         objects.append(Object(name, corners, index, where))
         sizes.add(size)
     return objects, next(iter(sizes), None)
 
 
 def _box(entry: Any) -> tuple[str, Corners, tuple[float, float], bool]:
-    """One rectangle: its class, its corners in fractions, the image's height and width, and whether it is turned.
+    """One rectangle: its class, its corners in fractions, the image's height and width, and whether it is rotated.
 
     Raises:
-        ValueError: saying what is wrong with it.
+        ValueError: if the rectangle is wrong; the message says how.
     """
     value = entry.get("value") if isinstance(entry, dict) else None
     if not isinstance(value, dict):
@@ -176,7 +178,7 @@ def _box(entry: Any) -> tuple[str, Corners, tuple[float, float], bool]:
     if not isinstance(labels, list) or len(labels) != 1 or not isinstance(labels[0], str) or not labels[0].strip():
         raise ValueError(f"'{_TYPE}' is {shown(labels)}, not a list of one class name")
     if _number(entry, "image_rotation", 0.0) % 360:
-        raise ValueError("drawn on a turned image; turn it back in Label Studio")
+        raise ValueError("drawn on a rotated image; rotate it back in Label Studio")
     height, width = _number(entry, "original_height"), _number(entry, "original_width")
     if not (0 < height < math.inf and 0 < width < math.inf):
         raise ValueError(f"image of {width:g} x {height:g}")
@@ -204,7 +206,7 @@ def _number(entry: dict[str, Any], key: str, default: float | None = None) -> fl
 
 
 def _as_stored(task: Entry, finder: ImageFinder) -> Entry:
-    """A task, its image named without what Label Studio puts before names where there is none by the whole name."""
+    """The task, without Label Studio's prefix in the image's name if there is no image with the full name."""
     folder, slash, own = task.name.rpartition("/")
     try:
         finder.find(task.name)
@@ -215,10 +217,10 @@ def _as_stored(task: Entry, finder: ImageFinder) -> Entry:
 
 
 def _parts(address: str) -> tuple[str, ...]:
-    """The names along an address's path. That of a file served from a local folder stands in its query.
+    """The parts of the path in an address. For a file from a local folder, the path is in the query of the address.
 
     Raises:
-        ValueError: if it is no address, or names no file.
+        ValueError: if it is not an address, or names no file.
     """
     split = urlsplit(address)
     local = parse_qs(split.query, errors="surrogateescape").get("d") if split.path.endswith("/local-files/") else None
@@ -237,14 +239,14 @@ def write_labelstudio(
     folder: str = "images",
     model_version: str = "grcn",
 ) -> None:
-    """Writes tasks with pre-annotations, for import into a Label Studio project of `write_labelstudio_config`'s.
+    """Writes tasks with predictions, for a Label Studio project with the interface of `write_labelstudio_config`.
 
     Args:
-        path: of the JSON file, made or replaced whole or not at all.
-        images: the images and what was found in them. The score of an image is the mean of its objects'.
+        path: the JSON file; it is written completely or not at all.
+        images: the images and their detections. The score of an image is the mean of the scores in it.
         class_names: [C] names.
-        folder: of the images, below Label Studio's document root (LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT).
-        model_version: what to call the detector there.
+        folder: the folder of the images below Label Studio's document root (LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT).
+        model_version: the name of the detector in Label Studio.
     """
     tasks = []
     for image in images:
@@ -275,7 +277,7 @@ def write_labelstudio(
 
 
 def write_labelstudio_config(path: str | Path, class_names: Sequence[str]) -> None:
-    """Writes the labeling interface of a Label Studio project: one image, rectangles of the C classes."""
+    """Writes the labeling interface of a Label Studio project: one image, with rectangles of the C classes."""
     view = Element("View")
     SubElement(view, "Image", name="image", value="$image")
     labels = SubElement(view, "RectangleLabels", name="label", toName="image")

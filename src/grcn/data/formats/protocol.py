@@ -1,4 +1,4 @@
-"""What a format of annotations is to the rest of the package: how its folders are recognized, opened and written."""
+"""The interface of an annotation format: how its folders are recognized, opened and written."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from grcn.files import atomic_file
 
 
 class Opened(NamedTuple):
-    """A split as read: [C] class names, records, and where the format has its own the [C] category ids."""
+    """A split as read: [C] class names, the records, and the [C] category ids if the format has its own."""
 
     class_names: tuple[str, ...]
     records: list[ImageRecord]
@@ -21,40 +21,41 @@ class Opened(NamedTuple):
 
 
 class Layout(Protocol):
-    """A data set recognized in a folder; it reads what it needs of that once, when it is first needed."""
+    """A data set that was recognized in a folder. It reads its files once, when they are first needed."""
 
     @property
     def folder(self) -> Path:
-        """In which it was recognized, the root or one below it."""
+        """The folder in which it was recognized: the root, or one below it."""
 
     @property
     def splits(self) -> Mapping[str, Any]:
-        """Its splits by name."""
+        """The splits by name."""
 
     def open(self, split: str, class_names: Sequence[str] | None, findings: Findings) -> Opened:
         """Reads one split.
 
         Args:
-            split: one of the layout's.
-            class_names: the classes and their order, to which the data set's are matched by name; None: its own.
-            findings: where defects go.
+            split: the name of a split of this layout.
+            class_names: the classes in their order; those of the data set are matched by name. None: the data set's.
+            findings: takes the defects.
 
         Raises:
-            AnnotationError, ImageError: naming file and object, unless the findings collect them.
+            AnnotationError, ImageError: on a fault, naming file and object, unless the findings collect errors.
             DataError: if there is nothing to read.
         """
 
 
 @dataclass(frozen=True)
 class Writer:
-    """How images and what was found in them become a data set of a format.
+    """Writes images and their detections as a data set of a format.
 
     Args:
-        images: the folder of the images, relative to the data set's.
-        finish: writes what is written once, when all images are done: called with the data set's folder, its images
-            (at least one), [C] class names, and what to call the detector.
-        labels: an image's own file of labels, relative to the data set's folder, `{}` for the image's stem; None: none.
-        write: writes that file: called with its path, the image and [C] class names.
+        images: the folder of the images, relative to the folder of the data set.
+        finish: writes the files for the whole data set, when all images are done. It is called with the folder of the
+            data set, its images (at least one), [C] class names, and the name of the detector.
+        labels: the label file of an image, relative to the folder of the data set, with `{}` for the image's stem;
+            None: images have no label files.
+        write: writes the label file. It is called with its path, the image and [C] class names.
     """
 
     images: str
@@ -68,12 +69,12 @@ class Format:
     """One row of the table of formats.
 
     Args:
-        recognize: finds the layout of a folder in (or at) the root; None where it has none of this format. Opens only
-            what it must, and raises AnnotationError where that is broken.
-        is_annotation: whether a file is annotations of this format, by its name and its beginning.
+        recognize: finds the layout of a folder, which is the root or lies in it; None if there is none of this format.
+            It opens as few files as possible, and raises AnnotationError if these are broken.
+        is_annotation: whether a file holds annotations of this format, judged by its name and its beginning.
         looked_for: what `recognize` looks for, in words.
-        writer: None: data sets are not written in it.
-        aside: whether it is looked for only where no other format is found, at any depth: a table of boxes often lies
+        writer: writes the format; None: it is only read.
+        aside: whether to look for the format only if no other format is found at any depth. A table of boxes often lies
             beside a data set as a second form of it.
     """
 
@@ -85,6 +86,6 @@ class Format:
 
 
 def write_list(path: Path, lines: Sequence[str]) -> None:
-    """Writes a text file of lines, made or replaced whole or not at all."""
+    """Writes a text file of lines, completely or not at all."""
     with atomic_file(path) as file:
         file.write("".join(f"{line}\n" for line in lines).encode())

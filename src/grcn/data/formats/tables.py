@@ -1,4 +1,4 @@
-"""CSV: one row a box, in the columns of several tools, which the header tells or, where there is none, the first row.
+"""CSV: one row per box, with the columns of several tools. They are recognized by the header or the first row.
 
 | tool | columns | corners |
 |---|---|---|
@@ -7,22 +7,27 @@
 | Open Images | `ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,IsOccluded,...` | fractions of sides |
 | Google AutoML, Vertex AI | no header: set, address, label, x, y, x, y, x, y, x, y; or no set | fractions of sides |
 
-Columns of a header may come in any order and spelling (`x_min`, `XMin`, `x1`); there must be an image, a class and four
-corners. `width` and `height` of the image, `difficult`, `iscrowd` or `IsGroupOf` (a crowd) and `split` are used where
-they are there, others passed over. Corners are half-open, as the tools that train on these files take them. Commas,
-semicolons (then also decimal commas) and tabs separate.
+The columns of a header may have any order and spelling (`x_min`, `XMin`, `x1`). An image, a class and four corners are
+required. `width` and `height` of the image, `difficult`, `iscrowd` or `IsGroupOf` (a crowd) and `split` are used if
+they are there; other columns are ignored. Corners are half-open, because the tools that train on these files read them
+so. Columns are separated by commas, semicolons (then numbers may have decimal commas) or tabs.
 
-A row with neither class nor corners is an image without objects. AutoML's boxes have two opposite vertices, the others
-empty, or four; of a turned one the box around it is taken, and counted.
+A row with neither class nor corners is an image without objects. A box of AutoML has two opposite vertices, with the
+other cells empty, or four vertices. A rotated box becomes the upright box around it, and is counted.
 
-Layouts that are read: tables in the folder, in `annotations`, `labels` or the like, or in folders named for splits.
-Splits are what the rows say (AutoML's sets; in no set: `train`), else what the file is named for (`train_labels.csv`,
-`validation-annotations-bbox.csv`), else the folders named for splits in which all images lie, else `train`. Images lie
-in `images`, in a folder of the split, or beside the table, and are found by the ends of their names, which may lack the
-suffix.
+Layouts that are read: tables in the folder, in `annotations`, `labels` or the like, or in folders that are named for
+splits. The first of these that is there gives the splits:
 
-Classes are those of `classes.txt` or of keras-retinanet's list (`name,id` a row), else sorted by name over all tables.
-Open Images' `class-descriptions*.csv` (with FiftyOne: `metadata/classes.csv`) says how its labels are called.
+- the rows (AutoML's sets; rows in no set are `train`)
+- the name of the file (`train_labels.csv`, `validation-annotations-bbox.csv`)
+- the folders of the images, if all images are in folders that are named for splits
+
+Otherwise everything is `train`. Images are in `images`, in a folder of the split, or beside the table. They are found
+by the ends of their names, which may lack the suffix.
+
+Classes come from `classes.txt` or from keras-retinanet's list (rows of `name,id`); otherwise they are sorted by name
+over all tables. Open Images' `class-descriptions*.csv` (with FiftyOne: `metadata/classes.csv`) has the names of its
+labels.
 """
 
 from __future__ import annotations
@@ -61,17 +66,17 @@ from grcn.data.records import Findings
 from grcn.data.text import flag, is_csv_hint, number, read_csv, shown, sniff
 from grcn.errors import AnnotationError
 
-MAX_CSV = 2**27  # bytes; some 100 a box
+MAX_CSV = 2**27  # bytes; a box takes about 100
 
-_SNIFF = 2**16  # bytes, in which the first row must end
+_SNIFF = 2**16  # bytes within which the first row must end
 _DELIMITERS = ",;\t"
 _TABLES = ("annotations", "annotation", "labels", "label", "csv", "data")  # folders in which tables may lie
-_NAMING = ("metadata", "annotations", "labels")  # folders that may say what Open Images' labels are called
-_LISTING = re.compile(r"class|label|categor|mapping|names")  # in the name of a file of classes
-_LABEL_ID = re.compile(r"/[a-z]/\w+$")  # Open Images'
+_NAMING = ("metadata", "annotations", "labels")  # folders that may have the names of Open Images' labels
+_LISTING = re.compile(r"class|label|categor|mapping|names")  # occurs in the name of a file that lists classes
+_LABEL_ID = re.compile(r"/[a-z]/\w+$")  # a label in Open Images
 _SETS = ("train", "training", "validation", "validate", "test", "unassigned", "")
 
-# Names of columns, in small letters and digits alone.
+# Names of columns, reduced to lower-case letters and digits.
 _IMAGE = ("filename", "imageid", "imagename", "imagepath", "filepath", "image", "path", "file", "img", "frame")
 _LABEL = ("class", "classname", "label", "labelname", "category", "categoryname")
 _CORNERS = (("xmin", "ymin", "xmax", "ymax"), ("x1", "y1", "x2", "y2"))
@@ -81,15 +86,15 @@ _SPLIT = ("split", "set", "subset", "mluse")
 
 
 class _Columns(NamedTuple):
-    """Where a row has what.
+    """The columns of a table, by their index in a row.
 
     Args:
-        cells: how many it has.
-        corners: xyxy; or x and y of four vertices.
-        fractions: whether corners are in fractions of the image's sides.
+        cells: number of cells in a row.
+        corners: xyxy, or x and y of four vertices.
+        fractions: whether corners are fractions of the image's sides.
         size: height and width.
-        header: whether the first row is one.
-        open_images: whether another file may say how the labels are called.
+        header: whether the first row is a header.
+        open_images: whether another file may give the names of the labels.
     """
 
     cells: int
@@ -111,7 +116,7 @@ _AUTOML = _Columns(11, 1, 2, tuple(range(3, 11)), fractions=True, split=0, heade
 
 @dataclass(frozen=True)
 class _Table:
-    """A file with boxes, how its rows are read, and the split of all of them; None: that which each says."""
+    """A file with boxes, how its rows are read, and their common split; None: the rows or image folders say it."""
 
     path: Path
     delimiter: str
@@ -120,7 +125,7 @@ class _Table:
 
 
 class _Row(NamedTuple):
-    """One row: its line, what it calls its split and its image, the image's size, and the object, if there is one."""
+    """One row: its line, the names of its split and its image, the image's size, and the object if there is one."""
 
     line: int
     split: str
@@ -138,7 +143,7 @@ class TableLayout:
     splits: dict[str, tuple[tuple[_Table, ...], tuple[Path, ...]]]
 
     def open(self, split: str, class_names: Sequence[str] | None, findings: Findings) -> Opened:
-        """Reads one split; images are in the order in which the tables name them first."""
+        """Reads one split. Images are in the order in which the tables first name them."""
         tables, folders = self.splits[split]
         findings.files.update(table.path for table in tables)
         called = self._called(findings)
@@ -157,13 +162,13 @@ class TableLayout:
             lists = [path for path in self._pairs(self._places()) if _LISTING.search(path.stem.lower())]
             own = _listed_names(lists, findings)
         if own is None:
-            # What is wrong in the rows of other splits is told when those are opened.
+            # Faults in the rows of other splits are reported when those are opened.
             unsaid = Findings(self.root.path, "collect")
             own = label_names(entry for table in self._all() for entry in _entries(table, None, called, unsaid))
         return own
 
     def _called(self, findings: Findings) -> dict[str, str]:
-        """How Open Images' labels are called; empty where no file says so."""
+        """The names of Open Images' labels; empty if no file gives them."""
         if not any(table.columns.open_images for table in self._all()):
             return {}
         outer = self._places()
@@ -184,17 +189,17 @@ class TableLayout:
         return dict.fromkeys(table for tables, _ in self.splits.values() for table in tables)
 
     def _places(self) -> list[Path]:
-        """The folders of the tables and those that hold them."""
+        """The folders of the tables and the parents of these folders."""
         return list(dict.fromkeys(place for table in self._all() for place in self.root.upwards(table.path.parent)))
 
     def _pairs(self, places: Iterable[Path]) -> list[Path]:
-        """Files of two columns in the folders."""
+        """The files with two columns in the folders."""
         files = [path for place in places for path in self.root.files(place, ".csv")]
         return [path for path in files if len(_first(path, ",")) == 2]
 
 
 def recognize(root: Root, folder: Path) -> TableLayout | None:
-    """The layout of a folder, or None if it holds no table. Reads whole tables where only their rows say the splits."""
+    """The layout of a folder, or None if it holds no table. Reads a whole table if only its rows say the splits."""
     tables = _tables(root, folder)
     splits: dict[str, tuple[dict[_Table, None], dict[Path, None]]] = {}
 
@@ -222,12 +227,12 @@ def recognize(root: Root, folder: Path) -> TableLayout | None:
 
 
 def is_annotation(path: Path) -> bool:
-    """Whether a file is a table of boxes, by its first row."""
+    """Whether a file is a table of boxes, judged by its first row."""
     return path.suffix.lower() == ".csv" and _table(path) is not None
 
 
 def _tables(root: Root, folder: Path) -> list[_Table]:
-    """The tables in a folder, or in the first of its subfolders for them that has any."""
+    """The tables in a folder or, if it has none, in the first of its subfolders for tables that has any."""
     inner = (place for name in _TABLES if (place := root.folder(folder, name)))
     for place in (folder, *inner):
         if found := [table for path in root.files(place, ".csv") if (table := _table(path))]:
@@ -236,7 +241,7 @@ def _tables(root: Root, folder: Path) -> list[_Table]:
 
 
 def _table(path: Path) -> _Table | None:
-    """How a file is read, by its first row; None where it is no table of boxes."""
+    """How a file is read, judged by its first row; None if it is not a table of boxes."""
     for delimiter in _DELIMITERS:
         if columns := _columns(_first(path, delimiter)):
             return _Table(path, delimiter, columns)
@@ -244,7 +249,7 @@ def _table(path: Path) -> _Table | None:
 
 
 def _first(path: Path, delimiter: str) -> list[str]:
-    """The cells of a file's first row, its beginning alone being read; none where that is no row."""
+    """The cells of a file's first row, of which only the beginning is read; empty if that is not a row."""
     lines = [line for line in sniff(path, _SNIFF).splitlines()[:3] if line.strip() and not is_csv_hint(line)]
     try:
         return [cell.strip() for cell in next(csv.reader(lines[:1], delimiter=delimiter))]
@@ -253,7 +258,7 @@ def _first(path: Path, delimiter: str) -> list[str]:
 
 
 def _columns(cells: list[str]) -> _Columns | None:
-    """The columns that a first row tells; None where it is none of a table of boxes."""
+    """The columns of a table, judged by its first row; None if it is not a table of boxes."""
     if columns := _named_columns(cells):
         return columns
     is_retinanet = len(cells) == _RETINANET.cells and _is_image(cells[0])
@@ -295,12 +300,12 @@ def _is_number(text: str) -> bool:
 
 
 def _automl(cells: list[str]) -> list[str]:
-    """A row of AutoML's with its first cell, the set, which Vertex AI lets be absent."""
+    """A row of AutoML with its first cell, the set, which may be missing in Vertex AI."""
     return cells if cells[:1] and cells[0].lower() in _SETS else ["", *cells]
 
 
 def _read(table: _Table, findings: Findings) -> Iterator[_Row]:
-    """The rows of a table; those that are wrong are told to the findings."""
+    """The rows of a table. Rows that are wrong go to the findings."""
     rows = read_csv(table.path, MAX_CSV, table.delimiter)
     if table.columns.header:
         next(rows, None)
@@ -311,13 +316,13 @@ def _read(table: _Table, findings: Findings) -> Iterator[_Row]:
             findings.fault("bad-object", table.path, f"line {line}: {error}", line)
             continue
         if turned and row.object:
-            message = f"line {line} ('{row.object.label}'): turned: the box around it is taken"
+            message = f"line {line} ('{row.object.label}'): rotated: the upright box around it is used"
             findings.note("box-turned", table.path, message, line)
         yield row
 
 
 def _splits(table: _Table, rows: Sequence[_Row]) -> list[str] | None:
-    """The split of each row of a table; None where neither rows nor folders say one."""
+    """The split of each row of a table; None if neither the rows nor the folders of the images say it."""
     if table.split is not None:
         return [table.split] * len(rows)
     if any(row.split for row in rows):
@@ -326,7 +331,7 @@ def _splits(table: _Table, rows: Sequence[_Row]) -> list[str] | None:
 
 
 def _entries(table: _Table, split: str | None, called: Mapping[str, str], findings: Findings) -> list[Entry]:
-    """What a table says of each image of a split; None: of all."""
+    """The entries of a table for the images of a split; None: for all images."""
     entries: dict[str, Entry] = {}
     rows = list(_read(table, findings))
     for row, own in zip(rows, _splits(table, rows) or [], strict=True):
@@ -338,7 +343,7 @@ def _entries(table: _Table, split: str | None, called: Mapping[str, str], findin
             entry = Entry(row.image, table.path, row.line, where, row.size, fractions=fractions)
             entries[row.image] = entry
         elif row.size != entry.size:
-            message = f"line {row.line}: another size of the image than in {entry.where}"
+            message = f"line {row.line}: the size of the image is not that in {entry.where}"
             findings.fault("bad-object", table.path, message, row.line)
             continue
         if row.object and entry.objects is not None:
@@ -347,15 +352,15 @@ def _entries(table: _Table, split: str | None, called: Mapping[str, str], findin
 
 
 def _row(line: int, cells: list[str], table: _Table) -> tuple[_Row, bool]:
-    """One row, and whether its box is turned.
+    """One row, and whether its box is rotated.
 
     Raises:
-        ValueError: saying what is wrong with it.
+        ValueError: if the row is wrong; the message says how.
     """
     columns = table.columns
     if columns.split == 0 and columns.cells == _AUTOML.cells and cells[0].lower() not in _SETS:
         if not _is_image(cells[0]):
-            raise ValueError(f"{shown(cells[0])} is none of TRAIN, VALIDATION, TEST and UNASSIGNED")
+            raise ValueError(f"{shown(cells[0])} is not one of TRAIN, VALIDATION, TEST and UNASSIGNED")
         cells = ["", *cells]
     if any(cells[columns.cells :]):
         raise ValueError(
@@ -364,7 +369,7 @@ def _row(line: int, cells: list[str], table: _Table) -> tuple[_Row, bool]:
     cells = cells + [""] * (columns.cells - len(cells))
     image, label = cells[columns.image], cells[columns.label]
     if not image:
-        raise ValueError("no image is named")
+        raise ValueError("no image name")
     split = cells[columns.split].lower() if columns.split is not None else ""
     split = "" if split == "unassigned" else split_kind(split) or split
     size = _size(cells, columns)
@@ -379,7 +384,7 @@ def _row(line: int, cells: list[str], table: _Table) -> tuple[_Row, bool]:
 
 
 def _corners(cells: list[str], table: _Table) -> tuple[Corners, bool]:
-    """A box and whether it is turned."""
+    """A box, and whether it is rotated."""
     is_vertices = len(cells) == 8
     given = (
         [cells[i : i + 2] for i in range(0, 8, 2) if any(cells[i : i + 2])] if is_vertices else [cells[:2], cells[2:]]
@@ -391,7 +396,7 @@ def _corners(cells: list[str], table: _Table) -> tuple[Corners, bool]:
     turned = False
     if is_vertices:
         xs, ys = zip(*points, strict=True)
-        known = not any(math.isnan(v) for v in (*xs, *ys))  # min and max may pass NaN over
+        known = not any(math.isnan(v) for v in (*xs, *ys))  # min and max may skip NaN
         x1, y1, x2, y2 = (min(xs), min(ys), max(xs), max(ys)) if known else (math.nan,) * 4
         turned = max(len({round(v, 6) for v in vs}) for vs in (xs, ys)) > 2
     if table.columns.fractions:
@@ -411,7 +416,7 @@ def _number(cell: str, table: _Table) -> float:
 
 
 def _size(cells: list[str], columns: _Columns) -> tuple[float, float] | None:
-    """Height and width as given; None where they are absent, zero or no numbers: the image's header has them."""
+    """Height and width as given; None if they are missing, zero or not numbers, as the image's header has them."""
     try:
         height, width = (number(cells[i]) for i in columns.size or ())
     except ValueError:
@@ -427,10 +432,10 @@ def _flag(cell: str) -> bool:
 
 
 def _listed_names(paths: Sequence[Path], findings: Findings) -> tuple[str, ...] | None:
-    """The classes of keras-retinanet's list of them, `name,id` a row, by id; None where no file is one.
+    """The classes in keras-retinanet's list (rows of `name,id`), by id; None if no file is such a list.
 
     Raises:
-        AnnotationError: if several are, or an id or a name stands there twice.
+        AnnotationError: if several files are, or if an id or a name occurs twice.
     """
     lists = {}
     for path in paths:
@@ -453,6 +458,6 @@ def _listed_names(paths: Sequence[Path], findings: Findings) -> tuple[str, ...] 
 FORMAT = Format(
     recognize,
     is_annotation,
-    looked_for="*.csv with columns of image, class, xmin, ymin, xmax, ymax, or as AutoML and keras-retinanet have it",
+    looked_for="*.csv with the columns image, class, xmin, ymin, xmax, ymax, or those of AutoML or keras-retinanet",
     aside=True,
 )

@@ -1,24 +1,25 @@
-"""PASCAL VOC: one XML file an image.
+"""PASCAL VOC: one XML file per image.
 
-Layouts that are read, with folder names in any case and `images` as good as `JPEGImages` (so are FiftyOne's `data`, and
-its `labels` for `Annotations`):
+Layouts that are read. Folder names may have any case. `JPEGImages` may be called `images` or, as in FiftyOne, `data`,
+and `Annotations` may be called `labels`:
 
-- `Annotations/ID.xml`, `JPEGImages/ID.jpg`, `ImageSets/Main/SPLIT.txt` with one ID a line, as VOC itself. The lists
-  of single classes (`aeroplane_train.txt`) are no splits. Lists hold wherever the XML files lie: in subfolders of
-  `Annotations` (`cam/0` or, where no other file has that name, `0`), beside the images, or in the root. Where
-  `Main` has none, those of `ImageSets` itself count; where no folder is named for a split, those of `Segmentation` or
-  of another folder there.
-- The same without `ImageSets`: the splits are the subfolders of `Annotations`; where there are none, or where XML
-  files lie beside subfolders of which none is named for a split, all of it is `train`.
-- XML beside the images, in the root (split `train`) or in folders named for splits (`train/`, `valid/`, `test/`).
+- `Annotations/ID.xml`, `JPEGImages/ID.jpg`, and `ImageSets/Main/SPLIT.txt` with one ID per line, as in VOC itself.
+  Lists of a single class (`aeroplane_train.txt`) are not splits. The XML files may be in subfolders of `Annotations`
+  (their ID is `cam/0`, or `0` if no other file has that name), beside the images, or in the root. If `Main` has no
+  lists, those in `ImageSets` itself count. If there are none and no folder is named for a split, those in
+  `Segmentation` or another folder of `ImageSets` count.
+- The same without `ImageSets`. The splits are the subfolders of `Annotations`. Everything is `train` if there are no
+  subfolders, or if XML files lie beside subfolders of which none is named for a split.
+- XML files beside the images, in the root (split `train`) or in folders that are named for splits (`train/`, `valid/`,
+  `test/`).
 
-An XML file belongs to the image of its own name; what it says in `<filename>`, `<folder>` and `<path>` is often left
-over from someone else's machine and decides only between images that differ in suffix. Class order: `classes.txt`
-where there is one, else by name over the XML files of every split, so that all splits agree.
+An XML file belongs to the image with the same name. Its `<filename>`, `<folder>` and `<path>` often come from another
+machine, so they only decide between images that differ in their suffix. Classes are in the order of `classes.txt`.
+Without that file, they are sorted by name over the XML files of all splits, so that all splits agree.
 
-Corners are 1-based and inclusive, as VOC's, unless the data set shows that they count from 0: where more objects begin
-at 0 than at 1, and these are not a rare mistake, all corners are taken as they are. A `<difficult>` that is empty or
-says `Unspecified` is none.
+Corners are 1-based and inclusive, as in VOC, unless the data set shows that they count from 0. It does if more objects
+begin at 0 than at 1, and these are not just rare mistakes. A `<difficult>` that is empty or says `Unspecified` counts
+as not difficult.
 """
 
 from __future__ import annotations
@@ -45,14 +46,17 @@ from grcn.files import atomic_file
 _XML = ("annotations", "annotation", "xmls", "xml", "labels")
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 _ROOT = re.compile(r"<annotation[\s>/]")
-_RARE = 0.01  # of the objects; so few may begin at 0 by mistake
+_RARE = 0.01  # if fewer of the objects begin at 0, these are mistakes
 
 
 @dataclass(frozen=True)
 class VocSplit:
-    """Where a split's files lie: XML in `xml` and below, images in the first of `images` that has them, IDs in `ids`.
+    """The places of a split's files.
 
-    ids None: every XML file. An ID is the path of an XML file below `xml`, without its suffix.
+    Args:
+        xml: the folder of the XML files, which may be in subfolders.
+        images: folders of images; the first that has an image is used.
+        ids: the list of IDs; None: all XML files. An ID is the path of an XML file below `xml`, without its suffix.
     """
 
     xml: Path
@@ -62,15 +66,15 @@ class VocSplit:
 
 @dataclass(frozen=True)
 class VocFile:
-    """What one XML file says.
+    """The content of one XML file.
 
     Args:
-        file_name: the image's, as given.
-        size: height and width as given; None where they are absent or zero.
+        file_name: the name of the image, as given.
+        size: height and width as given; None if they are missing or zero.
         names: [N] class names.
         corners: [N, 4] xmin, ymin, xmax, ymax as given.
         difficult: [N] bool.
-        indices: [N] the objects' places among the file's objects, from 0.
+        indices: [N] the index of each object among all objects of the file, from 0.
     """
 
     file_name: str
@@ -91,7 +95,7 @@ class VocLayout:
     _read: dict[Path, tuple[VocFile | None, tuple[Defect, ...]]] = field(default_factory=dict)
 
     def open(self, split: str, class_names: Sequence[str] | None, findings: Findings) -> Opened:
-        """Reads one split; records are in the order of its list, else by name."""
+        """Reads one split. Records are in the order of its list or, without one, sorted by name."""
         root, place = self.root, self.splits[split]
         own = self._ids(place)
         entries = own if place.ids is None else _listed(root, place, place.ids, own, findings)
@@ -106,7 +110,7 @@ class VocLayout:
         for image_id, file in files.items():
             image = finder.find(image_id, file, entries[image_id], findings) if file else None
             if image and (first := images.setdefault(image, image_id)) != image_id:
-                message = f"its image, {image.name}, is that of {entries[first].relative_to(root.path)}, too"
+                message = f"its image, {image.name}, is also that of {entries[first].relative_to(root.path)}"
                 findings.fault("duplicate", entries[image_id], message)
         headers = findings.headers(list(images))
         origin = 0 if _counts_from_0(every, place, findings) else 1
@@ -121,9 +125,9 @@ class VocLayout:
         return Opened(names, records)
 
     def _ids(self, place: VocSplit) -> Names[Path]:
-        """The XML files of a split's folder and those below it by ID; those of other splits' folders left out."""
+        """The XML files in and below the folder of a split, by ID, without those in the folders of other splits."""
         root, folder = self.root, place.xml
-        if folder == self.folder:  # whatever lies below it may be something else
+        if folder == self.folder:  # the folders below it may hold anything
             files = root.files(folder, ".xml")
         else:
             files = root.tree(folder, ".xml", {other.xml for other in self.splits.values()} - {folder})
@@ -135,9 +139,9 @@ class VocLayout:
         return [xml for place in folders.values() for xml in self._ids(place).values()]
 
     def _file(self, xml: Path, findings: Findings | None = None) -> VocFile | None:
-        """One XML file, read once; None where it is broken as a whole. What is wrong in it is told to `findings`.
+        """The content of an XML file, which is read once; None if the whole file is broken. Faults go to `findings`.
 
-        What is wrong in the files of other splits is told when those are opened.
+        Faults in the files of other splits are reported when those are opened.
         """
         if xml not in self._read or (findings and findings.on_error == "raise" and self._read[xml][1]):
             own = Findings(self.root.path, findings.on_error if findings else "collect")
@@ -148,7 +152,7 @@ class VocLayout:
         return file
 
     def _note_unlabelled(self, used: Iterable[Path], findings: Findings) -> None:
-        """Counts images beside those read that no XML file speaks of: they are not taken for images without objects."""
+        """Counts images beside the used ones that have no XML file. They do not count as images without objects."""
         known = Names((xml.stem, xml) for xml in self._all_xml())
         for folder in dict.fromkeys(image.parent for image in used):
             for image in self.root.images(folder):
@@ -157,12 +161,12 @@ class VocLayout:
 
 
 def is_annotation(path: Path) -> bool:
-    """Whether a file is annotations of this format, by its beginning."""
+    """Whether a file holds annotations of this format, judged by its beginning."""
     return path.suffix.lower() == ".xml" and _ROOT.search(sniff(path, 4096)) is not None
 
 
 def _any_voc(files: Iterable[Path]) -> bool:
-    """Whether not all of the XML files are CVAT's; opens their beginnings until one is not."""
+    """Whether any of the XML files is not CVAT's. Opens their beginnings until one is found."""
     return any("<annotations" not in sniff(path, 4096) for path in files)
 
 
@@ -175,7 +179,7 @@ def recognize(root: Root, folder: Path) -> VocLayout | None:
     lists = _split_lists(root, folder)
     if not lists and not (xml and any(split_kind(inner.name) for inner in root.subfolders(xml))):
         lists = _other_lists(root, folder)
-    near = root.folder(folder, "jpegimages", *IMAGE_FOLDERS[:-1])  # below `data` may lie anything
+    near = root.folder(folder, "jpegimages", *IMAGE_FOLDERS[:-1])  # not `data`, which may hold anything
     for place in [xml, near, folder] if lists else []:
         if place and _any_voc(root.files(folder, ".xml") if place == folder else root.tree(place, ".xml")):
             return VocLayout(root, folder, {name: VocSplit(place, images, ids) for name, ids in lists.items()})
@@ -193,7 +197,7 @@ def recognize(root: Root, folder: Path) -> VocLayout | None:
 
 
 def _split_folders(root: Root, xml: Path, images: tuple[Path, ...]) -> dict[str, VocSplit]:
-    """Splits by the subfolders of `Annotations`, where there are no lists."""
+    """Splits by the subfolders of `Annotations`, if there are no lists."""
     at_top = root.files(xml, ".xml")
     folders = {path.name: path for path in root.subfolders(xml) if root.tree(path, ".xml")}
     if at_top and not any(split_kind(name) for name in folders):
@@ -206,19 +210,19 @@ def _split_folders(root: Root, xml: Path, images: tuple[Path, ...]) -> dict[str,
 
 
 def _sets(root: Root, folder: Path) -> Path | None:
-    """`ImageSets` of the folder or the nearest above it."""
+    """`ImageSets` in the folder, or in the nearest parent that has it."""
     return next((sets for place in root.upwards(folder) if (sets := root.folder(place, "imagesets"))), None)
 
 
 def _split_lists(root: Root, folder: Path) -> dict[str, Path]:
-    """`ImageSets/Main/*.txt` by split, or `ImageSets/*.txt`; lists of single classes left out."""
+    """The lists `ImageSets/Main/*.txt`, or else `ImageSets/*.txt`, by split, without lists of a single class."""
     sets = _sets(root, folder)
     places = [place for place in (sets and root.folder(sets, "main"), sets) if place]
     return next((lists for place in places if (lists := _lists_in(root, place))), {})
 
 
 def _other_lists(root: Root, folder: Path) -> dict[str, Path]:
-    """Those of `ImageSets/Segmentation`, or else of the first other folder there that has any."""
+    """The lists in `ImageSets/Segmentation`, or else in the first other folder there that has any."""
     sets = _sets(root, folder)
     folders = sorted(root.subfolders(sets), key=lambda inner: inner.name.lower() != "segmentation") if sets else []
     return next((lists for inner in folders if (lists := _lists_in(root, root.guarded(inner)))), {})
@@ -230,7 +234,7 @@ def _lists_in(root: Root, folder: Path) -> dict[str, Path]:
 
 
 def _is_class_list(name: str, path: Path, lists: dict[str, Path]) -> bool:
-    """Whether `CLASS_SPLIT.txt` is the list of one class of the split `SPLIT.txt`: `ID -1`, `ID 0` or `ID 1` a line."""
+    """Whether `CLASS_SPLIT.txt` lists one class of the split `SPLIT.txt`, with lines `ID -1`, `ID 0` or `ID 1`."""
     class_name, _, split = name.rpartition("_")
     if not class_name or split not in lists:
         return False
@@ -255,7 +259,7 @@ def _listed(root: Root, place: VocSplit, ids: Path, own: Names[Path], findings: 
         ends = ["/".join(parts[start:]) for start in range(len(parts))] + (alike if len(alike) == 1 else [])
         xml = next((found for end in ends if (found := own.find(end))), None)
         if xml and ids_of[xml] in entries:
-            findings.note("duplicate", ids, f"line {line}: '{text}' is listed twice: taken once", line)
+            findings.note("duplicate", ids, f"line {line}: '{text}' is listed twice: used once", line)
         elif xml:
             entries[ids_of[xml]] = xml
         elif wanted.startswith("..") or root.join(place.xml, f"{wanted}.xml") is None:
@@ -273,8 +277,9 @@ class _StemFinder:
     """Finds images by the stem of their name, whatever their suffix.
 
     Args:
-        folders: in which they may lie, below their ID's own folder or, where no XML file has that ID, without it.
-        ids: of all XML files.
+        folders: folders in which the images may lie. The image of ID `cam/0` is looked for in `cam` below them and, if
+            no XML file has the ID `0`, also directly in them.
+        ids: the IDs of all XML files.
     """
 
     def __init__(self, root: Root, folders: tuple[Path, ...], ids: Names[Path]) -> None:
@@ -282,7 +287,7 @@ class _StemFinder:
         self._names: dict[Path, Names[list[str]]] = {}
 
     def find(self, image_id: str, file: VocFile, xml: Path, findings: Findings) -> Path | None:
-        """The image; None where it is left out, and that is counted."""
+        """The image; None if it is left out and counted."""
         parent, stem = os.path.split(image_id)
         parents = [parent] if not parent or stem in self.ids else [parent, ""]
         inner = [self.root.join(outer, parent) if parent else outer for parent in parents for outer in self.folders]
@@ -291,7 +296,7 @@ class _StemFinder:
             if names := self._in(folder).find(stem):
                 path = folder / (file.file_name if file.file_name in names else names[0])
                 if path.suffix.lower() in UNREAD_SUFFIXES:
-                    continue  # another folder may have it in a kind that is read
+                    continue  # another folder may have the photo in a kind that is read
                 if self.root.holds(path):
                     return path
                 message = f"{path.name} is a link that leads outside {self.root.path}"
@@ -306,7 +311,7 @@ class _StemFinder:
         return None
 
     def _in(self, folder: Path) -> Names[list[str]]:
-        """The images of a folder by stem and, for `a.jpg.xml`, by name, those that are not read last."""
+        """The images of a folder by stem and, for `a.jpg.xml`, by name. Kinds that are not read come last."""
         if folder not in self._names:
             names: Names[list[str]] = Names()
             for path in (*self.root.images(folder), *self.root.images(folder, UNREAD_SUFFIXES)):
@@ -317,13 +322,13 @@ class _StemFinder:
 
 
 def _counts_from_0(files: Sequence[VocFile], place: VocSplit, findings: Findings) -> bool:
-    """Whether the corners of a data set count from 0, which is said where they do."""
+    """Whether the corners of a data set count from 0. If so, a remark says it."""
     least = np.concatenate([np.zeros(0), *(file.corners[:, :2].min(axis=1) for file in files)])
     with np.errstate(invalid="ignore"):
         zeros, ones = int(((least >= 0) & (least < 1)).sum()), int((least == 1).sum())
     if zeros <= ones or zeros < _RARE * len(least):
         return False
-    message = f"{zeros} of {len(least)} objects begin at 0, {ones} at 1: corners are taken to count from 0, not from 1"
+    message = f"{zeros} of {len(least)} objects begin at 0, {ones} at 1: corners are read as counted from 0, not from 1"
     findings.remark("counts-from-0", place.xml, message)
     return True
 
@@ -344,7 +349,7 @@ def _annotations(image_id: str, image: Path, header: ImageHeader, xml: Path, fil
 
 
 def _read_xml(path: Path, findings: Findings) -> VocFile | None:
-    """One XML file; None where it is broken as a whole and that is collected."""
+    """The content of an XML file; None if the whole file is broken and errors are collected."""
     try:
         root = read_xml(path, "annotation")
     except AnnotationError as error:
@@ -385,7 +390,7 @@ def _difficult(element: Element, name: str, index: int, path: Path, findings: Fi
     except ValueError:
         raise ValueError(f"<difficult> is '{(text or '').strip()[:40]}', not a number") from None
     if text is not None and hard is None:
-        message = f"object {index} ('{name}'): <difficult> is '{text.strip()}': taken as not difficult"
+        message = f"object {index} ('{name}'): <difficult> is '{text.strip()}': counts as not difficult"
         findings.remark("difficult-open", path, message, index)
     return bool(hard)
 
@@ -401,7 +406,7 @@ def _number(element: Element, tag: str) -> float:
 
 
 def _size(root: Element) -> tuple[float, float] | None:
-    """Height and width as given; None where they are absent, zero or no numbers: the image's header has them."""
+    """Height and width as given; None if they are missing, zero or not numbers, as the image's header has them."""
     size = root.find("size")
     try:
         height, width = (_number(size, "height"), _number(size, "width")) if size is not None else (0.0, 0.0)
@@ -411,13 +416,13 @@ def _size(root: Element) -> tuple[float, float] | None:
 
 
 def write_voc(path: str | Path, image: AnnotatedImage, class_names: Sequence[str]) -> None:
-    """Writes one image's VOC XML file, to be read again by `open_dataset` and by other tools.
+    """Writes the VOC XML file of one image, which `open_dataset` and other tools can read.
 
-    Corners are 1-based inclusive, as VOC's, with up to three decimals. A side of one pixel or less would read as
-    none, so it is written as just over one. Scores stand in `<score>`, which readers of VOC pass over.
+    Corners are 1-based and inclusive, as in VOC, with up to three decimals. A side of one pixel or less would be read
+    as no side, so it is written as just over one pixel. Scores are in `<score>`, which readers of VOC ignore.
 
     Args:
-        path: of the file, made or replaced whole or not at all.
+        path: the file; it is written completely or not at all.
         image: the image and its boxes.
         class_names: [C] names.
     """

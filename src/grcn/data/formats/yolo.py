@@ -1,26 +1,27 @@
-"""YOLO: one text file of boxes an image, in fractions of the image's sides.
+"""YOLO: one text file of boxes per image, in fractions of the image's sides.
 
 Layouts that are read:
 
-- `data.yaml` or `dataset.yaml` (or the one YAML file in the folder that has `names`), whose `train`, `val` and `test`
-  name folders of images, lists of images, or several of these.
+- `data.yaml` or `dataset.yaml` (or the only YAML file in the folder that has `names`). Its `train`, `val` and `test`
+  are folders of images, lists of images, or several of these.
 - Without it, or for splits that it does not give: `images/SPLIT` with `labels/SPLIT`, `SPLIT/images` with
-  `SPLIT/labels`, `SPLIT.txt` lists; `images` with `labels` alone, or with images beside subfolders of which none is
-  named for a split, are one split, `train`. Names then stand in `classes.txt`, also in a folder above. Classes that
-  nothing names are called by their numbers in all splits, `0` to the highest, which is said.
-- Darknet's, as CVAT and FiftyOne write it: `obj.data` names lists and the file of names; or the lists alone, where
-  their images have labels.
+  `SPLIT/labels`, or lists `SPLIT.txt`. Everything is one split, `train`, if `labels` has no subfolders, or if images
+  lie beside subfolders of which none is named for a split. The class names are then in `classes.txt`, also in a parent
+  folder. Classes without names are called by their numbers, from `0` to the highest in any split, with a remark.
+- Darknet's layout, as CVAT and FiftyOne write it. `obj.data` gives the lists and the file of class names. The lists
+  alone are enough if their images have labels.
 
-What `data.yaml` says holds inside the root only. Its `path` and absolute names are usually those of another machine:
-`path` is used where it leads to a folder in the root, and passed over otherwise; an entry that begins with one `../`,
-as Roboflow writes, is also looked for without it; any other entry that leads out of the root is refused. The images
-of a list are found by the ends of their paths.
+`data.yaml` counts only inside the root. Its `path` and absolute names are usually those of another machine. `path` is
+used if it leads to a folder in the root, and ignored otherwise. An entry that begins with one `../`, as Roboflow writes
+it, is also looked for without it. Any other entry that leads out of the root is refused. The images of a list are found
+by the ends of their paths.
 
-An image's labels lie in the folder where `images` in its path is `labels`, else beside it, the case of letters of both
-names and of `.txt` aside. No label file: an image without objects, as YOLO has it. Rows are `class cx cy w h`, with an
-optional score that is passed over (6 numbers), or `class x1 y1 x2 y2 x3 y3 ...`, a polygon, whose box is taken. With
-`kpt_shape` in the YAML, rows are a box followed by keypoints. A box that reaches out of 0..1 is clipped as in every
-format; coordinates beyond -1..2 are no fractions (pixels, most likely) and an error.
+The label file of an image is in the folder with `labels` in place of `images` in its path, or else beside the image.
+The case of these names and of `.txt` does not matter. An image without label file is an image without objects, as usual
+in YOLO. Rows are `class cx cy w h`, with an optional score that is ignored (6 numbers), or `class x1 y1 x2 y2 x3 y3`
+and so on, a polygon, whose box is used. With `kpt_shape` in the YAML file, rows are a box followed by keypoints. A box
+that reaches outside 0..1 is clipped as in every format. Coordinates outside -1..2 are an error, because they are not
+fractions but most likely pixels.
 """
 
 from __future__ import annotations
@@ -62,13 +63,13 @@ class YoloLayout:
     """A YOLO folder.
 
     Args:
-        root: its guard.
-        folder: in which it was found.
+        root: the root of the data set.
+        folder: the folder in which the layout was found.
         splits: folders of images and lists of images, by split.
-        names: the class names; None where no file gives them.
+        names: the class names; None if no file gives them.
         keypoints: whether rows hold keypoints after the box.
-        passed_over: what the configuration says and is not followed: kind of defect and message.
-        config: that file, YAML or Darknet's.
+        passed_over: entries of the configuration that are not followed, as kind of defect and message.
+        config: the configuration file, YAML or Darknet's.
     """
 
     root: Root
@@ -80,7 +81,7 @@ class YoloLayout:
     config: Path | None = None
 
     def open(self, split: str, class_names: Sequence[str] | None, findings: Findings) -> Opened:
-        """Reads one split; records are in the order of its list, else by the path of their images."""
+        """Reads one split. Records are in the order of its list or, without one, sorted by the path of the image."""
         root = self.root
         own = self.names or tuple(class_names or ()) or findings.classes_by_number(self._highest(), self.folder)
         if self.config:
@@ -99,8 +100,8 @@ class YoloLayout:
                 findings.fault("path-escape", label, message)
                 continue
             if label and (other := image_of.setdefault(label, image)) != image:
-                message = f"stands for {other.name} and {image.name}: its boxes are taken for both"
-                findings.note("label-shared", label, f"{message}; give each its own name")
+                message = f"belongs to {other.name} and {image.name}: both get its boxes"
+                findings.note("label-shared", label, f"{message}; give each photo its own name")
             label_of[image] = label
         if images and not image_of:
             raise DataError(f"{images[0]}: neither it nor any other image of split '{split}' has a label file")
@@ -110,8 +111,8 @@ class YoloLayout:
         return Opened(tuple(class_names) if class_names is not None else own, records)
 
     def _highest(self) -> int:
-        """The highest number of a class in any split; -1 where there is none."""
-        # What is wrong in the files of other splits is told when those are opened.
+        """The highest class number in any split; -1 if there is none."""
+        # Faults in the files of other splits are reported when those are opened.
         unsaid = Findings(self.root.path, "collect")
         images = [
             image for sources in self.splits.values() for source in sources for image in _images(self, source, unsaid)
@@ -164,7 +165,7 @@ class YoloLayout:
 
 
 def is_annotation(path: Path) -> bool:
-    """Whether a file is annotations of this format, by its first row."""
+    """Whether a file holds annotations of this format, judged by its first row."""
     if path.suffix.lower() != ".txt":
         return False
     try:
@@ -174,7 +175,7 @@ def is_annotation(path: Path) -> bool:
 
 
 def recognize(root: Root, folder: Path) -> YoloLayout | None:
-    """The YOLO layout of a folder, or None if it has none. Opens its configuration and list of names only.
+    """The YOLO layout of a folder, or None if it has none. Opens only its configuration and its list of names.
 
     Raises:
         AnnotationError: if the YAML file is broken, or names places outside the root that have no counterpart in it.
@@ -199,14 +200,14 @@ def recognize(root: Root, folder: Path) -> YoloLayout | None:
         if stray and same is None:
             raise AnnotationError(f"{path}: {key}: '{stray[0]}' leads outside {root.path}, which is not followed")
         if stray:
-            message = f"{key}: '{stray[0]}' leads outside the folder: '{same}' is taken by its name instead"
+            message = f"{key}: '{stray[0]}' leads outside the folder: '{same}' is used instead, because of its name"
             passed_over.append(("path-escape", message))
             continue
         places = tuple(place for place in found if place and place.exists())
         if places:
             splits[key] = places
         if len(places) < len(entries):
-            passed_over.append(("missing-split", f"{key}: {shown(entries)} is not all there"))
+            passed_over.append(("missing-split", f"{key}: not everything in {shown(entries)} exists"))
     kinds = {split_kind(name) for name in splits}
     splits |= {name: places for name, places in by_folders.items() if split_kind(name) not in kinds}
     if not splits:
@@ -220,7 +221,7 @@ def _find_yaml(root: Root, folder: Path) -> tuple[Path | None, dict[Any, Any]]:
     """The YAML file that describes the data set, and its content; `data.yaml` and `dataset.yaml` come before others.
 
     Raises:
-        AnnotationError: if several would do and do not say the same.
+        AnnotationError: if several files describe it, but in different ways.
     """
     files = [*root.files(folder, ".yaml"), *root.files(folder, ".yml")]
     named = [path for path in files if path.stem.lower() in ("data", "dataset")]
@@ -232,7 +233,7 @@ def _find_yaml(root: Root, folder: Path) -> tuple[Path | None, dict[Any, Any]]:
             except AnnotationError:
                 if path in named:
                     raise
-                continue  # someone else's file
+                continue  # the file has another purpose
             if ("names" in content or path in named) and any(key in content for key in _KEYS):
                 found.append((path, content))
         if len(found) > 1 and len({_meaning(content) for _, content in found}) > 1:
@@ -246,7 +247,7 @@ def _find_yaml(root: Root, folder: Path) -> tuple[Path | None, dict[Any, Any]]:
 
 
 def _meaning(content: dict[Any, Any]) -> str:
-    return str(yaml.safe_dump([content.get(key) for key in (*_KEYS, "names", "path")]))  # aliases stay aliases
+    return str(yaml.safe_dump([content.get(key) for key in (*_KEYS, "names", "path")]))  # does not expand aliases
 
 
 def _load_yaml(path: Path) -> dict[Any, Any]:
@@ -273,7 +274,7 @@ def _yaml_names(content: dict[Any, Any], path: Path) -> tuple[str, ...]:
     if not isinstance(names, list):
         raise AnnotationError(f"{path}: names: {shown(names)} is not a list of names")
     for name in names:
-        # An unquoted yes, no, on or off is a truth value to YAML.
+        # An unquoted yes, no, on or off is a boolean in YAML.
         if isinstance(name, bool) or not isinstance(name, (str, int, float)):
             raise AnnotationError(f"{path}: names: {shown(name)} is not a name; put it in quotes")
     if isinstance(content.get("nc"), int) and content["nc"] != len(names):
@@ -307,7 +308,7 @@ def _darknet(root: Root, folder: Path) -> tuple[Path | None, tuple[str, ...] | N
 
 
 def _splits_by_folders(root: Root, top: Path, lists: dict[str, tuple[Path, ...]]) -> dict[str, tuple[Path, ...]]:
-    """Splits by the names of folders and lists, where there are label files; those of `lists` come first."""
+    """Splits by the names of folders and lists, if there are label files. Splits in `lists` take precedence."""
     images, labels = root.folder(top, "images"), root.folder(top, "labels")
     splits: dict[str, tuple[Path, ...]] = {}
     if images and labels:
@@ -378,7 +379,7 @@ def _listed(layout: YoloLayout, source: Path, findings: Findings) -> list[Path]:
     for line, text in enumerate(read_lines(source), 1):
         image = findings.locate(finder, text, source, f"line {line}", line) if text else None
         if image in images:
-            findings.note("duplicate", source, f"line {line}: '{text}' is listed twice: taken once", line)
+            findings.note("duplicate", source, f"line {line}: '{text}' is listed twice: used once", line)
         elif image:
             images[image] = None
     return list(images)
@@ -397,7 +398,7 @@ class _Labels:
         return apart.find(image.stem) or beside.find(image.stem)
 
     def at(self, folder: Path) -> tuple[Names[Path], Names[Path]]:
-        """For a folder of images: the label files in that of labels by stem, and those beside the images.
+        """The label files for a folder of images, by stem: those in the folder of labels, and those beside the images.
 
         Raises:
             AnnotationError: if the folder of labels is a link that leads outside the root.
@@ -409,7 +410,7 @@ class _Labels:
         return self._folders[folder]
 
     def _apart(self, folder: Path) -> Path | None:
-        """The folder's path with its last folder `images` as `labels`; None if that is no folder."""
+        """The path with `labels` in place of its last folder `images`; None if there is no such folder."""
         parts = folder.relative_to(self.root.path).parts
         at = next((i for i in range(len(parts) - 1, -1, -1) if parts[i].lower() == "images"), None)
         if at is None:
@@ -421,11 +422,11 @@ class _Labels:
 
 
 def _note_orphans(labels: _Labels, images: Sequence[Path], findings: Findings) -> None:
-    """Counts the label files beside those of the images, whose own images are missing."""
+    """Counts label files without an image, in the folders of the images' own label files."""
     for folder in dict.fromkeys(image.parent for image in images):
         apart, _ = labels.at(folder)
         stems = Names((image.stem, image) for image in labels.root.images(folder)) if apart else Names[Path]()
-        unread = {image.stem for image in labels.root.images(folder, UNREAD_SUFFIXES)}  # which are named themselves
+        unread = {image.stem for image in labels.root.images(folder, UNREAD_SUFFIXES)}  # reported by themselves
         for stem, label in apart.items():
             if stem in unread:
                 findings.files.add(label)
@@ -434,7 +435,7 @@ def _note_orphans(labels: _Labels, images: Sequence[Path], findings: Findings) -
 
 
 class _Row(NamedTuple):
-    """One row of a label file: its line from 1, the class, and centre x, y, width, height in fractions."""
+    """One row of a label file: its line from 1, the class, and centre x, y, width, height as fractions."""
 
     line: int
     class_id: int
@@ -456,7 +457,7 @@ def _row(text: str, classes: int, keypoints: bool) -> tuple[int, list[float]]:
     """Class id and box (centre x, y, width, height, in fractions) of one row.
 
     Raises:
-        ValueError: saying what is wrong with it.
+        ValueError: if the row is wrong; the message says how.
     """
     fields = text.split()
     try:
@@ -467,13 +468,13 @@ def _row(text: str, classes: int, keypoints: bool) -> tuple[int, list[float]]:
         raise ValueError(f"{len(values)} numbers, expected class cx cy w h")
     class_id, numbers = values[0], values[1:]
     if not class_id.is_integer() or not 0 <= class_id < classes:
-        raise ValueError(f"class {fields[0]} is none of 0 to {classes - 1}, the ids of the names")
+        raise ValueError(f"class {fields[0]} is not one of 0 to {classes - 1}, the ids of the names")
     is_box = keypoints or len(numbers) <= 5
     if is_box:
         numbers = numbers[:4]
     elif len(numbers) % 2:
         raise ValueError(f"{len(values)} numbers are neither a box nor a polygon")
-    sure = min(numbers) >= -1 and max(numbers) <= 2  # of nearly all rows, which need no closer look
+    sure = min(numbers) >= -1 and max(numbers) <= 2  # true for nearly all rows, which need no closer look
     stray = None if sure else next((v for v in numbers if not -1 <= v <= 2 and abs(v) <= LARGEST), None)
     if stray is not None:
         raise ValueError(f"{stray:g} is not a fraction of the image side (0 to 1); are these pixels?")
@@ -486,10 +487,10 @@ def _row(text: str, classes: int, keypoints: bool) -> tuple[int, list[float]]:
 
 
 def write_yolo(path: str | Path, image: AnnotatedImage) -> None:
-    """Writes one image's YOLO label file: `class cx cy w h`, and the score where there is one.
+    """Writes the YOLO label file of one image: rows of `class cx cy w h`, and the score if there is one.
 
     Args:
-        path: of the file, made or replaced whole or not at all.
+        path: the file; it is written completely or not at all.
         image: the image and its boxes.
     """
     boxes = np.asarray(image.boxes, dtype=np.float64).reshape(-1, 4)
@@ -508,9 +509,9 @@ def write_yolo_yaml(path: str | Path, class_names: Sequence[str], splits: Mappin
     """Writes the `data.yaml` of a YOLO folder.
 
     Args:
-        path: of the file.
+        path: the file; it is written completely or not at all.
         class_names: [C] names.
-        splits: the folder of images of each of `train`, `val`, `test`, relative to the file's.
+        splits: the folder of images for `train`, `val` and `test`, relative to the folder of the file.
     """
     content = {**splits, "names": dict(enumerate(class_names))}
     with atomic_file(path) as file:
