@@ -10,11 +10,11 @@ import shutil
 import statistics
 from pathlib import Path
 
+import pictures
 import pytest
 from matplotlib.figure import Figure
 from rich.console import Console
 
-import pictures
 from grcn.reports.scores import print_scores
 from grcn.study import read_study, write_tables
 from grcn.study.plan import shipped
@@ -128,12 +128,17 @@ def test_the_readmes_results_are_rows_of_the_tables() -> None:
         assert len(pictures.trials(study, data, cell)) >= 3
 
 
-def test_the_readmes_intervals_are_those_of_the_tables() -> None:
+@pytest.mark.parametrize(
+    "page", [README, (RESULTS / "findings.md").read_text(encoding="utf-8")], ids=["README", "findings"]
+)
+def test_gains_with_their_intervals_are_those_of_the_tables(page: str) -> None:
     tables = "".join(table.read_text(encoding="utf-8") for table in TABLES)
-    intervals = re.findall(r"([+-]\d+\.\d) AP \(95%: ([+-]\d+\.\d to [+-]\d+\.\d)\)", " ".join(README.split()))
-    assert len(intervals) == 2
-    for gain, interval in intervals:
-        assert f"| {gain} | {interval} |" in tables
+    gain = re.compile(r"([+-]\d+\.\d)(?: AP)? \((95|97)%: ([+-]\d+\.\d to [+-]\d+\.\d)\)")
+    quoted = gain.findall(" ".join(page.split()))
+    assert len(quoted) == len(re.findall(r"9\d%: ", page)) >= 2
+    for value, level, interval in quoted:
+        assert f"| {value} | {interval} |" in tables
+        assert f"{level}% interval" in tables
 
 
 def test_the_readmes_plot_has_the_means_of_the_table() -> None:

@@ -6,12 +6,12 @@ import subprocess
 from pathlib import Path
 from types import ModuleType
 
+import pictures
 import pytest
 from PIL import Image
 
 import documentation as docs
 import hours
-import pictures
 from grcn.cli.main import main
 from grcn.data.dataset import list_splits, open_dataset
 from grcn.scenes.generate import generate
