@@ -51,7 +51,7 @@ RESULTS = (
     (3.5, "aquarium, one map", "pyramid_aquarium", "aquarium640", "grcn_lite0"),
     (4.5, "aquarium, pyramid", "pyramid_aquarium", "aquarium640", "grcn_lite0_fpn"),
 )
-DRAWN = (0, 1)  # which test pictures of `make demo` are shown
+DRAWN = (3, 8)  # which test pictures of `make demo` are shown
 LETTERS = 28  # size of their letters in pixels: read on a phone, too
 
 # Of each row: its title, and its parts as (left, line, width, text, colour) with line 0 in the middle, 1 above it.
@@ -182,12 +182,12 @@ def detections(demo: Path, out: Path) -> None:
     """Test pictures of the folder that `make demo` makes, with what its detector finds at a score of 0.5 and above."""
     detector = Detector.load(demo / "run", device="cpu")
     test = open_dataset(demo / "data", split="test")
-    drawn = []
     least, draw.LEAST_LETTERS = draw.LEAST_LETTERS, LETTERS
-    for path in (test.records[number].path for number in DRAWN):
-        drawn.append(draw.draw_detections(np.asarray(Image.open(path)), detector.predict(path, score=0.5)))
+    paths = [test.records[number].path for number in DRAWN]
+    drawn = [draw.draw_detections(np.asarray(Image.open(p)), detector.predict(p, score=0.5)) for p in paths]
     draw.LEAST_LETTERS = least
-    Image.fromarray(np.hstack(drawn)).save(out, quality=88, progressive=True)
+    gap = np.full((drawn[0].shape[0], 16, 3), 255, np.uint8)
+    Image.fromarray(np.hstack([drawn[0], gap, drawn[1]])).save(out, quality=88, progressive=True)
 
 
 def maps(run: str, photo: str, out: Path) -> None:

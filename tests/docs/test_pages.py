@@ -265,6 +265,6 @@ def test_the_pictures_are_made(tmp_path: Path) -> None:
         with Image.open(tmp_path / name) as picture, Image.open(docs.ROOT / "docs/images" / name) as committed:
             assert picture.size == pytest.approx(committed.size, abs=2)  # fonts differ by a pixel between versions
     with Image.open(tmp_path / "detections.jpg") as picture:
-        assert picture.width == 1024  # two pictures, enlarged to where labels are readable
+        assert picture.width == 2 * 512 + 16  # two pictures, enlarged to where labels are readable
     for picture in (docs.ROOT / "docs/images").glob("*.[jps]*g"):
         assert picture.stat().st_size < 400_000, picture
