@@ -52,7 +52,7 @@ RESULTS = (
     (4.5, "aquarium, pyramid", "pyramid_aquarium", "aquarium640", "grcn_lite0_fpn"),
 )
 DRAWN = (3, 8)  # which test pictures of `make demo` are shown
-LETTERS = 28  # size of their letters in pixels: read on a phone, too
+LETTERS = 28  # size of letters in pictures, in pixels: read on a phone, too
 
 # Of each row: its title, and its parts as (left, line, width, text, colour) with line 0 in the middle, 1 above it.
 ROWS = (
@@ -178,14 +178,11 @@ def results(out: Path) -> None:
     plt.close(figure)
 
 
-def detections(demo: Path, out: Path) -> None:
+def detections(demo: Path, out: Path, numbers: tuple[int, int] = DRAWN) -> None:
     """Test pictures of the folder that `make demo` makes, with what its detector finds at a score of 0.5 and above."""
     detector = Detector.load(demo / "run", device="cpu")
     test = open_dataset(demo / "data", split="test")
-    least, draw.LEAST_LETTERS = draw.LEAST_LETTERS, LETTERS
-    paths = [test.records[number].path for number in DRAWN]
-    drawn = [draw.draw_detections(np.asarray(Image.open(p)), detector.predict(p, score=0.5)) for p in paths]
-    draw.LEAST_LETTERS = least
+    drawn = [_drawn(Image.open(path), detector) for path in (test.records[number].path for number in numbers)]
     gap = np.full((drawn[0].shape[0], 16, 3), 255, np.uint8)
     Image.fromarray(np.hstack([drawn[0], gap, drawn[1]])).save(out, quality=88, progressive=True)
 
@@ -194,7 +191,6 @@ def maps(run: str, photo: str, out: Path) -> None:
     """A photo with its detections, and where the trunk's map and both branches' maps are strong."""
     detector = Detector.load(run, device="cpu")
     picture = Image.open(photo).convert("RGB")
-    drawn = draw.draw_detections(np.asarray(picture), detector.predict(picture, score=0.5))
     size = detector.config.input
     image = resize(torch.from_numpy(np.array(picture)).permute(2, 0, 1), size.short_side, size.long_side)
     with torch.no_grad():
@@ -202,7 +198,7 @@ def maps(run: str, photo: str, out: Path) -> None:
         found = detector.model.separation(batch)
     height, width = image.shape[1:]
     figure, axes = plt.subplots(2, 2, figsize=(10, 7.8))
-    _show(axes[0, 0], np.asarray(drawn), "what it finds, score 0.5 and above")
+    _show(axes[0, 0], _drawn(picture, detector), "what it finds, score 0.5 and above")
     strides = detector.model.separation.strides
     names = ("shared trunk, conv4", "classification, conv5", "localization, conv5")
     for axis, name, (stride,), (tensor,) in zip(axes.flat[1:], names, strides, found, strict=True):
@@ -226,6 +222,15 @@ def maps(run: str, photo: str, out: Path) -> None:
     _shrink(out)
 
 
+def _drawn(picture: Image.Image, detector: Detector) -> np.ndarray:
+    """The picture with what is found at a score of 0.5 and above, in large letters."""
+    least, draw.LEAST_LETTERS = draw.LEAST_LETTERS, LETTERS
+    try:
+        return draw.draw_detections(np.asarray(picture), detector.predict(picture, score=0.5))
+    finally:
+        draw.LEAST_LETTERS = least
+
+
 def _show(axis: Axes, picture: np.ndarray, title: str) -> None:
     axis.imshow(picture)
     axis.set_title(title, fontsize=10)
@@ -233,8 +238,11 @@ def _show(axis: Axes, picture: np.ndarray, title: str) -> None:
 
 
 def _shrink(path: Path) -> None:
-    """Writes the picture anew with 256 colours, a quarter of the bytes."""
-    Image.open(path).convert("RGB").quantize(256, dither=Image.Dither.FLOYDSTEINBERG).save(path, optimize=True)
+    """Writes the picture again with 256 colours, a quarter of the bytes."""
+    colors = Image.open(path).convert("RGB").quantize(256, Image.Quantize.FASTOCTREE)
+    Image.open(path).convert("RGB").quantize(palette=colors, dither=Image.Dither.FLOYDSTEINBERG).save(
+        path, optimize=True
+    )
 
 
 def main() -> None:

@@ -259,7 +259,7 @@ def test_the_pictures_are_made(tmp_path: Path) -> None:
     Path("demo").mkdir()
     Path("demo/run").symlink_to(Path("runs/photos").resolve())
     Path("demo/data").symlink_to(Path("photos").resolve())
-    pictures.detections(Path("demo"), tmp_path / "detections.jpg")
+    pictures.detections(Path("demo"), tmp_path / "detections.jpg", (0, 1))
     assert "</svg>" in (tmp_path / "branches.svg").read_text(encoding="utf-8")
     for name in ("cells.png", "maps.png"):
         with Image.open(tmp_path / name) as picture, Image.open(docs.ROOT / "docs/images" / name) as committed:
