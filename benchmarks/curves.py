@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import argparse
 import csv
+import itertools
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+
+from grcn.palette import PALETTE
 
 
 def column(rows: list[dict[str, str]], name: str) -> tuple[list[int], list[float]]:
@@ -29,11 +32,11 @@ def main() -> None:
             runs[run.name] = list(csv.DictReader(file))
     validated = any(column(rows, "AP")[0] for rows in runs.values())
     figure, axes = plt.subplots(1, 2 if validated else 1, figsize=(10 if validated else 6, 3.6), squeeze=False)
-    for name, rows in runs.items():
-        axes[0, 0].plot(*column(rows, "loss"), label=name, linewidth=1)
+    for (name, rows), color in zip(runs.items(), itertools.cycle(PALETTE), strict=False):
+        axes[0, 0].plot(*column(rows, "loss"), label=name, linewidth=1, color=color)
         if validated:
             for key, style in (("AP50", "-"), ("AP70", "--"), ("AP", ":")):
-                axes[0, 1].plot(*column(rows, key), style, marker="o", label=f"{name} {key}")
+                axes[0, 1].plot(*column(rows, key), style, marker="o", label=f"{name} {key}", color=color)
     for axis, label in zip(axes[0], ("training loss", "on the validation split"), strict=False):
         axis.set_xlabel("iterations")
         axis.set_ylabel(label)

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import yaml
@@ -35,6 +36,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 GROUPS = {name.split()[0] for name in COMMANDS if " " in name}  # of commands: data, study
+STUDIES = {name for name in COMMANDS if name.startswith("study ")}  # these look up what their argument names
 _SHELL = ("", "bash", "sh", "shell", "console")
 _PLACEHOLDER = re.compile(r" [A-Z]|\.\.\.")
 
@@ -146,14 +148,15 @@ def read_command(words: list[str]) -> str | None:
     """What is wrong with the words after `grcn`; None where the command's own parser takes them. Nothing is run."""
     if words[:1] == ["train"] and "--help" not in words:
         try:
-            read_train_config(words[1:])
+            with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):  # after --print_config
+                read_train_config(words[1:])
         except GrcnError as error:
             return str(error)
         return None
     said, read = io.StringIO(), Parser.read
 
-    def read_and_stop(self: Parser, arguments: list[str]) -> Options:
-        raise Parsed(read(self, arguments))
+    def read_and_stop(self: Parser, arguments: list[str], **how: Any) -> Options:
+        raise Parsed(read(self, arguments, **how))
 
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
         patch.setattr(Parser, "read", read_and_stop)
@@ -162,6 +165,25 @@ def read_command(words: list[str]) -> str | None:
         except Parsed as parsed:
             return _study_problem(parsed.options) if words[:1] == ["study"] else None
     return said.getvalue() if code else None
+
+
+def mention_problem(words: list[str]) -> str | None:
+    """What is wrong with the words after `grcn` of a command in prose, which may leave out what the command requires.
+
+    Required arguments are put in, and an option at the end may be without its values.
+    """
+    problem = read_command(words)
+    if (short := re.search(r"argument (\S+): expected", problem or "")) and short[1] == words[-1]:
+        words = words[:-1]
+        problem = read_command(words)
+    if missing := re.search(r"arguments are required: (.+)", problem or ""):
+        end = 2 if words[0] in GROUPS else 1
+        options = command_options(" ".join(words[:end]))
+        for name in missing[1].split(", "):
+            value = "onnx" if name == "format" else "context"  # which is also the name of a study
+            words = [*words[:end], *([f"--{name}"] if f"--{name}" in options else []), value, *words[end:]]
+        problem = read_command(words)
+    return problem
 
 
 def _study_problem(options: Options) -> str | None:
@@ -237,13 +259,17 @@ def _script_problem(script: str, words: list[str]) -> str | None:
 
 
 @cache
+def command_options(name: str) -> set[str]:
+    """The options of a command of grcn."""
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        main([*name.split(), "--help"])
+    return set(re.findall(r"--[a-z][\w.-]*", printed.getvalue()))
+
+
+@cache
 def known_options() -> set[str]:
     """Every option of every command of grcn, and of the scripts of the repository."""
-    options = {"--debug", "--version"}
-    for name in COMMANDS:
-        with contextlib.redirect_stdout(io.StringIO()) as printed:
-            main([*name.split(), "--help"])
-        options |= set(re.findall(r"--[a-z][\w.-]*", printed.getvalue()))
+    options = {"--debug", "--version"}.union(*map(command_options, COMMANDS))
     for script in [*ROOT.glob("benchmarks/*.py"), *ROOT.glob("docs/**/*.py"), *ROOT.glob("tests/*.py")]:
         options |= script_options(script)
     return options
@@ -259,12 +285,16 @@ def inline_problems(text: str) -> list[str]:
                 name = " ".join([name, *words[2:3]]) if name in GROUPS else name
                 known = name in COMMANDS or name in GROUPS or _PLACEHOLDER.search(name)
                 problems += [] if known else [f"`{code}`: no command '{name}'"]
+                rest = words[1 + len(name.split()) :]
+                if name in COMMANDS and rest and not (name in STUDIES and _PLACEHOLDER.search(code)):
+                    wrong = mention_problem([*name.split(), *rest])
+                    problems += [f"`{code}`: {wrong.strip()}"] if wrong else []
         if words[0] == "make" and len(words) > 1:
             problems += [f"`{code}`: {problem}"] if (problem := _make_problem(words[1:2])) else []
         if words[0] in ("pip", "grcn") and (problem := _extras_problem(code)):
             problems.append(f"`{code}`: {problem}")
         for word in words:
-            option = re.match(r"--[a-z][\w.-]*", word) if words[0] in ("grcn", "python") or code[0] == "-" else None
+            option = re.match(r"--[a-z][\w.-]*", word) if re.match("python |-|grcn -", code) else None
             if option and option[0].rstrip(".") not in known_options():
                 problems.append(f"`{code}`: no command has {option[0]}")
         if problem := _name_problem(code):
@@ -321,7 +351,7 @@ def link_problems(text: str, page: Path) -> list[str]:
     """Relative links and pictures that lead nowhere, or from a page of the site to what is not in it."""
     problems = []
     site = ROOT / "docs"
-    for target in re.findall(r"\]\(([^()\s]+)\)", prose(text)):
+    for target in re.findall(r"(?:\]\(|src=\")([^()\s\"]+)[)\"]", prose(text)):
         if re.match(r"[a-z]+:", target) or target.startswith("#"):
             continue
         path = (page.parent / target.split("#")[0]).resolve()

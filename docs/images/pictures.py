@@ -1,14 +1,17 @@
-"""Makes the pictures of docs/explanations/two-tasks.md, beside this file.
+"""Makes pictures of README and of docs/explanations/two-tasks.md, beside this file.
 
-python docs/images/pictures.py [--maps RUN PHOTO]
+python docs/images/pictures.py [--detections DEMO] [--maps RUN PHOTO]
 
-Without --maps: `branches.svg` (where each detector's parts stand) and `cells.png` (an object in cells of three
-strides). With it: `maps.png`, what the two branches of a trained G-RCN make of a photo.
+Always `branches.svg` (where each detector's parts stand), `cells.png` (an object in cells of three strides) and
+`results.svg` (the table of README). With --detections also `detections.jpg`, test pictures with what the detector of
+`make demo` finds; with --maps `maps.png`, what the two branches of a trained G-RCN make of a photo.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
+import statistics
 from pathlib import Path
 
 import matplotlib
@@ -16,17 +19,40 @@ import numpy as np
 import torch
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.patches import FancyBboxPatch, Rectangle
 from PIL import Image
 
 from grcn import Detector
+from grcn.data.dataset import open_dataset
 from grcn.data.transforms import resize
-from grcn.predict.draw import draw_detections
+from grcn.palette import PALETTE
+from grcn.predict import draw
 from grcn.scenes.render import render_scene
 
 HERE = Path(__file__).parent
-# Okabe and Ito's colours, told apart by every kind of colour vision: what is shared, classification's, localization's.
-SHARED, CLS, LOC, RPN = "#DDDDDD", "#9CCBE8", "#F3C08A", "#C9E4B5"
+STUDIES = HERE.parent / "results" / "studies"
+
+
+def tint(color: str) -> tuple[float, float, float]:
+    """A colour mixed with white, so that black letters on it are read."""
+    red, green, blue = (0.4 * part + 0.6 for part in to_rgb(color))
+    return red, green, blue
+
+
+# What is shared, classification's, localization's and the RPN's.
+SHARED, CLS, LOC, RPN = "#DDDDDD", tint(PALETTE[0]), tint(PALETTE[4]), tint(PALETTE[2])
+
+# Rows of README's table: their line and name in the plot, and study, data set and cell of their trials.
+RESULTS = (
+    (0.0, "vehicles, C4", "claim_2", "V", "c4"),
+    (1.0, "vehicles, C5", "claim_2", "V", "c5"),
+    (2.0, "vehicles, G-RCN", "claim_1", "V", "roi"),
+    (3.5, "aquarium, one map", "pyramid_aquarium", "aquarium640", "grcn_lite0"),
+    (4.5, "aquarium, pyramid", "pyramid_aquarium", "aquarium640", "grcn_lite0_fpn"),
+)
+DRAWN = (3, 8)  # which test pictures of `make demo` are shown
+LETTERS = 28  # size of letters in pictures, in pixels: read on a phone, too
 
 # Of each row: its title, and its parts as (left, line, width, text, colour) with line 0 in the middle, 1 above it.
 ROWS = (
@@ -118,7 +144,7 @@ def cells(out: Path) -> None:
             axis.axvline(x, color="white", linewidth=0.6, alpha=0.8)
         for y in range(top, top + 161, stride):
             axis.axhline(y, color="white", linewidth=0.6, alpha=0.8)
-        axis.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor="#D55E00", linewidth=2))
+        axis.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=PALETTE[1], linewidth=2))
         size = ((x2 - x1) * (y2 - y1)) ** 0.5
         axis.set_title(f"stride {stride}: {size / stride:.1f} cells across", fontsize=10)
         axis.set(xticks=[], yticks=[])
@@ -128,11 +154,43 @@ def cells(out: Path) -> None:
     _shrink(out)
 
 
+def trials(study: str, data: str, cell: str) -> list[float]:
+    """The AP of each seed, in points of 100."""
+    with open(STUDIES / study / "trials.csv", newline="") as file:
+        return [100 * float(row["AP"]) for row in csv.DictReader(file) if (row["data"], row["cell"]) == (data, cell)]
+
+
+def results(out: Path) -> None:
+    """The AP of README's table: mean and standard deviation as a bar, each seed as a dot."""
+    figure, axis = plt.subplots(figsize=(4.4, 2.6))
+    for line, name, *cell in RESULTS:
+        seeds = trials(*cell)
+        mean, color = statistics.fmean(seeds), PALETTE[1 if name.endswith(("C4", "C5")) else 0]
+        axis.barh(line, mean, 0.8, color=tint(color))
+        axis.errorbar(mean, line, xerr=statistics.stdev(seeds), color=color, capsize=4, linewidth=2)
+        axis.plot(seeds, [line] * len(seeds), "o", color="black", markersize=3)
+    axis.set_yticks([line for line, *_ in RESULTS], [name for _, name, *_ in RESULTS], fontsize=10)
+    axis.tick_params(left=False)
+    axis.set(xlabel="AP: mean, deviation, seeds", ylim=(5, -0.5))
+    axis.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout(pad=0.3)
+    figure.savefig(out, metadata={"Date": None})
+    plt.close(figure)
+
+
+def detections(demo: Path, out: Path, numbers: tuple[int, int] = DRAWN) -> None:
+    """Test pictures of the folder that `make demo` makes, with what its detector finds at a score of 0.5 and above."""
+    detector = Detector.load(demo / "run", device="cpu")
+    test = open_dataset(demo / "data", split="test")
+    drawn = [_drawn(Image.open(path), detector) for path in (test.records[number].path for number in numbers)]
+    gap = np.full((drawn[0].shape[0], 16, 3), 255, np.uint8)
+    Image.fromarray(np.hstack([drawn[0], gap, drawn[1]])).save(out, quality=88, progressive=True)
+
+
 def maps(run: str, photo: str, out: Path) -> None:
     """A photo with its detections, and where the trunk's map and both branches' maps are strong."""
     detector = Detector.load(run, device="cpu")
     picture = Image.open(photo).convert("RGB")
-    drawn = draw_detections(np.asarray(picture), detector.predict(picture, score=0.5))
     size = detector.config.input
     image = resize(torch.from_numpy(np.array(picture)).permute(2, 0, 1), size.short_side, size.long_side)
     with torch.no_grad():
@@ -140,7 +198,7 @@ def maps(run: str, photo: str, out: Path) -> None:
         found = detector.model.separation(batch)
     height, width = image.shape[1:]
     figure, axes = plt.subplots(2, 2, figsize=(10, 7.8))
-    _show(axes[0, 0], np.asarray(drawn), "what it finds, score 0.5 and above")
+    _show(axes[0, 0], _drawn(picture, detector), "what it finds, score 0.5 and above")
     strides = detector.model.separation.strides
     names = ("shared trunk, conv4", "classification, conv5", "localization, conv5")
     for axis, name, (stride,), (tensor,) in zip(axes.flat[1:], names, strides, found, strict=True):
@@ -164,6 +222,15 @@ def maps(run: str, photo: str, out: Path) -> None:
     _shrink(out)
 
 
+def _drawn(picture: Image.Image, detector: Detector) -> np.ndarray:
+    """The picture with what is found at a score of 0.5 and above, in large letters."""
+    least, draw.LEAST_LETTERS = draw.LEAST_LETTERS, LETTERS
+    try:
+        return draw.draw_detections(np.asarray(picture), detector.predict(picture, score=0.5))
+    finally:
+        draw.LEAST_LETTERS = least
+
+
 def _show(axis: Axes, picture: np.ndarray, title: str) -> None:
     axis.imshow(picture)
     axis.set_title(title, fontsize=10)
@@ -171,21 +238,27 @@ def _show(axis: Axes, picture: np.ndarray, title: str) -> None:
 
 
 def _shrink(path: Path) -> None:
-    """Writes the picture anew with 256 colours, a quarter of the bytes."""
-    Image.open(path).convert("RGB").quantize(256, dither=Image.Dither.FLOYDSTEINBERG).save(path, optimize=True)
+    """Writes the picture again with 256 colours, a quarter of the bytes."""
+    colors = Image.open(path).convert("RGB").quantize(256, Image.Quantize.FASTOCTREE)
+    Image.open(path).convert("RGB").quantize(palette=colors, dither=Image.Dither.FLOYDSTEINBERG).save(
+        path, optimize=True
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--detections", type=Path, metavar="DEMO", help="the folder that `make demo` made")
     parser.add_argument("--maps", nargs=2, metavar=("RUN", "PHOTO"), help="a trained detector and a photo")
     options = parser.parse_args()
     matplotlib.use("Agg")
     matplotlib.rcParams["svg.hashsalt"] = "grcn"  # the same ids, and so the same file, every time
+    branches(HERE / "branches.svg")
+    cells(HERE / "cells.png")
+    results(HERE / "results.svg")
+    if options.detections:
+        detections(options.detections, HERE / "detections.jpg")
     if options.maps:
         maps(*options.maps, HERE / "maps.png")
-    else:
-        branches(HERE / "branches.svg")
-        cells(HERE / "cells.png")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import shutil
 import statistics
 from pathlib import Path
 
+import pictures
 import pytest
 from matplotlib.figure import Figure
 from rich.console import Console
@@ -112,11 +113,40 @@ def test_the_page_says_how_far_the_same_trial_is_from_itself() -> None:
     assert f"a standard deviation of {deviation['E']:.1f} on E and {deviation['V']:.1f} on V" in text
 
 
+README = (RESULTS.parents[1] / "README.md").read_text(encoding="utf-8")
+DEVIATION = re.compile(r"\d+\.\d ± \d+\.\d")
+
+
 def test_the_readmes_results_are_rows_of_the_tables() -> None:
-    deviations = re.compile(r"\d+\.\d ± \d+\.\d")
-    text = (RESULTS.parents[1] / "README.md").read_text(encoding="utf-8")
-    rows = [deviations.findall(line) for line in text.splitlines() if line.startswith("|") and "±" in line]
-    known = {tuple(deviations.findall(row)[:3]) for table in TABLES for row in seeds_of_rows(table)}
-    assert len(rows) >= 7
-    for row in rows:
-        assert tuple(row) in known
+    """AP70 and AP; the plot is made of the same rows."""
+    shown = {line.split("|")[1].strip(): DEVIATION.findall(line) for line in README.splitlines() if "±" in line}
+    assert set(shown) >= {name for _, name, *_ in pictures.RESULTS}
+    for _, name, study, data, cell in pictures.RESULTS:
+        section = (RESULTS / "studies" / study / "table.md").read_text(encoding="utf-8").split(f"\n## {data}\n")[1]
+        row = next(line for line in section.splitlines() if line.startswith(f"| `{cell}` |"))
+        assert shown[name] == DEVIATION.findall(row)[1:3]
+        assert len(pictures.trials(study, data, cell)) >= 3
+
+
+@pytest.mark.parametrize(
+    "page", [README, (RESULTS / "findings.md").read_text(encoding="utf-8")], ids=["README", "findings"]
+)
+def test_gains_with_their_intervals_are_those_of_the_tables(page: str) -> None:
+    tables = "".join(table.read_text(encoding="utf-8") for table in TABLES)
+    gain = re.compile(r"([+-]\d+\.\d)(?: AP)? \((95|97)%: ([+-]\d+\.\d to [+-]\d+\.\d)\)")
+    quoted = gain.findall(" ".join(page.split()))
+    assert len(quoted) == len(re.findall(r"9\d%: ", page)) >= 2
+    for value, level, interval in quoted:
+        assert f"| {value} | {interval} |" in tables
+        assert f"{level}% interval" in tables
+
+
+def test_the_readmes_plot_has_the_means_of_the_table() -> None:
+    """By the lengths of the bars in the committed file, each beside the first."""
+    bars = re.findall(
+        r'<path d="M (\S+) \S+ ?\nL (\S+) [^"]*" clip-path="\S+" style="fill: #\w+"/>',
+        (RESULTS.parent / "images" / "results.svg").read_text(encoding="utf-8"),
+    )
+    lengths = [float(right) - float(left) for left, right in bars]
+    means = [statistics.fmean(pictures.trials(*cell)) for _, _, *cell in pictures.RESULTS]
+    assert [length / lengths[0] for length in lengths] == pytest.approx([mean / means[0] for mean in means], rel=1e-3)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import subprocess
 from pathlib import Path
 from types import ModuleType
 
+import pictures
 import pytest
 from PIL import Image
 
@@ -188,6 +188,11 @@ def test_a_wrong_command_is_found(text: str, problem: str) -> None:
         ("Use `grcn forecast`.", "no command 'forecast'"),
         ("Use `grcn data fetch x`.", "no command 'data fetch'"),
         ("With `--batchsize 2` it\nfits.", "no command has --batchsize"),
+        ("| `grcn evaluate --tiles 3` | large photos |", "unknown option '--tiles'"),
+        ("Say `grcn train --fit photos`.", "fit"),
+        ("Say `grcn predict --optimize bf17 --score best`.", "optimize"),
+        ("Say `grcn check|predict --tiles`.", "unknown option '--tiles'"),
+        ("Say `grcn study table claims --out x`.", "claims"),
         ("See `src/grcn/model/separate.py`.", "no such file"),
         ("Or `make coffee`.", "no target"),
         ("Install `pip install 'grcn[studies]'`.", "no extra"),
@@ -199,7 +204,10 @@ def test_a_wrong_command_is_found(text: str, problem: str) -> None:
 )
 def test_a_wrong_mention_is_found(text: str, problem: str) -> None:
     assert (
-        docs.inline_problems("`grcn train --batch_size 2`, `src/grcn/model/separation.py`, `make test`, `ResNet.stage`")
+        docs.inline_problems(
+            "`grcn train --batch_size 2`, `grcn export --size`, `grcn study run NAME_gpu`, `grcn predict --tiles`, "
+            "`grcn train --print_config`, `src/grcn/model/separation.py`, `make test`, `ResNet.stage`"
+        )
         == []
     )
     found = docs.inline_problems(text)
@@ -210,8 +218,9 @@ def test_a_wrong_mention_is_found(text: str, problem: str) -> None:
 def test_a_wrong_link_quotation_or_file_is_found(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.touch()
-    assert docs.link_problems("[a](page.md#there) [b](https://arxiv.org) ![c](c.png)", page) == [
-        "link to c.png: no such file"
+    assert docs.link_problems('[a](page.md#there) [b](https://arxiv.org) ![c](c.png) <img src="d.png">', page) == [
+        "link to c.png: no such file",
+        "link to d.png: no such file",
     ]
     assert docs.link_problems("[a](../../docs/index.md)", docs.ROOT / "docs/how-to/label.md") == []
     assert docs.link_problems("[a](../README.md)", docs.ROOT / "docs/index.md") == [
@@ -244,17 +253,18 @@ def test_python_that_does_not_run_is_found(marked: str) -> None:
 
 
 def test_the_pictures_are_made(tmp_path: Path) -> None:
-    found = importlib.util.spec_from_file_location("pictures", docs.ROOT / "docs/images/pictures.py")
-    assert found is not None
-    assert found.loader is not None
-    pictures = importlib.util.module_from_spec(found)
-    found.loader.exec_module(pictures)
     pictures.branches(tmp_path / "branches.svg")
     pictures.cells(tmp_path / "cells.png")
     pictures.maps("runs/photos", "holiday/one.jpg", tmp_path / "maps.png")
+    Path("demo").mkdir()
+    Path("demo/run").symlink_to(Path("runs/photos").resolve())
+    Path("demo/data").symlink_to(Path("photos").resolve())
+    pictures.detections(Path("demo"), tmp_path / "detections.jpg", (0, 1))
     assert "</svg>" in (tmp_path / "branches.svg").read_text(encoding="utf-8")
     for name in ("cells.png", "maps.png"):
         with Image.open(tmp_path / name) as picture, Image.open(docs.ROOT / "docs/images" / name) as committed:
             assert picture.size == pytest.approx(committed.size, abs=2)  # fonts differ by a pixel between versions
-    for picture in (docs.ROOT / "docs/images").iterdir():
+    with Image.open(tmp_path / "detections.jpg") as picture:
+        assert picture.width == 2 * 512 + 16  # two pictures, enlarged to where labels are readable
+    for picture in (docs.ROOT / "docs/images").glob("*.[jps]*g"):
         assert picture.stat().st_size < 400_000, picture
