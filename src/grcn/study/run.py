@@ -274,8 +274,9 @@ def run_trial(job: Job, progress: bool) -> dict[str, Any] | None:
         The result, as plain values for JSON; None if another process has done it. It has the configuration, `metrics`
         (of the last weights on the test split), `gap` (`grcn.evaluation.gap.to_json`), `resampled_AP` (on bootstrap
         samples of the photos), `curve` (the rows of metrics.csv with an AP), `loss` (about 20 of the losses), `seconds`
-        of an iteration (the median) and of the whole, `versions`, the `commit` of the package, `fingerprints` of the files that it used, the `study` that ran it (name
-        and digest), `source` (the data set's entry in the study), and `objects` of the training split (`_objects`).
+        of an iteration (the median) and of the whole, `versions`, the `commit` of the package, `fingerprints` of the
+        files that it used, the `study` that ran it (name and digest), `source` (the data set's entry in the study), and
+        `objects` of the training split (`_objects`).
     """
     with job.locked():
         return None if job.is_done() else _trained_and_scored(job, progress)
