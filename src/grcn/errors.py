@@ -49,7 +49,7 @@ class DivergedError(GrcnError):
     exit_code = 7
 
 
-class Interrupted(GrcnError):  # noqa: N818 - a stop that was asked for is no error
+class Interrupted(GrcnError):  # noqa: N818 - a stop that was asked for is not an error
     """The work was stopped by a signal, and its results so far are saved.
 
     Args:

@@ -48,7 +48,7 @@ def peak_memory(process: int | str = "self") -> float:
 
 
 def _own_peak() -> float:
-    """The same from `getrusage`, for systems other than Linux, where it would include the parent process."""
+    """The same from `getrusage`, for systems without /proc. On Linux, it would include the parent process."""
     try:
         import resource
     except ImportError:  # Windows

@@ -73,7 +73,7 @@ class Target:
         labels: [N] int64, class ids 0..C-1.
         difficult: [N] bool, VOC's flag; neither rewarded nor punished by the VOC rule. Default: all False.
         crowd: [N] bool, COCO's `iscrowd`; never trained on, ignored in scoring by the COCO rule. Default: all False.
-        areas: [N] float32, COCO's `area` (of the segment where there is one), used for its size classes.
+        areas: [N] float32, COCO's `area` (of the segment if there is one), used for its size classes.
             Default: the boxes' areas.
 
     Raises:

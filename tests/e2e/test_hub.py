@@ -223,7 +223,7 @@ def test_cards_of_weights_that_say_little(run: Path) -> None:
     metrics = {"AP": None, "AP50": 0.5, "per_class": {}, "images": 3, "objects": 4}
     loaded = changed(run, train=odd, metrics=metrics, versions={"torch": "2|0"})
     card = model_card("someone/x", loaded)
-    assert "the best AP on it" in card
+    assert "the best AP on this split" in card
     assert "a\\|b &lt;c> 'd'" in card
     assert yaml.safe_load(card.split("---\n")[1])["model-index"][0]["results"][0]["metrics"][0]["type"] == "map_50"
     tested = {**metrics, "data": "beach", "split": "test", "AP50": 0.25}

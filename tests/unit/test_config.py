@@ -56,7 +56,7 @@ FPN: dict[str, Any] = {"neck": "fpn", "head": "fc2"}
         ),
         ({"separation": "conv3", "rpn": RPNConfig(source="conv4")}, "rpn.source 'conv4' after a trunk .* conv3"),
         ({"head": "conv5", "rpn": RPNConfig(source="conv5")}, "rpn.source 'conv5' after a trunk .* conv4"),
-        ({"separation": "neck"}, "separation 'neck' with neck 'none': no neck is there to separate; use neck 'fpn'"),
+        ({"separation": "neck"}, "separation 'neck' with neck 'none': there is no neck to separate; use neck 'fpn'"),
         ({"cls_cells": 7.0}, "cls_cells 7 with neck 'none': RoIs have one map .* use cls_stride, or neck 'fpn'"),
         ({"separation": "roi", "loc_cells": 28.0}, "loc_cells 28 with neck 'none': .* use loc_stride, or neck 'fpn'"),
         ({"neck": "fpn"}, "head 'light_fc2' with neck 'fpn': .* use head 'fc2'"),
@@ -74,7 +74,7 @@ FPN: dict[str, Any] = {"neck": "fpn", "head": "fc2"}
         ({**FPN, "rpn": RPNConfig(anchor_sizes=(8, 16))}, "rpn.anchor_sizes: 2 with .* neck_stride 4: needs 5"),
         (
             {**FPN, "rpn": RPNConfig(source="conv4")},
-            "rpn.source 'conv4' with neck 'fpn' .*: it is no pyramid; use 'loc'",
+            "rpn.source 'conv4' with neck 'fpn' .*: not a pyramid; use 'loc'",
         ),
         ({**FPN, "separation": "neck"}, "rpn.source 'trunk' with neck 'fpn' and separation 'neck': .* use 'loc'"),
         ({**FPN, "separation": "conv4"}, "rpn.source 'trunk' with neck 'fpn' and separation 'conv4'"),

@@ -115,6 +115,6 @@ def _photos(options: Any) -> list[NDArray[np.uint8]]:
     sources, _ = find_sources(options.photos, Path())
     paths = [source.path for source in sources if source.path is not None and not source.is_video]
     if not paths:
-        raise DataError(f"{' '.join(options.photos)}: no photos, which are what is timed")
+        raise DataError(f"{' '.join(options.photos)}: there are no photos to time")
     count = min(options.count, len(paths))
     return [read_image(paths[i * len(paths) // count]) for i in range(count)]

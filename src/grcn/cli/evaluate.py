@@ -42,7 +42,7 @@ def evaluate(argv: Sequence[str]) -> int:
     weights = _Weights(options.run) if "thresholds" in options.save else None
     is_run = options.run is not None
     dataset, detections, given = read_detections(options.run or options.predictions, options, is_run=is_run)
-    if options.out is not None:  # first of all, since nothing else took so long
+    if options.out is not None:  # first, because nothing else took as long
         write_json(Path(options.out, "results.json"), coco_results(detections, dataset))
     targets, names, iou = [record.target for record in dataset.records], dataset.class_names, options.iou[0]
     metrics = evaluate(detections, targets, names, iou=options.iou)
@@ -255,7 +255,7 @@ def gap(argv: Sequence[str]) -> int:
         "--iou",
         type=float,
         default=0.5,
-        help="IoU from which on a box is right, for the error shares: 0.5, 0.55 ... 0.95",
+        help="lowest IoU at which a box is right, for the error shares: 0.5, 0.55 ... 0.95",
     )
     measures.add_argument(
         "--resamples", type=int, default=1000, help="bootstrap samples for the confidence intervals; 0: no intervals"

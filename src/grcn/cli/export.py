@@ -67,7 +67,7 @@ def export(argv: Sequence[str]) -> int:
 
     located = locate(options.run)
     detector = load_trained(located)
-    # What was fetched lies in a cache, which is no place for it.
+    # A downloaded detector lies in a cache, where an exported file does not belong.
     beside = Path() if located.fetched or detector.file is None else detector.file.parent
     out = Path(options.out or beside / _export_name(options))
     check_folder(out) if options.format == "openvino" else check_file(out)

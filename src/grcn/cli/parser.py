@@ -73,7 +73,7 @@ def _shown(action: argparse.Action) -> str:
 
 
 class Parser(jsonargparse.ArgumentParser):
-    """The parser of one subcommand. Its options stand in groups with headings; those of every command come last.
+    """The parser of one subcommand. Its options are in groups with headings; the options of every command come last.
 
     Args:
         command: the subcommand's words, such as `data generate`.
@@ -136,7 +136,7 @@ class Parser(jsonargparse.ArgumentParser):
         self._action_groups = sorted(self._action_groups, key=lambda group: group is self._optionals)  # general: last
         try:
             return self.parse_args(list(arguments), defaults=defaults)
-        except Exception as error:  # whatever the parser stumbles over, it is the command line that is wrong
+        except Exception as error:  # any error of the parser comes from a wrong command line
             raise ConfigError(self._explain(one_line(error))) from error
 
     def _explain(self, message: str) -> str:

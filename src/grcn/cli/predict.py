@@ -35,7 +35,7 @@ def predict(argv: Sequence[str]) -> int:
     check_folder(out)
     sources = _find_sources(options.sources, out)
     detector = load_detector(options.run, options)
-    detector.least(options.score)  # an error where it has none
+    detector.least(options.score)  # raises an error if it has no thresholds
     if detector.thresholds and (options.score == "best" or options.score == "precise"):
         say(f"score {options.score}: {detector.thresholds.in_words(options.score)}")
     say_letters(detector.class_names)

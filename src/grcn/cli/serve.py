@@ -30,7 +30,7 @@ def serve(argv: Sequence[str]) -> int:
         "--host",
         type=str,
         default="127.0.0.1",
-        help="address to listen on; 127.0.0.1 is reached from this machine only",
+        help="address to listen on; 127.0.0.1 can be reached only from this machine",
     )
     address.add_argument("--port", type=int, default=8000, help="port to listen on; 0 takes a free one")
     parser.add_argument_group("limits").add_class_arguments(ServeLimits, as_group=False)

@@ -53,7 +53,7 @@ def read_train_config(argv: Sequence[str]) -> TrainConfig:
     words = [argument for argument in argv if not argument.startswith("--print_config")]
     given = parser.read(words, defaults=False)
     chosen, whole = given.get("preset", "auto"), "model" in given
-    if len(words) < len(argv):  # what is printed is whole, and fits the same way when it is read again
+    if len(words) < len(argv):  # the printed file is complete, and fits in the same way when it is read again
         whole = True
         parser.set_defaults({"fit": "data"} if "model" not in given else {})
     if chosen == "auto" and whole:
@@ -70,7 +70,7 @@ def read_train_config(argv: Sequence[str]) -> TrainConfig:
         values["model"] = None
     files = values.pop("config") or []
     if values["resume"] and files and not any(argument.split("=")[0] == "--out" for argument in argv):
-        # A run continues where it lies now; its file names the place where it began.
+        # A run continues in the folder where it is now, although its file names the folder where it began.
         folder = Path(str(files[-1])).parent
         if Path(str(files[-1])).name == "config.yaml" and (folder / "classes.txt").is_file():
             values["out"] = str(folder)

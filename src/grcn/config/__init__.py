@@ -1,6 +1,6 @@
-"""The configuration: frozen dataclasses, one per concern, plain values only (no torch), so that they print as YAML.
+"""The configuration: frozen dataclasses with plain values only (no torch), so that they can be written as YAML.
 
-`DetectorConfig` is the one type behind every detector of the package; `grcn.presets` names the useful ones.
+`DetectorConfig` describes every detector of the package; `grcn.presets` names the useful ones.
 """
 
 from grcn.config.detector import (

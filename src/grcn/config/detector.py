@@ -1,5 +1,6 @@
-"""The configuration of a detector. What the paper's abstract does not say is our reading and stands here as a field
-(docs/explanations/our-reading.md).
+"""The configuration of a detector.
+
+Where the paper's abstract leaves something open, our reading is a field here (docs/explanations/our-reading.md).
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ class InputConfig:
 
     Args:
         short_side: pixels of the shorter side after resizing.
-        long_side: cap on the longer side; an image that would exceed it is resized to it instead.
+        long_side: largest longer side, in pixels; an image that would exceed it is resized to this longer side instead.
 
     Raises:
-        ConfigError: as from all classes here, on a field out of its bounds; on a cap below the shorter side.
+        ConfigError: if a field is out of its bounds (as in all classes here), or the longer side is below the shorter.
     """
 
     short_side: Side = 600
@@ -46,20 +47,20 @@ class RPNConfig:
     """Region proposal network (Ren et al. 2015, section 3).
 
     Args:
-        source: the map it looks at: the trunk's, that of a task, or that of a stage in the trunk.
-        convs: its 3x3 convolutions, one after the other.
-        channels: width of them; None: the source map's.
+        source: the map that it reads: that of the trunk, of a task, or of a stage in the trunk.
+        convs: number of its 3x3 convolutions, one after the other.
+        channels: width of these convolutions; null: that of the map.
         anchor_sizes: square roots of the anchors' areas, in input pixels.
         anchor_ratios: height / width of the anchors.
-        foreground_iou: an anchor that overlaps an object at least so much is positive.
-        background_iou: an anchor that overlaps all objects less is negative.
-        batch_per_image: anchors sampled for the loss.
-        positive_fraction: the positives' share of them, at most.
+        foreground_iou: an anchor is positive if its IoU with an object is at least this.
+        background_iou: an anchor is negative if its IoU with every object is below this.
+        batch_per_image: anchors per image that are sampled for the loss.
+        positive_fraction: largest share of positives among these anchors.
         pre_nms_train: proposals per image kept before NMS in training.
         pre_nms_test: the same in prediction.
         post_nms_train: proposals per image kept after NMS in training.
         post_nms_test: the same in prediction.
-        nms: IoU above which the lower-scored proposal is dropped.
+        nms: of two proposals with a higher IoU than this, the one with the lower score is dropped.
         min_size: proposals with a side below this, in input pixels, are dropped.
     """
 
@@ -90,29 +91,29 @@ class RPNConfig:
 
 @dataclass(frozen=True)
 class RoIConfig:
-    """RoI stage: pooling, the head's widths, sampling, losses and post-processing (Girshick 2015; Ren et al. 2015).
+    """RoI stage: pooling, widths of the head, sampling, losses and post-processing (Girshick 2015; Ren et al. 2015).
 
     Args:
-        pooling: RoIAlign or RoIPool.
-        size: cells per side of a RoI's features; None: 14 for the conv5 head, 7 for the others.
-        sampling_ratio: RoIAlign's samples per cell and axis; 0: as many as the cell has pixels.
-        aligned: RoIAlign with the half-pixel correction.
-        reduce_channels: width of light_fc2's 1x1 convolution on the map.
-        fc_channels: width of the fully connected layers; None: 1024, or 4096 for vgg_fc.
-        unnamed_logits: logits behind those of the classes, which count in the softmax and stand for no class:
+        pooling: `align` for RoIAlign, `pool` for RoIPool.
+        size: cells per side of a RoI's features; null: 14 for the conv5 head, 7 for the others.
+        sampling_ratio: samples of RoIAlign per cell and axis; 0: as many as the cell has pixels.
+        aligned: use RoIAlign with the half-pixel correction.
+        reduce_channels: width of the 1x1 convolution of light_fc2 on the map.
+        fc_channels: width of the fully connected layers; null: 1024, or 4096 for vgg_fc.
+        unnamed_logits: logits after those of the classes that count in the softmax but stand for no class;
             torchvision's COCO detectors have ten.
-        foreground_iou: proposals at or above it are positive, the others background.
-        batch_per_image: proposals sampled for the loss.
-        positive_fraction: the positives' share of them, at most.
-        box_weights: scale of the box deltas x, y, w, h.
-        class_target: probability of its class that classification learns for a positive RoI. `one_hot`: 1. `iou`: the
-            IoU of its predicted box with the object; the background gets the rest.
+        foreground_iou: a proposal is positive if its IoU with an object is at least this; the others are background.
+        batch_per_image: proposals per image that are sampled for the loss.
+        positive_fraction: largest share of positives among these proposals.
+        box_weights: factors on the box deltas x, y, w, h.
+        class_target: the probability that classification learns for the class of a positive proposal. `one_hot`: 1.
+            `iou`: the IoU of the predicted box with the object; the background gets the rest.
         box_loss: `smooth_l1`: of the box deltas. `giou`: 1 - GIoU of the predicted box with the object.
         box_loss_weight: factor on this loss; with `giou`, 10 is usual.
-        score_threshold: detections below it are dropped.
-        nms: IoU above which the lower-scored detection of the same class is dropped.
-        detections_per_image: the surest of all classes that are kept.
-        refine: times that localization looks again at prediction, at the boxes that it has found, and corrects them.
+        score_threshold: detections with a lower score are dropped.
+        nms: of two detections of one class with a higher IoU than this, the one with the lower score is dropped.
+        detections_per_image: most detections per image; of all classes, those with the highest scores are kept.
+        refine: number of times that localization runs again in prediction, to correct the boxes that it has found.
     """
 
     pooling: Literal["align", "pool"] = "align"
@@ -143,37 +144,39 @@ class DetectorConfig:
     """One detector of the Faster R-CNN / G-RCN family.
 
     Args:
-        backbone: stages conv1..conv5 come from it: torchvision's name of a ResNet, ResNeXt or Wide ResNet, `vgg16`,
-            `timm:NAME`, or the name of an object of your own (`build_detector(..., backbone=...)`).
-        norm: normalisation layers. `auto`: frozen batch norm on pretrained weights (none for VGG16, as published),
-            trainable batch norm on random ones. `group`: group norm of 32 groups.
-        norm_eps: what frozen norms add to the variance before they divide by its root; None: what the network's own do.
-        frozen_stages: stages conv1..convN that are not trained; None: 2 on pretrained weights, else 0.
-        separation: the last stage that both tasks share. `none`: everything, the head too. `roi`: all but the head.
-            `neck`: all but the neck's outputs and the head. `conv5`: all stages, but each task has its own layers after
-            them. `conv4`, `conv3`: each task has its own copy of the later stages, its branch, and of the neck.
-        cls_stride: input pixels per cell of the map that classification's RoI features are pooled from.
+        backbone: the network with the stages conv1..conv5: torchvision's name of a ResNet, ResNeXt or Wide ResNet,
+            `vgg16`, `timm:NAME`, or the name of your own network (`build_detector(..., backbone=...)`).
+        norm: norm layers. `auto`: frozen batch norm with pretrained weights (none for VGG16, as published), trainable
+            batch norm with random weights. `group`: group norm with 32 groups.
+        norm_eps: the number that frozen norms add to the variance before they take its root; null: as in the network.
+        frozen_stages: stages conv1..convN are not trained; null: 2 with pretrained weights, otherwise 0.
+        separation: the last part that both tasks share. `none`: everything, with the head. `roi`: all but the head.
+            `neck`: all but the outputs of the neck and the head. `conv5`: all stages, but each task has its own layers
+            after them. `conv4`, `conv3`: each task has its own branch, which is a copy of the later stages, and its own
+            copy of the neck.
+        cls_stride: input pixels per cell of the map from which classification pools the features of RoIs.
         loc_stride: the same for localization.
-        neck: what comes between stages and RoIs. `fpn`: a feature pyramid (Lin et al. 2017) over conv2..conv5, each at
-            its own stride: maps of strides 4 to 32, and one of 64 for the RPN alone, which has one anchor size a map.
-        neck_channels: width of the pyramid's maps.
-        neck_norm: batch norm after each convolution of the neck.
-        neck_stride: input pixels per cell of the finest of them; 8: conv2 is left out.
-        cls_cells: on a pyramid, classification's features of a RoI are pooled from the coarsest map on which its side
-            (the square root of its area) spans at least so many cells; 14: as usual.
+        neck: layers between the stages and the RoIs. `fpn`: a feature pyramid (Lin et al. 2017) over conv2..conv5, each
+            at its own stride. It has maps of strides 4 to 32, and one of stride 64 for the RPN only. The RPN has one
+            anchor size per map.
+        neck_channels: width of the maps of the pyramid.
+        neck_norm: use batch norm after each convolution of the neck.
+        neck_stride: input pixels per cell of the finest map of the pyramid; 8 leaves conv2 out.
+        cls_cells: on a pyramid, classification pools a RoI from the coarsest map on which the side of the RoI (the
+            square root of its area) spans at least this many cells; 14 is usual.
         loc_cells: the same for localization.
-        dilation: where a stage's stride is reduced, dilate its convolutions so that the receptive field stays.
-        cls_context: what classification sees beside each RoI. `global`: the feature of the whole image, as one more
-            RoI. `attention`: an attention-pooled vector of the map (an extra module, beyond the paper).
+        dilation: dilate the convolutions of a stage whose stride is reduced, so that its receptive field stays.
+        cls_context: what classification gets besides each RoI. `global`: the feature of the whole image, as one more
+            RoI. `attention`: an attention-pooled vector of the map (an extra module that the paper does not have).
         loc_context: the same for localization.
-        head: what turns a RoI's features into a vector. `conv5`: the stage conv5 per RoI, then average pooling
-            (protocol C4). `fc2`: two fully connected layers. `light_fc2`: a 1x1 convolution on the map first.
+        head: layers that turn the features of a RoI into a vector. `conv5`: the stage conv5 per RoI, then average
+            pooling (protocol C4). `fc2`: two fully connected layers. `light_fc2`: a 1x1 convolution on the map first.
             `vgg_fc`: VGG16's fc6 and fc7. `conv_fc`: four 3x3 convolutions with batch norm, then one fully connected
-            layer (torchvision's v2). `avgpool`: average pooling alone.
+            layer (torchvision's v2). `avgpool`: only average pooling.
 
     Raises:
-        ConfigError: on a combination that cannot exist, with the reason. What depends on the backbone is checked when
-            the detector is built.
+        ConfigError: on an impossible combination, with the reason. Whatever depends on the backbone is checked when the
+            detector is built.
     """
 
     backbone: Text = "resnet50"
@@ -230,11 +233,11 @@ class DetectorConfig:
 def trunk_stride(config: DetectorConfig, strides: Sequence[int]) -> int:
     """Input pixels per cell of the trunk's last map.
 
-    Before a neck it is the backbone's own. Where the tasks share one map it is that map's; else the backbone's own,
-    reduced where a task needs a finer one.
+    Before a neck, it is the backbone's own stride. If the tasks share one map, it is the stride of that map. Otherwise
+    it is the backbone's own stride, reduced if a task needs a finer map.
 
     Args:
-        strides: input pixels per cell at the end of the unmodified backbone's stages conv1..conv5.
+        strides: input pixels per cell after each of the stages conv1..conv5 of the unmodified backbone.
     """
     if config.neck != "none":
         return strides[config.trunk_end - 1]
@@ -244,15 +247,15 @@ def trunk_stride(config: DetectorConfig, strides: Sequence[int]) -> int:
 
 
 def branch_strides(config: DetectorConfig, strides: Sequence[int]) -> tuple[int, int]:
-    """Input pixels per cell at the end of each task's branch, classification's first; `strides` as in `trunk_stride`.
+    """Input pixels per cell after each task's branch, classification first; `strides` as in `trunk_stride`.
 
-    Before a neck both are the backbone's own.
+    Before a neck, both are the backbone's own stride.
     """
     return (strides[4], strides[4]) if config.neck != "none" else (config.cls_stride, config.loc_stride)
 
 
 def rpn_stride(config: DetectorConfig, strides: Sequence[int]) -> int:
-    """Input pixels per cell of the map, of a pyramid the finest, that the RPN sees; `strides` as in `trunk_stride`."""
+    """Input pixels per cell of the map (of a pyramid, the finest) for the RPN; `strides` as in `trunk_stride`."""
     if config.neck != "none":
         return config.neck_stride
     source = config.rpn.source
@@ -263,12 +266,12 @@ def rpn_stride(config: DetectorConfig, strides: Sequence[int]) -> int:
 
 
 def check_detector(config: DetectorConfig) -> None:
-    """Raises ConfigError where the fields of `config`, each allowed, describe a detector that cannot exist."""
+    """Raises ConfigError if the fields of `config`, each valid by itself, describe an impossible detector."""
     if config.neck != "none":
         _check_pyramid(config)
         return
     if config.separation == "neck":
-        raise ConfigError("separation 'neck' with neck 'none': no neck is there to separate; use neck 'fpn'")
+        raise ConfigError("separation 'neck' with neck 'none': there is no neck to separate; use neck 'fpn'")
     for task, cells in (("cls", config.cls_cells), ("loc", config.loc_cells)):
         if cells != DetectorConfig.cls_cells:
             raise ConfigError(
@@ -304,7 +307,7 @@ def check_detector(config: DetectorConfig) -> None:
 
 
 def _check_pyramid(config: DetectorConfig) -> None:
-    """`check_detector` of a detector with a neck."""
+    """`check_detector` for a detector with a neck."""
     neck = f"with neck '{config.neck}'"
     if config.head not in ("fc2", "conv_fc", "avgpool"):
         raise ConfigError(f"head '{config.head}' {neck}: the maps are narrow, and conv5 is in them; use head 'fc2'")
@@ -333,5 +336,5 @@ def _check_pyramid(config: DetectorConfig) -> None:
     own = config.separation in ("neck", "conv4")
     if config.rpn.source.startswith("conv") or (own and config.rpn.source == "trunk"):
         raise ConfigError(
-            f"rpn.source '{config.rpn.source}' {neck} and separation '{config.separation}': it is no pyramid; use 'loc'"
+            f"rpn.source '{config.rpn.source}' {neck} and separation '{config.separation}': not a pyramid; use 'loc'"
         )

@@ -1,7 +1,7 @@
-"""What the fields of a configuration take, and configurations as plain values.
+"""The values that fields of a configuration accept, and configurations as plain values.
 
-A field's type says all that it takes: its choices, its `Bounds`, or that it is free text. `check_fields` holds every
-configuration to that, whether it comes from a file, the command line or Python.
+The type of a field says which values it accepts: choices, `Bounds`, or free text. `check_fields` checks this for every
+configuration, whether it comes from a file, the command line or Python.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from grcn.errors import CheckpointError, ConfigError
 
 @dataclass(frozen=True)
 class Bounds:
-    """The finite numbers that a field takes: `ge` at least, `gt` above, `le` at most, `lt` below. Of a list: its count.
+    """The finite numbers that a field accepts: `ge` at least, `gt` above, `le` at most, `lt` below.
 
-    Its text is what an error says after "needs".
+    For a list, they bound its length. Errors have the text of the bounds after "needs".
     """
 
     ge: float | None = None
@@ -65,18 +65,18 @@ T = TypeVar("T")
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """A configuration as plain dicts, lists and scalars, as YAML and JSON hold it."""
+    """A configuration as plain dicts, lists and scalars, for YAML and JSON."""
     plain: dict[str, Any] = _plain(asdict(config))
     return plain
 
 
 def non_defaults(config: Any, usual: Any = None) -> dict[str, Any]:
-    """`to_dict` without the fields that are at their default, within its parts too.
+    """`to_dict` without the fields that are at their default, also in its parts.
 
-    What stands for a configuration over versions: a field that is added later, with a default, leaves it as it is.
+    This identifies a configuration across versions: a field that is added later, with a default, does not change it.
 
     Args:
-        usual: a configuration of the same kind whose values count as defaults; None: the kind's own.
+        usual: a configuration of the same class whose values count as defaults; None: the defaults of the class.
     """
     kept: dict[str, Any] = {}
     for each in fields(config):
@@ -91,7 +91,10 @@ def non_defaults(config: Any, usual: Any = None) -> dict[str, Any]:
 
 
 def differences(saved: Any, now: Any, where: str = "") -> list[str]:
-    """Where two configurations as plain values differ, as `model.cls_stride 16 -> 8`; of the fields that both have."""
+    """The differences between two configurations as plain values, such as `model.cls_stride 16 -> 8`.
+
+    Only fields that both have are compared.
+    """
     if isinstance(saved, dict) and isinstance(now, dict):
         inside = ((key, f"{where}.{key}".lstrip(".")) for key in saved if key in now)
         return [told for key, name in inside for told in differences(saved[key], now[key], name)]
@@ -110,7 +113,7 @@ def _plain(value: Any) -> Any:
 
 
 def merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Keys and values of both, those of `over` first; mappings within are merged likewise."""
+    """The keys and values of both. Those of `over` take precedence. Mappings inside are merged in the same way."""
     both = dict(under)
     for key, value in over.items():
         within = isinstance(value, dict) and isinstance(both.get(key), dict)
@@ -119,10 +122,10 @@ def merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def from_dict(kind: type[T], values: Any, where: str = "") -> T:
-    """The inverse of `to_dict`; fields that are absent take their defaults.
+    """The inverse of `to_dict`. Missing fields get their defaults.
 
     Raises:
-        ConfigError: on an unknown key (naming the nearest known one) or a value of the wrong type.
+        ConfigError: on an unknown key (it names the nearest known one) or a value of the wrong type.
     """
     if not isinstance(values, dict):
         raise ConfigError(f"{where.rstrip('.') or kind.__name__}: expected keys and values, found {_shown(values)}")
@@ -144,12 +147,12 @@ def from_dict(kind: type[T], values: Any, where: str = "") -> T:
 
 
 def check_fields(config: Any) -> None:
-    """Holds each field of a configuration to its type; for `__post_init__`.
+    """Checks each field of a configuration against its type; for `__post_init__`.
 
-    A whole number for a float becomes one, a list for a tuple likewise.
+    Where a float is expected, a whole number becomes a float; where a tuple is expected, a list becomes a tuple.
 
     Raises:
-        ConfigError: naming the field, its value and what it takes.
+        ConfigError: if a field does not accept its value; it names the field, the value and what the field accepts.
     """
     for name, hint in _hints(type(config)).items():
         object.__setattr__(config, name, _coerce(hint, getattr(config, name), name))
@@ -159,10 +162,10 @@ _hints: Callable[..., dict[str, Any]] = cache(partial(get_type_hints, include_ex
 
 
 def from_saved(kind: type[T], values: Any, path: str | Path) -> T:
-    """`from_dict` for what grcn wrote itself, of this version or another.
+    """`from_dict` for values that this or another version of grcn wrote.
 
     Raises:
-        CheckpointError: naming the file and the key that this version does not know or take.
+        CheckpointError: if this version does not accept a key or its value; it names the file and the key.
     """
     try:
         return from_dict(kind, values)
@@ -207,9 +210,9 @@ def _coerce(hint: Any, value: Any, where: str) -> Any:
 
 
 def _shown(value: Any) -> str:
-    """A value in one line of bounded length."""
+    """A value in one line of limited length."""
     try:
         text = " ".join(repr(list(value) if isinstance(value, tuple) else value).split())
-    except ValueError:  # Python prints no whole number of more than 4300 digits
+    except ValueError:  # Python does not print integers of more than 4300 digits
         return "a number too large to print"
     return text if len(text) <= 100 else f"{text[:97]}..."

@@ -1,4 +1,4 @@
-"""How `grcn predict` looks at a photo."""
+"""How `grcn predict` cuts a photo into tiles."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ from grcn.config.fields import Bounds, Side, check_fields
 
 @dataclass(frozen=True)
 class Tiles:
-    """How a photo is cut into tiles that are detected one by one, and merged (`grcn.predict.tiles`).
+    """How a photo is cut into tiles. Objects are detected tile by tile and merged (`grcn.predict.tiles`).
 
     Args:
-        size: side of a tile, in the photo's pixels. Objects should look as large in it as in training: where the photos
-            there were no larger than the network's input, and show objects of as many pixels, their shorter side.
-            None: the shorter side that the network sees; of a file exported for one size, that size.
-        overlap: the share of a tile that the next one shows, too. What is no larger lies whole in one of them.
+        size: side of a tile, in pixels of the photo. Objects should look as large in a tile as in training. If the
+            training photos were no larger than the network's input and their objects have as many pixels as those here,
+            use the shorter side of the training photos. None: the shorter side of the network's input, or the only size
+            that an exported file accepts.
+        overlap: the share of a tile that the next tile shows again. An object that is no larger than the overlap lies
+            completely in one of the tiles.
     """
 
     size: Side | None = None

@@ -23,7 +23,7 @@ from grcn.config.fields import (
 )
 from grcn.errors import ConfigError
 
-# The names of the tables in grcn.data.formats, which a test compares: help and files are read without numpy.
+# The names in grcn.data.formats, repeated here so that help and files need no numpy. A test compares them.
 ReadFormat = Literal["auto", "voc", "coco", "yolo", "labelstudio", "cvat", "imagefolder", "csv"]
 WrittenFormat = Literal["voc", "coco", "yolo", "labelstudio", "fiftyone"]
 

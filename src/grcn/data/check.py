@@ -137,7 +137,7 @@ def check_dataset(
     training = _training(folder, datasets)
     defects += _overlaps(root, datasets, digests) + _unknown_classes(training, datasets)
     defects += _without_objects(datasets)
-    if splits is None and len(datasets) == len(names):  # what a split that cannot be read would use is not known
+    if splits is None and len(datasets) == len(names):  # the files of a split that cannot be read are unknown
         defects += unused_files(datasets, [root / defect.file for defect in defects])
 
     has_objects = any((~record.target.crowd).any() for dataset in training for record in dataset.records)

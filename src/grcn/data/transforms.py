@@ -163,7 +163,7 @@ def color(image: Tensor, brightness: float, contrast: float, saturation: float, 
     """Changes the colours of `image` uint8 [3, H, W]; with 1, 1, 1, 0 it stays as it is.
 
     All four changes are linear in RGB, so they are one 3x3 matrix and an offset. This takes a tenth of the time of
-    torchvision's four functions, whose hue alone, through HSV, takes several times as long as decoding the image.
+    torchvision's four functions. Their hue, through HSV, takes several times as long as decoding the image.
 
     Args:
         brightness, contrast, saturation: factors as in torchvision: on all values, on the distance from the mean grey,

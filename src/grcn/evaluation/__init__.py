@@ -1,4 +1,4 @@
-"""How good detections are, as figures alone: AP by the COCO and VOC rules, confusions, and what each task costs."""
+"""Measures how good detections are: AP by the COCO and VOC rules, confusions, and what each task costs."""
 
 from grcn.evaluation.coco import CocoResult, coco_ap
 from grcn.evaluation.confusion import confusion_matrix

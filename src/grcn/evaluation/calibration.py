@@ -25,7 +25,7 @@ from grcn.types import Array
 
 BINS = 10
 TEMPERATURES = (0.05, 20.0)
-"""Between these: where all detections are right, or all false, there is no best one."""
+"""Limits of the temperature. If all detections are right, or all false, no temperature is the best."""
 RULE_IN_WORDS = (
     "error: mean over the detections of |mean score - share that is right| of their bin, bins of equal width; "
     "right: by the VOC rule at this IoU; scaled: sigmoid(logit(score) / temperature), of the best likelihood"
@@ -86,7 +86,7 @@ def best_temperature(scores: Array, right: Array) -> float | None:
     values = logits(scores)
 
     def slope(inverse: float) -> float:
-        """Of the loss over 1 / temperature, in which it is convex."""
+        """The slope of the loss over 1 / temperature, in which the loss is convex."""
         return float((sigmoid(inverse * values) - right) @ values)
 
     low, high = (1 / temperature for temperature in reversed(TEMPERATURES))

@@ -67,7 +67,7 @@ def coco_ap(targets: Sequence[Target], detections: Sequence[Detections], num_cla
 
     Args:
         targets: the annotated objects of each image.
-        detections: what was found in each image, in the same order.
+        detections: the detections in each image, in the same order.
         num_classes: C; labels and class ids are 0..C-1.
 
     Raises:

@@ -30,8 +30,8 @@ class CocoMatches:
         class_ids: [D] int64.
         scores: [D] float32.
         outcome: [10, D] int8 at each IoU of COCO's ten: HIT, FALSE, or IGNORED (in a crowd; beyond 100 of a class).
-        matched: [10, D] int64, index of the object hit, else -1.
-        overlap: [10, D] float64, IoU with the object hit, else NaN.
+        matched: [10, D] int64, index of the object hit, or -1.
+        overlap: [10, D] float64, IoU with the object hit, or NaN.
         objects: [I, C] int64, objects per image and class, crowds not counted.
     """
 
@@ -76,11 +76,11 @@ def average_precision(outcome: Array, weight: Array, positives: int) -> float:
 
 
 def match_coco(targets: Sequence[Target], detections: Sequence[Detections], num_classes: int) -> CocoMatches:
-    """Match detections to objects by the COCO rule, at its ten IoUs.
+    """Matches detections to objects by the COCO rule, at its ten IoUs.
 
     Args:
         targets: the annotated objects of each image.
-        detections: what was found in each image, in the same order.
+        detections: the detections in each image, in the same order.
         num_classes: C; labels and class ids are 0..C-1.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The confusion matrix of a detector, with background: which classes it takes for which."""
+"""The confusion matrix of a detector, with background: which classes it mistakes for which."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def confusion_matrix(
 
     Args:
         targets: the annotated objects of each image.
-        detections: what was found in each image, in the same order.
+        detections: the detections in each image, in the same order.
         num_classes: C.
         score: lowest score of a detection that counts; [C] float32: one for each class.
         iou: lowest IoU with which a detection takes an object.

@@ -89,8 +89,10 @@ def count_errors(photos: Sequence[PhotoErrors]) -> dict[str, int]:
 
 
 def worst_first(errors: Sequence[PhotoErrors]) -> list[int]:
-    """The indices of photos with errors, those with most errors first; of equals, those whose false detections have the
-    highest scores."""
+    """The indices of photos with errors, those with most errors first.
+
+    On a tie, those whose false detections have the highest scores come first.
+    """
 
     def badness(index: int) -> tuple[int, float]:
         photo = errors[index]

@@ -28,7 +28,7 @@ ErrorType = Literal["classification", "localization", "both", "duplicate", "back
 ERRORS: tuple[ErrorType, ...] = get_args(ErrorType)
 KEYS = ("AP", "AP50", "AP70", "AP75")
 LEAST_OVERLAP = 0.1
-"""IoU from which a detection counts as of an object: the oracles', and TIDE's border of background."""
+"""IoU from which a detection belongs to an object, for the oracles and as TIDE's limit of background."""
 
 
 def apply_oracle(detections: Sequence[Detections], targets: Sequence[Target], oracle: Oracle) -> list[Detections]:
@@ -39,7 +39,7 @@ def apply_oracle(detections: Sequence[Detections], targets: Sequence[Target], or
     Crowds do not count as objects. Nothing is removed: several detections of one object become duplicates.
 
     Args:
-        detections: what was found in each image.
+        detections: the detections in each image.
         targets: the annotated objects of each image, in the same order.
         oracle: the task that is corrected; `none` returns the detections unchanged.
     """
@@ -128,7 +128,7 @@ def find_errors(
             mended = own & (mended_to >= 0)
             classes = np.where(mended, mended_to, class_ids)
             after = _mean_ap(scores, counted & (~own | mended), hit | mended, classes, positives, positives)
-        cost[e] = max(0.0, after - ap)  # 0 where there is no AP (NaN), too
+        cost[e] = max(0.0, after - ap)  # also 0 if there is no AP (NaN)
     return Errors(iou, ap, count, cost)
 
 
@@ -141,13 +141,13 @@ def _sort_out(
     num_classes: int,
     iou: float,
 ) -> tuple[Array, Array, Array]:
-    """What each detection's error is, and what each class misses.
+    """The error of each detection, and the missed objects of each class.
 
     Args:
         outcome, matched, class_ids: [N] of all detections, image by image.
 
     Returns:
-        kind: [N] indices of ERRORS, -1 where there is none.
+        kind: [N] indices of ERRORS, or -1 for no error.
         mended_to: [N] the class of the object that a mended detection hits; -1: it is removed.
         missed: [C] objects.
     """
@@ -174,7 +174,7 @@ def _sort_out(
 
 
 def _mean_ap(scores: Array, keep: Array, hit: Array, classes: Array, objects: Array, positives: Array) -> float:
-    """AP of the detections in `keep`, over the classes with `positives`, of which `objects` are to be found."""
+    """AP of the detections in `keep`, as the mean over classes with `positives`; `objects` of them are to be found."""
     order = np.argsort(-scores[keep], kind="stable")
     hits, ids = np.where(hit[keep][order], HIT, FALSE), classes[keep][order]
     aps = []
@@ -219,7 +219,7 @@ class Gap:
         results: AP by the COCO rule under each oracle.
         matches: the matching under each oracle.
         errors: TIDE's error shares.
-        areas: [G] of the objects, by which `size` is told.
+        areas: [G] areas of the objects, which decide their size class.
         labels: [G] class ids of the objects, crowds included.
     """
 
@@ -263,7 +263,7 @@ def measure_gap(
 
     Args:
         targets: the annotated objects of each image.
-        detections: what was found in each image, in the same order.
+        detections: the detections in each image, in the same order.
         class_names: the C names.
         iou: IoU for the error shares, one of COCO's ten.
 

@@ -24,7 +24,7 @@ def evaluate(
     """Scores detections by the COCO rule and by both modes of the VOC rule.
 
     Args:
-        detections: what was found in each image.
+        detections: the detections in each image.
         targets: the annotated objects of each image, in the same order.
         class_names: the C names; labels and class ids are 0..C-1 in this order.
         iou: IoU thresholds for the VOC sections, in (0, 1]; COCO's ten are fixed.

@@ -48,7 +48,7 @@ class Chosen(NamedTuple):
 
 
 def choose(curve: Curve, objects: int, precision: float) -> Chosen:
-    """The point with the best F1 (of equals, the highest score), and the point with most recall at a precision.
+    """The point with the best F1 (on a tie, the highest score), and the point with most recall at a precision.
 
     Args:
         curve: the curve of a class, or of all; objects: number of objects that count, at least one.
@@ -57,7 +57,7 @@ def choose(curve: Curve, objects: int, precision: float) -> Chosen:
     at = np.flatnonzero(np.diff(curve.scores, append=-np.inf) < 0)  # the last detection of each run of equal scores
     count = at + 1
     hits = np.rint(curve.precision[at] * count)
-    f1 = 2 * hits / (count + objects)  # the same as of precision and recall, and equal where it is equal
+    f1 = 2 * hits / (count + objects)  # equals the F1 of precision and recall, but ties are exact
 
     def point(place: int) -> Point:
         values = curve.scores[at], curve.precision[at], curve.recall[at], f1

@@ -179,7 +179,7 @@ def voc_ap(
 
     Args:
         targets: the annotated objects of each image.
-        detections: what was found in each image, in the same order.
+        detections: the detections in each image, in the same order.
         num_classes: C; labels and class ids are 0..C-1.
         iou: thresholds in (0, 1].
         mode: "area" (VOC 2010 on) or "11point" (VOC 2007).
@@ -278,7 +278,7 @@ def _best_objects(boxes: Array, keys: Array, object_boxes: Array, object_keys: A
         object_boxes, object_keys: [G, 4] float64, [G] int64 of the objects.
 
     Returns:
-        [D] int64, the index of the object (of equals the first; -1 if there is none of this key); [D] float64, the IoU.
+        [D] int64, the index of the object (the first on a tie; -1 if there is none of this key); [D] float64, the IoU.
     """
     by_key = np.argsort(object_keys, kind="stable")
     object_boxes, object_keys = object_boxes[by_key], object_keys[by_key]
@@ -297,7 +297,7 @@ def _best_objects(boxes: Array, keys: Array, object_boxes: Array, object_keys: A
         iou = box_iou(boxes[rows[owner]], object_boxes[candidate])
         highest = np.maximum.reduceat(iou, start)
         winners = np.flatnonzero(iou == highest[owner])
-        winners = winners[np.diff(owner[winners], prepend=-1) > 0]  # one each: the first of equals
+        winners = winners[np.diff(owner[winners], prepend=-1) > 0]  # one per detection: the first on a tie
         best[rows] = by_key[candidate[winners]]
         overlap[rows] = highest
     return best, overlap

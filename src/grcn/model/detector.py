@@ -53,13 +53,13 @@ class RCNN(nn.Module):
         self.rpn = RPN(config.rpn, rpn, self.separation.strides[0])
         heads = {key: make_head(config, backbone, cls) for key in head_keys(config)}
         self.roi = RoIStage(config, num_classes, (cls, loc), self.separation.strides[1:], heads)
-        # No file of weights holds these constants, so they have values also where the rest is on the meta device.
+        # No weights file has these constants, so they need their values even if the rest is on the meta device.
         for name, values in (("mean", backbone.mean), ("std", backbone.std)):
             self.register_buffer(name, torch.tensor(values, device="cpu").view(3, 1, 1), persistent=False)
         for stage in self._frozen():
             stage.requires_grad_(False).eval()
         quicken(self)
-        # Convolutions on CPU and tensor cores are faster so; the weights' layout spreads to the maps.
+        # Channels-last convolutions are faster on CPUs and tensor cores. Maps take over the layout of the weights.
         self.to(memory_format=torch.channels_last)
 
     def forward(
@@ -140,7 +140,7 @@ class RCNN(nn.Module):
 
 
 def _objects(targets: list[dict[str, Tensor]], batch: Tensor) -> Objects:
-    """Targets as tensors of the type of `batch`, where it is."""
+    """Targets as tensors with the type and device of `batch`."""
     boxes, valid = box_ops.pad([target["boxes"].to(batch, non_blocking=True) for target in targets])
     labels = [target["labels"].to(batch.device, non_blocking=True) for target in targets]
     return Objects(boxes, valid, nn.utils.rnn.pad_sequence(labels, batch_first=True))

@@ -126,10 +126,10 @@ def make_head(config: DetectorConfig, backbone: Backbone, channels: int) -> nn.M
 
 
 def takes_fc(config: DetectorConfig, backbone: Backbone) -> bool:
-    """Whether the head starts from the fully connected layers of `backbone`: those that are as wide as its own.
+    """Whether the head starts from the fully connected layers of `backbone`: yes if they are as wide as its own.
 
     Raises:
-        ConfigError: if the backbone has none and the head is made of them.
+        ConfigError: if the head needs them and the backbone has none.
     """
     if config.head != "vgg_fc":
         return False

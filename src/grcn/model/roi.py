@@ -3,8 +3,8 @@
 Each task reads its own map. The configuration's `separation` says what the tasks share on the way from the map to the
 result: one head for both, a head for each, or a head and layers on the map for each.
 
-Shape letters: B images, P proposals of an image, K samples of an image, G objects of an image, R RoIs of the batch, as
-many of each image, C classes, F features, D detections of an image.
+Shape letters: B images, P proposals of an image, K samples of an image, G objects of an image, R RoIs of the batch (the
+same number for each image), C classes, F features, D detections of an image.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ TASKS: tuple[Task, Task] = ("cls", "loc")
 class AttentionContext(nn.Module):
     """An attention-pooled vector of the whole map (the context modelling of GCNet, Cao et al. 2019).
 
-    It is a module beyond the paper's "no extra module"; for comparison with global context.
+    The paper uses "no extra module". This one is for comparison with global context.
     """
 
     def __init__(self, inputs: int, channels: int) -> None:
@@ -150,7 +150,7 @@ class RoIStage(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def _path(self, task: Task) -> TaskPath:
-        own = task in self.reduce  # what is shared reads either map, which are one
+        own = task in self.reduce  # a shared layer may read the map of either task, because it is the same map
         source: Task = task if own else "cls"
         head = self.heads[task if task in self.heads else "shared"]
         cells = self.config.cls_cells if task == "cls" else self.config.loc_cells
@@ -176,7 +176,7 @@ class RoIStage(nn.Module):
                 reduced[path.reduce] = [path.reduce(features) for features in getattr(maps, path.task)]
         vectors = self._vectors(reduced, rois, paths)  # [R, F] each
         readers = [self.paths[task] for task in tasks if self.contexts[task] == "global"]
-        # By themselves: in one batch with the RoIs, whose number is round, they cost as much again as all of those.
+        # Separately: added to the RoIs, whose number is round, they would double the cost of the whole batch.
         contexts = self._vectors(reduced, image_rois, readers)  # [B, F] each
         answers = {}
         for task in tasks:
@@ -222,7 +222,7 @@ class RoIStage(nn.Module):
             generators: one for the samples of each image (`geometry.sampling.sample`).
         """
         roi, number = self.config.roi, objects.boxes.shape[1]
-        # An image's objects come behind its own proposals, wherever those of others end: its samples are its own.
+        # The objects of an image follow directly after its proposals, so that its samples do not depend on others.
         end = proposals.valid.sum(dim=1, keepdim=True)  # [B, 1]
         place = end + torch.arange(number, device=end.device)
         candidates = F.pad(proposals.boxes, (0, 0, 0, number))  # [B, P + G, 4]
@@ -242,7 +242,7 @@ class RoIStage(nn.Module):
         samples = samples.packed(min(roi.batch_per_image, candidates.shape[1]))
         corners = samples.indices[..., None].expand(-1, -1, 4)
         boxes = candidates.gather(1, corners)
-        # Background is matched with itself, whose deltas are zero; filling with a unit box, so that all is finite.
+        # Background is matched with itself, so its deltas are zero. Filling gets a unit box, so that all is finite.
         references = torch.where(samples.valid[..., None], boxes, box_ops.constant((0, 0, 1, 1), boxes))
         own = torch.where(samples.positive[..., None], own.gather(1, corners), references)
         target_deltas = box_ops.encode(own, references, roi.box_weights)
@@ -296,12 +296,12 @@ class RoIStage(nn.Module):
 
 
 def pooled_keys(config: DetectorConfig) -> tuple[str, ...]:
-    """The tasks whose RoI features are pooled: one for both, or each."""
+    """The keys of the pooled RoI features: one for both tasks, or one for each."""
     return ("shared",) if config.separation in ("none", "roi") else TASKS
 
 
 def head_keys(config: DetectorConfig) -> tuple[str, ...]:
-    """The tasks that have a head: one for both, or each."""
+    """The keys of the heads: one for both tasks, or one for each."""
     return ("shared",) if config.separation == "none" else TASKS
 
 

@@ -22,7 +22,7 @@ from grcn.geometry.nms import keep_best
 from grcn.geometry.sampling import sample
 from grcn.model.losses import rpn_losses
 
-Generators = Sequence[torch.Generator] | None  # one an image, for what training samples in it
+Generators = Sequence[torch.Generator] | None  # one per image, for the samples of training
 
 
 class Objects(NamedTuple):
@@ -115,7 +115,7 @@ class RPN(nn.Module):
         before, after = (c.pre_nms_train, c.post_nms_train) if self.training else (c.pre_nms_test, c.post_nms_test)
         candidates = [self._candidates(one, images, before) for one in raw]
         boxes, scores = (torch.stack(each, dim=1) for each in zip(*candidates, strict=True))  # [B, L, P, 4], [B, L, P]
-        # Boxes of different maps do not compete, but for their places in the end.
+        # Boxes of different maps do not compete in NMS, only for their places at the end.
         kept = keep_best(boxes.flatten(0, 1), scores.flatten(0, 1), c.nms, LOWEST, after)
         boxes, scores, kept = boxes.flatten(1, 2), scores.flatten(1, 2), kept.view(-1, levels * before)
         best, index = scores.masked_fill(~kept, -torch.inf).topk(min(levels * before, after), dim=1)
@@ -125,7 +125,7 @@ class RPN(nn.Module):
     def _candidates(self, one: RawPredictions, images: Tensor, count: int) -> tuple[Tensor, Tensor]:
         """The `count` best boxes of a map, [B, P, 4], and their logits, [B, P]: minus infinity for filling."""
         logits, deltas, anchors = box_ops.to_float32(one.logits), box_ops.to_float32(one.deltas), one.anchors
-        # So many that the map of a small image has enough, too; what is added comes last and counts for nothing.
+        # Add filling, so that the map of a small image also has enough. It comes last and does not count.
         logits = torch.cat((logits, logits.new_full((logits.shape[0], count), -torch.inf)), dim=1)
         scores, index = logits.topk(count, dim=1)
         index = index.clamp(max=anchors.shape[0] - 1)
@@ -155,7 +155,7 @@ class RPN(nn.Module):
 
 
 LOWEST = -1e30
-"""Below every objectness; what counts for nothing is lower still."""
+"""Lower than any objectness. Entries that do not count are lower still."""
 
 
 def _targets(objects: Tensor, matched: Tensor, references: Tensor) -> Tensor:

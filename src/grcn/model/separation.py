@@ -105,7 +105,7 @@ def run(stages: Iterable[nn.Module], x: Tensor, checkpointed: bool) -> Tensor:
         if not (checkpointed and torch.is_grad_enabled()):
             x = stage(x)
             continue
-        # Blocks such as a ResNet's; a stage of single layers, such as VGG16's, is taken whole.
+        # Block by block, as in a ResNet. A stage of single layers, as in VGG16, runs as a whole.
         parts = list(stage.children())
         has_blocks = any(True for part in parts for _ in part.children())
         for part in parts if has_blocks else [stage]:
@@ -119,13 +119,13 @@ def run(stages: Iterable[nn.Module], x: Tensor, checkpointed: bool) -> Tensor:
 
 
 def _contexts(part: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    """What the first and the second computation of `part` run in."""
+    """The contexts in which the first and the second computation of `part` run."""
     return nullcontext(), _statistics_as_they_are(part)
 
 
 @contextmanager
 def _statistics_as_they_are(part: nn.Module) -> Iterator[None]:
-    """Batch norm has counted the batch already."""
+    """Keeps the statistics of batch norm unchanged, because it has counted the batch already."""
     norms = [module for module in part.modules() if isinstance(module, nn.BatchNorm2d)]
     before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm, (_, count) in zip(norms, before, strict=True):
@@ -169,5 +169,5 @@ def _chain(config: DetectorConfig, backbone: Backbone, first: int, last: int, be
         chain[f"conv{number}"] = backbone.stage(number, stride, wanted, dilation=config.dilation)
         stride = wanted
     if stride < after:
-        chain["pool5"] = nn.MaxPool2d(2)  # VGG16 alone gets here: its conv5 ends at stride 16
+        chain["pool5"] = nn.MaxPool2d(2)  # only for VGG16, whose conv5 ends at stride 16
     return nn.Sequential(chain)

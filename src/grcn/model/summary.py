@@ -1,7 +1,7 @@
-"""A detector on paper: which map each task sees, and what each stage costs. Nothing is computed (meta device).
+"""Summarizes a detector: which map each task reads, and what each stage costs. Nothing is computed (meta device).
 
-Multiply-adds are those of convolutions and linear layers, which are nearly all; normalisation, activations, RoI pooling
-and NMS are not counted.
+Multiply-adds are those of convolutions and linear layers, which are nearly all. Norm layers, activations, RoI pooling
+and NMS do not count.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ class StageSummary:
     """One stage of a detector.
 
     Args:
-        task: `both`, `cls` or `loc`: whose it is; `rpn` for the proposals'.
+        task: the task that it belongs to: `both`, `cls` or `loc`, or `rpn` for the proposals.
         name: the stage, such as `conv4` or `head light_fc2`.
-        reads: what goes in.
-        stride: input pixels per cell of what comes out, of a pyramid the finest map; None behind RoI pooling.
-        channels: of what comes out.
-        cells: height and width of what comes out; behind RoI pooling, of each RoI's; None for vectors.
-        parameters: all, also those of frozen stages.
+        reads: the name of its input.
+        stride: input pixels per cell of its output (of a pyramid, the finest map); None after RoI pooling.
+        channels: channels of its output.
+        cells: height and width of its output; after RoI pooling, for each RoI; None for vectors.
+        parameters: number of all parameters, also those of frozen stages.
         macs: multiply-adds for one image.
     """
 
@@ -54,10 +54,10 @@ class DetectorSummary:
     Args:
         config: the detector, resolved for pretrained weights.
         num_classes: C.
-        size: height and width of the image as the detector takes it; it is padded to a multiple of 32.
+        size: height and width of the image before padding; it is padded to a multiple of 32.
         proposals: RoIs per image.
-        strides: of the maps that the RPN, classification and localization see, finest first.
-        stages: from the image to the answers: what is shared, the RPN, then each task's own.
+        strides: strides of the maps that the RPN, classification and localization read, finest first.
+        stages: from the image to the outputs: the shared stages, the RPN, then those of each task.
     """
 
     config: DetectorConfig
@@ -76,7 +76,7 @@ class DetectorSummary:
         return sum(stage.macs for stage in self.stages)
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it as JSON has it, with the sums."""
+        """All fields and the sums, as plain values for JSON."""
         return {"parameters": self.parameters, "macs": self.macs, **asdict(self)}
 
 
@@ -86,13 +86,13 @@ def summarize(
     size: tuple[int, int] = (600, 800),
     proposals: int | None = None,
 ) -> DetectorSummary:
-    """What `config` builds, stage by stage.
+    """Summarizes a detector stage by stage.
 
     Args:
-        config: a preset's name or a configuration.
+        config: the name of a preset, or a configuration.
         num_classes: C, without background.
-        size: height and width of the image, pixels.
-        proposals: RoIs; None: as many as prediction keeps.
+        size: height and width of the image, in pixels.
+        proposals: number of RoIs; None: as many as prediction keeps.
 
     Raises:
         ConfigError: on an unknown preset or an impossible configuration.
@@ -104,7 +104,7 @@ def summarize(
         backbone = make_backbone(config.backbone, config.norm, pretrained=True)
         config = resolve(config, backbone, pretrained=True)
         model = RCNN(config, num_classes, backbone).eval()
-        # Of each use: a head that reads global context sees the RoIs, then the whole image.
+        # One output per call: with global context, a head runs on the RoIs, then on the whole image.
         outputs: dict[nn.Module, list[Any]] = defaultdict(list)
         for module in model.modules():
             module.register_forward_hook(lambda module, _, output: outputs[module].append(output))
@@ -122,7 +122,7 @@ def summarize(
 
 
 def _stages(model: RCNN, outputs: dict[nn.Module, list[Any]], height: int) -> Iterator[StageSummary]:
-    """Each stage in the order of computation, by what its modules gave out for an image padded to `height`."""
+    """Each stage in the order of computation, from the outputs of its modules for an image padded to `height`."""
     config = model.config
 
     def stage(task: str, name: str, reads: str, module: nn.Module, *, of_map: bool = False) -> StageSummary:
@@ -163,7 +163,7 @@ def _stages(model: RCNN, outputs: dict[nn.Module, list[Any]], height: int) -> It
 
 
 def _neck_parts(model: RCNN) -> list[tuple[str, str, nn.Module]]:
-    """The neck in parts: whose each is, what it is called, and its module."""
+    """The parts of the neck: the task, the name and the module of each."""
     neck, separation = model.separation.neck, model.config.separation
     assert neck is not None
     if separation == "conv4":
@@ -175,12 +175,12 @@ def _neck_parts(model: RCNN) -> list[tuple[str, str, nn.Module]]:
 
 
 def _finest(output: Any) -> Tensor:
-    """The first map of what a module gave out: a map, a pyramid, or one for each task."""
+    """The first map in the output of a module, which is a map, a pyramid, or one of these for each task."""
     return output if isinstance(output, Tensor) else _finest(output[0])
 
 
 def _roi_stages(model: RCNN, ends: dict[str, str], stage: Any) -> Iterator[StageSummary]:
-    """The stages behind the maps; `ends` names the map of each task."""
+    """The stages after the maps; `ends` names the map of each task."""
     config, roi = model.config, model.roi
 
     def task_of(key: str) -> str:
@@ -207,7 +207,7 @@ def _roi_stages(model: RCNN, ends: dict[str, str], stage: Any) -> Iterator[Stage
 
 def _macs(layer: nn.Module, output: Any) -> int:
     """Multiply-adds of one layer: each number of the output is one row of the weight times the input."""
-    if isinstance(layer, FCHead | ConvFCHead):  # its fc6 is called as a function where nothing is computed
+    if isinstance(layer, FCHead | ConvFCHead):  # it calls its fc6 as a function, so fc6 has no output of its own
         return len(output) * layer.fc6.weight.numel()
     if isinstance(layer, nn.Conv2d | nn.Linear):
         return int(output.numel()) * layer.weight[0].numel()

@@ -1,11 +1,11 @@
-// The page's own part: shows `props.value`, which grcn.page.app.look made, and what the user wants to see of it.
-// Names and file names come from outside: they enter the page as text (textContent), never as HTML.
+// The script of the page: shows `props.value`, which is from grcn.page.app.look, in the way that the controls ask for.
+// Names and file names come from outside, so they enter the page as text (textContent), never as HTML.
 
 const SVG = "http://www.w3.org/2000/svg";
 const TASKS = { cls: "classification", loc: "localization" };
 const part = (selector) => element.querySelector(selector);
 const slider = part(".score input");
-const best = part(".best input"); // beside the slider: each class from the score that validation has chosen
+const best = part(".best input"); // in place of the slider: for each class the score that was chosen on a split
 
 function make(parent, tag, attributes = {}, text = "") {
   const svg = ["svg", "g", "image", "rect"].includes(tag);
@@ -16,7 +16,7 @@ function make(parent, tag, attributes = {}, text = "") {
   return node;
 }
 
-// One detector's picture: the photo, over it the energy of a map, over that a rect for each detection.
+// The picture of one detector: the photo, above it the energy of a map, above that a rect for each detection.
 function makeView(photo, detector) {
   const figure = make(part(".views"), "figure");
   const caption = make(figure, "figcaption");
@@ -34,7 +34,7 @@ function makeView(photo, detector) {
   const least = ({ category_id }) => (usesBest() && detector.best ? detector.best[category_id - 1] : slider.value);
   const isShown = (detection) => detection.score >= Number(least(detection));
   const boxes = [...detector.detections]
-    .sort((a, b) => area(b) - area(a)) // small ones last, on top: they can be pointed at
+    .sort((a, b) => area(b) - area(a)) // small ones last, so that they are on top and can be pointed at
     .map((detection) => {
       const [x, y, width, height] = detection.bbox;
       const [name, color] = detector.classes[detection.category_id - 1];
@@ -61,7 +61,7 @@ function makeView(photo, detector) {
 let views = [];
 const usesBest = () => best.checked && !part(".best").hidden;
 
-// All that the controls change; no request to the server.
+// Applies the controls, without a request to the server.
 function update() {
   const layer = part("input[name=layer]:checked").value;
   part(".score output").value = usesBest() ? "that of each class" : Number(slider.value).toFixed(2);
@@ -78,7 +78,7 @@ function update() {
       const chip = make(view.counts, "span", { class: "chip" }, `${count} ${name}`);
       chip.style.borderColor = color;
     }
-    if (!counted.size) make(view.counts, "span", {}, "nothing of this score");
+    if (!counted.size) make(view.counts, "span", {}, "nothing with this score");
     view.note.textContent = "";
     for (const map of view.maps) {
       const on = map.tasks.includes(layer);
@@ -87,7 +87,7 @@ function update() {
       if (on) view.note.textContent = `${whose}, stride ${map.stride}: mean absolute activation, dark low, bright high`;
     }
     const hidden = layer !== "photo" && !view.maps.length;
-    if (hidden) view.note.textContent = "this detector was exported: its maps cannot be seen";
+    if (hidden) view.note.textContent = "this detector was exported, so its maps cannot be shown";
   }
 }
 
@@ -96,8 +96,8 @@ function showTip(rect, label, color) {
   tip.textContent = label;
   tip.style.borderColor = color;
   tip.hidden = false;
-  // Above the box, so that it hides nothing of it, unless that is beyond the screen; in the view's coordinates, so that
-  // it scrolls along.
+  // Above the box, so that it does not hide the box, unless that is outside the screen. In coordinates of the view, so
+  // that it scrolls along.
   const [box, view] = [rect, element].map((node) => node.getBoundingClientRect());
   tip.style.left = `${Math.max(0, Math.min(box.left - view.left, view.width - tip.offsetWidth))}px`;
   tip.style.top = `${Math.max(box.top - tip.offsetHeight - 4, 0) - view.top}px`;
@@ -125,7 +125,7 @@ function show() {
   views = (value?.detectors ?? []).map((detector) => makeView(value, detector));
   part(".layers").hidden = !views.some((view) => view.maps.length);
   part(".best").hidden = !value?.detectors?.every((detector) => detector.best);
-  slider.min = Math.max(0, ...(value?.detectors ?? []).map((detector) => detector.least)); // nothing is found below it
+  slider.min = Math.max(0, ...(value?.detectors ?? []).map((detector) => detector.least)); // no score is lower
   update();
 }
 
@@ -136,9 +136,9 @@ slider.addEventListener("input", () => {
 best.addEventListener("change", update);
 part(".layers").addEventListener("change", update);
 watch("value", show);
-element.style.position = "relative"; // what the tip's place counts from
+element.style.position = "relative"; // the origin for the position of the tip
 
-// No broken picture where the browser cannot show what was uploaded: TIFF, and files that are no pictures.
+// Hide an upload that the browser cannot show, such as a TIFF or a file that is not a picture.
 for (const [event, visibility] of [["error", "hidden"], ["load", ""]]) {
   const set = ({ target }) => target instanceof HTMLImageElement && (target.style.visibility = visibility);
   document.addEventListener(event, set, true);

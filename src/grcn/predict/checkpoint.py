@@ -65,7 +65,7 @@ class LoadedDetector:
 
 
 def _with_numbers(backbone: Backbone) -> Backbone:
-    """`backbone`, whose stages are made as ever where the rest is only outlined: they may fill new layers of theirs."""
+    """A copy of `backbone` whose stages have values even on the meta device, because they may fill their own layers."""
     result = copy(backbone)
 
     def stage(*args: Any, **options: Any) -> nn.Sequential:
@@ -151,10 +151,10 @@ def filled(
         listed = ", ".join(sorted(unlike)[:4])
         raise CheckpointError(f"{source}: {len(unlike)} tensors do not fit its configuration: {listed}")
     if any(buffer.is_meta for name, buffer in model.named_buffers() if name not in wanted):
-        # What no file holds, such as the windows of a Swin, is computed when the network is made.
+        # Buffers that no file has, such as the windows of a Swin, are computed when the network is built.
         model = outline(config, len(class_names), backbone)
-    # Copies, of the type and layout that the model wants: what safetensors gives is the file itself, mapped, which
-    # someone may write into while the detector is used.
+    # Copy to the type and layout of the model. The tensors from safetensors are the mapped file itself, which someone
+    # may write to while the detector is in use.
     own = {name: torch.empty_like(like, device="cpu").copy_(tensors[name]) for name, like in wanted.items()}
     model.load_state_dict(own, assign=True)
     return model.eval()

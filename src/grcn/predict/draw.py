@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MIN_SIDE = 512
-"""Pictures whose longer side is shorter are enlarged to it, so that labels leave something to see."""
+"""Smaller pictures are enlarged to this longer side, in pixels, so that labels do not cover everything."""
 LEAST_LETTERS = 13
-"""The least size of letters, in pixels of what is drawn."""
+"""The least size of letters, in pixels of the drawn picture."""
 
 
 def ink(color: str) -> str:
-    """`black` or `white`: what text on a colour has the higher contrast in, by WCAG's measure.
+    """`black` or `white`, whichever has the higher contrast with a colour by WCAG's measure.
 
     Args:
         color: as `#rrggbb`.
@@ -37,9 +37,9 @@ def ink(color: str) -> str:
 def draw_detections(image: NDArray[np.uint8], detections: Detections, view: int | None = None) -> NDArray[np.uint8]:
     """Returns a copy of the picture with the box, class name and score of each detection, and its track number if any.
 
-    A label lies above its box, else below, else beside it, and in the box only where there is no room elsewhere. It is
-    whole in the picture and, where that can be, on no other label. Lines have an edge in the colour of their label's
-    text, so that they are seen on any ground. Classes whose names no font at hand can write are called by their number
+    A label lies above its box, otherwise below or beside it, and inside the box only if there is no other room. It is
+    completely in the picture and, if possible, covers no other label. Lines have an edge in the colour of their label's
+    text, so that they are visible on any background. Classes whose names no font can write are called by their number
     (`grcn.fonts`).
 
     Args:
@@ -49,7 +49,7 @@ def draw_detections(image: NDArray[np.uint8], detections: Detections, view: int 
             whole picture.
 
     Returns:
-        [H', W', 3] uint8 RGB; larger than `image` where its longer side is below `MIN_SIDE`.
+        [H', W', 3] uint8 RGB; larger than `image` if its longer side is below `MIN_SIDE`.
     """
     tracks = [-1] * len(detections) if detections.track_ids is None else detections.track_ids.tolist()
     marks = [
@@ -97,7 +97,7 @@ def draw_marks(
     scale = max(1.0, MIN_SIDE / max(height, width))
     size = (max(round(width * scale), 1), max(round(height * scale), 1))
     picture = image.copy() if scale == 1 else np.array(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
-    view = min(view or max(size), max(size), 4 * min(size))  # of a long strip a part is looked at at once
+    view = min(view or max(size), max(size), 4 * min(size))  # a long strip is viewed in parts
     thickness = max(2, round(view / 500))
     for others, color in thin:
         for box in _outlines(others * scale, size, thickness // 2).tolist():
@@ -119,12 +119,12 @@ def draw_marks(
 
 
 def _edge(thickness: int) -> int:
-    """How thick the edge of a line is."""
+    """The thickness of the edge of a line."""
     return max(1, thickness // 3)
 
 
 def _draw_box(picture: NDArray[np.uint8], box: Sequence[int], thickness: int, color: str) -> None:
-    """Draws a box's lines, inwards from its first and last pixels, and around them their edge."""
+    """Draws the lines of a box, inwards from its first and last pixels, and an edge around them."""
     edge, (left, top, right, bottom) = _edge(thickness), box
     around = (left - edge, top - edge, right + edge, bottom + edge)
     _draw_lines(picture, around, edge, ImageColor.getrgb(ink(color)))
@@ -132,7 +132,7 @@ def _draw_box(picture: NDArray[np.uint8], box: Sequence[int], thickness: int, co
 
 
 def _draw_lines(picture: NDArray[np.uint8], box: Sequence[int], thickness: int, color: tuple[int, ...]) -> None:
-    """Draws four lines, inwards from its first and last pixels; what lies outside the picture is left out."""
+    """Draws the four lines of a box, inwards from its first and last pixels, without parts outside the picture."""
     left, top, right, bottom = (max(value, 0) for value in (box[0], box[1], box[2] + 1, box[3] + 1))
     lines = (
         (left, top, right, min(box[1] + thickness, bottom)),
@@ -145,7 +145,7 @@ def _draw_lines(picture: NDArray[np.uint8], box: Sequence[int], thickness: int, 
 
 
 def _draw_label(label: _Label, color: str) -> NDArray[np.uint8]:
-    """A label as a picture of its own, [height, width, 3]."""
+    """A label as a separate picture, [height, width, 3]."""
     tile = Image.new("RGB", (label.width, label.height), color)
     where = (label.padding, label.padding // 2)
     ImageDraw.Draw(tile).text(where, label.text, fill=ink(color), font=label.font)
@@ -179,7 +179,7 @@ def _labels(marks: Sequence[Mark], class_names: tuple[str, ...], font_size: int,
 
 def _outlines(boxes: Array, size: tuple[int, int], thickness: int) -> Array:
     """The first and last pixels of the boxes' lines, [N, 4] int64: left, top, right, bottom."""
-    beyond = 2.0 * max(size)  # far outside, and no number too large for an integer
+    beyond = 2.0 * max(size)  # far outside the picture, but small enough for an integer
     corners = np.clip(boxes, -beyond, beyond).astype(np.int64)
     first, last = np.minimum(corners[:, :2], corners[:, 2:]), np.maximum(corners[:, :2], corners[:, 2:])
     return np.concatenate([first - thickness // 2, last + (thickness - 1) // 2], axis=1)

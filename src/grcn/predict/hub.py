@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 PREFIX = "hf://"
 WEIGHTS, CARD, CONFIG = "model.safetensors", "README.md", "config.yaml"
-MAX_WEIGHTS = 4 * 2**30  # bytes; the largest preset's, grcn_vgg16, are a quarter of it
+MAX_WEIGHTS = 4 * 2**30  # bytes; the weights of grcn_vgg16, the largest preset, have a quarter of that
 
 _METRICS = {"AP": "AP, mean over IoU 0.50:0.95", "AP50": "AP at IoU 0.50", "AP70": "AP at IoU 0.70"}
 
@@ -86,7 +86,7 @@ def download_weights(
 
 
 def _size_on_hub(hub: Any, repo_id: str, revision: str | None, token: str | None) -> int | None:
-    """The size of the weights in bytes; None if the Hub does not answer. Asked once: the download would ask for 20 s.
+    """The size of the weights in bytes; None if the Hub does not answer. It asks once; the download would ask for 20 s.
 
     Raises:
         CheckpointError: if the Hub does not tell the size.
@@ -147,7 +147,7 @@ def push(
         The address of the repository.
 
     Raises:
-        CheckpointError: if the source is no detector, or the Hub refuses.
+        CheckpointError: if the source is not a detector, or the Hub refuses.
         ConfigError: without the extra `hub`, or on an invalid name of a repository.
     """
     from grcn.predict.checkpoint import load_detector, save_detector
@@ -249,7 +249,7 @@ def _points(value: Any) -> str:
 
 
 def _plain(text: Any) -> str:
-    """A name as a cell of a Markdown table takes it."""
+    """A name that is safe in a cell of a Markdown table."""
     return " ".join(str(text).split()).replace("|", "\\|").replace("<", "&lt;").replace("`", "'")
 
 

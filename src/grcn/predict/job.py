@@ -2,8 +2,8 @@
 
 ```
 OUT/drawn/NAME.jpg, NAME.mp4   the pictures and videos with their detections
-OUT/results.jsonl              detections in COCO's results format, one a line; grows image by image
-OUT/results.json               the same as the one list that COCO's tools read; only when all images are done
+OUT/results.jsonl              detections in COCO's results format, one per line; grows image by image
+OUT/results.json               the same as one list, which COCO's tools read; written when all images are done
 OUT/images.json                the ids: `images` done (id, file_name, path, width, height), `categories`, and
                                `complete`, which is false until results.json is written
 OUT/frames/NAME.jsonl          per video: one line per frame with its detections; image_id is the frame number
@@ -58,7 +58,7 @@ if TYPE_CHECKING:
 
 See = Callable[..., Any]
 """`Detector.stream` with the score, tiles and threads that photos and videos share."""
-MAX_JPEG = 65_500  # pixels a side that libjpeg writes; the format's own limit is 65,535
+MAX_JPEG = 65_500  # pixels per side that libjpeg can write; the format's own limit is 65,535
 
 
 @dataclass
@@ -114,18 +114,18 @@ def predict_sources(
         ModuleNotFoundError: if an extra that is needed is not installed.
         CheckpointError: if a file of the whole run, such as the list of images, cannot be written.
     """
-    detector.least(score)  # what cannot be asked of it is said before anything is replaced
+    detector.least(score)  # raises its error before anything is replaced
     if track:
-        Tracker(1, 0)  # refused at once where it is not installed
+        Tracker(1, 0)  # raises its error at once if it is not installed
     draw = draw_detections
-    if tiles is not None:  # nobody looks at all of such a photo at once
+    if tiles is not None:  # such a photo is viewed in parts
         draw = partial(draw_detections, view=2 * (tiles.size or detector.config.input.short_side))
     summary = Summary()
     see: See = partial(detector.stream, score=score, tiles=tiles, workers=workers)
     begin = _least(detector, score) if track else None
     one_video = partial(_predict_video, see=see, out=out, begin=begin, stop=stop, summary=summary)
     saved: dict[str, list[AnnotatedImage]] = {kind: [] for kind in save}
-    with locked_folder(out), ExitStack() as last:  # done also when it is stopped, and each also where another fails
+    with locked_folder(out), ExitStack() as last:  # each of its callbacks runs, also after a stop or another's failure
         _refuse_to_replace([out / kind for kind in save])
         results = Results(out, detector.class_names)
         for kind in save:
@@ -264,7 +264,7 @@ def _predict_video(
     with _opened(source, stop) as video, files_of(source) as files:
         tracker = None if begin is None else Tracker(video.fps, begin)
         with FrameLines(out / "frames" / f"{source.name}.json", files) as lines:
-            # One that is live is not read ahead: what is looked at is its newest frame.
+            # A live source is not read ahead, so that the newest frame is used.
             own = partial(see, workers=0) if source.is_live else see
             drawn = _drawn_frames(own, video, tracker, lines, names)
             with closing(drawn):
@@ -320,7 +320,7 @@ def _drawn_frames(
 def _write_video(
     frames: Iterator[tuple[int, NDArray[np.uint8]]], path: Path, fps: float, files: PredictedFiles
 ) -> tuple[int, int]:
-    """Writes a video whole or not at all, and returns how many frames it has and the number of the last.
+    """Writes a video completely or not at all, and returns how many frames it has and the number of the last.
 
     Raises:
         CheckpointError: if it cannot be written.
@@ -370,11 +370,11 @@ def _save_labels(
         content = png.getvalue()
     writer = WRITERS[kind]
     files.write(root / writer.images / name, content)
-    keep = (found.boxes[:, 2:] > found.boxes[:, :2]).all(axis=1)  # a box without area is no label
+    keep = (found.boxes[:, 2:] > found.boxes[:, :2]).all(axis=1)  # a box without area is not a label
     height, width = image.shape[:2]
     boxes, class_ids, scores = found.boxes[keep], found.class_ids[keep].tolist(), found.scores[keep].tolist()
     annotated = AnnotatedImage(name, height, width, boxes, class_ids, scores)
-    if writer.labels:  # a file of labels an image, without scores; those of the other formats are written at the end
+    if writer.labels:  # one label file per image, without scores; the other formats are written at the end
         labels = files.claim(root / writer.labels.format(source.name))
         writer.write(labels, replace(annotated, scores=None), found.class_names)
     return annotated

@@ -25,7 +25,7 @@ PUBLISHED = {
     "faster_rcnn_r50_fpn": "https://download.pytorch.org/models/fasterrcnn_resnet50_fpn_coco-258fb6c6.pth",
     "faster_rcnn_r50_fpn_v2": "https://download.pytorch.org/models/fasterrcnn_resnet50_fpn_v2_coco-dd69338a.pth",
 }
-"""By preset, where the weights lie under an address that ends with their hash."""
+"""Addresses of published weights, by preset. Each ends with the hash of the file."""
 
 CLASS_NAMES = (
     *("person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat", "traffic light"),
@@ -41,7 +41,7 @@ CLASS_NAMES = (
 """COCO's 80 classes, by class id."""
 
 UNNAMED = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
-"""Category ids from 1 to 90 that COCO's lists name no more; torchvision's detectors have a logit for each."""
+"""Category ids from 1 to 90 that COCO's lists no longer name; torchvision's detectors have a logit for each."""
 
 CATEGORY_IDS = tuple(number for number in range(1, 91) if number not in UNNAMED)
 """COCO's own number of each class."""
@@ -70,7 +70,7 @@ class Converted(NamedTuple):
     tensors: dict[str, Tensor]
 
 
-# torchvision's names and ours. Files of before 2022 have no `.0` in the neck and no `.0.0` in the RPN.
+# torchvision's names and ours. Files from before 2022 have no `.0` in the neck and no `.0.0` in the RPN.
 _LAYER1 = re.compile(r"backbone\.body\.layer1\.(\d{1,3})\.([\w.]+)")
 _NAMES = [
     (re.compile(theirs), ours)
@@ -222,7 +222,7 @@ def as_detector(converted: Converted, source: str) -> LoadedDetector:
         backbone=converted.backbone,
         norm=converted.norm,
         norm_eps=converted.norm_eps,
-        frozen_stages=2,  # what trains on from them starts with, as torchvision does
+        frozen_stages=2,  # for training that starts from these weights, as in torchvision
         roi=replace(theirs.roi, unnamed_logits=converted.unnamed),
     )
     model = filled(config, class_names, converted.tensors, source)
@@ -253,7 +253,7 @@ def _short(name: str) -> str:
 
 
 def _our_name(name: str, source: str) -> str:
-    if match := _LAYER1.fullmatch(name):  # our conv2 opens with the max pooling
+    if match := _LAYER1.fullmatch(name):  # our conv2 begins with the max pooling
         return f"separation.trunk.conv2.{int(match[1]) + 1}.{match[2]}"
     for theirs, ours in _NAMES:
         if match := theirs.fullmatch(name):

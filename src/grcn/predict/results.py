@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from grcn.data.records import Dataset
 
 KEY = "images.json"
-"""What `grcn predict` writes beside its results: which images and classes the ids in them mean."""
+"""The file beside the results of `grcn predict` that says which images and classes their ids mean."""
 
 
 class Results:
@@ -37,10 +37,10 @@ class Results:
 
     Args:
         out: the folder, created if it does not exist.
-        class_names: of the detector.
+        class_names: class names of the detector.
 
     Raises:
-        CheckpointError: if they cannot be written.
+        CheckpointError: if the files cannot be written.
     """
 
     def __init__(self, out: Path, class_names: Sequence[str]) -> None:
@@ -62,7 +62,7 @@ class Results:
         where = {"file_name": path.name, "path": str(path.resolve())} if path else {"file_name": "-"}
         self._images.append({"id": image_id, **where, "width": size[1], "height": size[0]})
         if time.monotonic() >= self._next:
-            with suppress(CheckpointError):  # of a full disk; the next image tries again, and the end for good
+            with suppress(CheckpointError):  # if the disk is full; the next image tries again, and the end raises
                 self._list_images(complete=False)
 
     def finish(self) -> None:
@@ -85,7 +85,7 @@ class Results:
         content = {"complete": complete, "images": self._images, "categories": self._categories}
         write_json(self._out / "images.json", content, durable=complete)
         self._complete = complete
-        # Of thousands of images it takes a while: never more than a twentieth of the whole time.
+        # Writing thousands of images takes a while, so it gets at most a twentieth of the time.
         self._next = started + max(1.0, 20 * (time.monotonic() - started))
 
 
@@ -130,8 +130,8 @@ class FrameLines:
     """Writes the detections of each frame of a video to NAME.jsonl, which is always kept, and to NAME.json at the end.
 
     Args:
-        path: of NAME.json.
-        files: of the video.
+        path: the file NAME.json.
+        files: the files of the video.
     """
 
     def __init__(self, path: Path, files: PredictedFiles) -> None:
@@ -146,7 +146,7 @@ class FrameLines:
         self._file.close()
 
     def add(self, number: int, found: Detections) -> None:
-        """Appends what was found in a frame, from 0."""
+        """Appends the detections of a frame; frames count from 0."""
         _append(self._file, to_json(found.to_coco(number)))
 
     def finish(self, about: dict[str, Any]) -> None:
@@ -181,7 +181,7 @@ class ResultsKey:
         class_names: [C] in the order of the categories.
         category_ids: [C] their ids.
         images: per image id, the file's name and its whole path (None for standard input).
-        complete: false where `grcn predict` was stopped, or has not ended yet.
+        complete: false if `grcn predict` was stopped, or has not ended yet.
     """
 
     class_names: tuple[str, ...]
@@ -216,8 +216,8 @@ def load_own_results(path: Path, key: ResultsKey, dataset: Dataset) -> tuple[lis
 
     Args:
         path: the results file.
-        key: of these results.
-        dataset: opened with the key's class names.
+        key: the key of these results.
+        dataset: the data set, opened with the class names of the key.
 
     Returns:
         Detections aligned with the records, and the number of predicted images that are not among the records. Their
@@ -229,7 +229,7 @@ def load_own_results(path: Path, key: ResultsKey, dataset: Dataset) -> tuple[lis
     by_path = {str(record.path.resolve()): i for i, record in enumerate(dataset.records)}
     by_name = {record.path.name: i for i, record in enumerate(dataset.records)}
     shared = Counter(record.path.name for record in dataset.records) + Counter(name for name, _ in key.images.values())
-    # Of a run that was killed, the last results may be of images that are not listed yet.
+    # If a run was killed, its last results may be of images that are not listed yet.
     image_of: dict[Any, int | None] = {} if key.complete else defaultdict(lambda: None)
     for image_id, (name, whole) in key.images.items():
         image_of[image_id] = by_path.get(str(whole))
@@ -254,12 +254,12 @@ def coco_results(detections: list[Detections], dataset: Dataset) -> list[dict[st
 
 
 def save_fiftyone(folder: Path, detections: Sequence[Detections], dataset: Dataset) -> None:
-    """Writes samples.json, which FiftyOne imports (`grcn.data.formats.fiftyone`); it names the images where they lie.
+    """Writes samples.json, which FiftyOne imports (`grcn.data.formats.fiftyone`). Images stay in their place.
 
     Args:
-        folder: created if it does not exist.
-        detections: of each of the data set's images: the field `predictions`; its objects are `ground_truth`.
-        dataset: the data set.
+        folder: the folder, created if it does not exist.
+        detections: the detections in each image, which become the field `predictions`.
+        dataset: the data set, whose objects become the field `ground_truth`.
     """
     samples = []
     for record, found in zip(dataset.records, detections, strict=True):

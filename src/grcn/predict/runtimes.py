@@ -46,7 +46,7 @@ class Exported(ABC):
 
     def __init__(self, path: Path, header: Header, shape: Shape) -> None:
         if len(shape) != 4 or shape[3] != 3:
-            raise CheckpointError(f"{path}: takes an input of shape {list(shape)}, no images [B, H, W, 3]")
+            raise CheckpointError(f"{path}: takes an input of shape {list(shape)}, not images [B, H, W, 3]")
         self.path, self.header, self.shape = path, header, shape
 
     @property
@@ -99,7 +99,7 @@ class Exported(ABC):
                 for real in [class_ids >= 0]
             ]
         except DataError as error:
-            raise CheckpointError(f"{self.path}: gives something else than detections: {error}") from None
+            raise CheckpointError(f"{self.path}: its outputs are not detections: {error}") from None
         except Exception as error:  # the runtimes raise their own kinds, and RuntimeError
             raise CheckpointError(f"{self.path}: cannot be computed: {first_line(error)}") from None
 
@@ -130,8 +130,8 @@ class OnnxRuntime(Exported):
             inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
             metadata = self._session.get_modelmeta().custom_metadata_map
         except Exception as error:
-            raise CheckpointError(f"{path}: no readable ONNX model: {first_line(error)}") from None
-        if gpu is not None and _CUDA not in self._session.get_providers():  # it goes on on the CPU
+            raise CheckpointError(f"{path}: not a readable ONNX model: {first_line(error)}") from None
+        if gpu is not None and _CUDA not in self._session.get_providers():  # it would run on the CPU instead
             raise ConfigError(
                 f"device 'cuda:{gpu}': ONNX Runtime cannot use it: no such GPU, or its CUDA or cuDNN is not installed; "
                 "see onnxruntime.ai for the versions, or use the cpu"
@@ -165,7 +165,7 @@ class OpenVino(Exported):
             shape = tuple(n.get_length() if n.is_static else None for n in model.inputs[0].partial_shape)
             self._request = core.compile_model(model, "CPU", hints).create_infer_request()
         except Exception as error:
-            raise CheckpointError(f"{path}: no readable OpenVINO model: {first_line(error)}") from None
+            raise CheckpointError(f"{path}: not a readable OpenVINO model: {first_line(error)}") from None
         _check_names(path, inputs, outputs)
         self._lock = threading.Lock()  # a request is one computation at a time
         super().__init__(path, read_header(path, metadata), shape)
@@ -225,7 +225,7 @@ def _load_cuda(onnxruntime: Any) -> None:
             f"device 'cuda': the ONNX Runtime that is installed has no CUDA ({', '.join(available)}): "
             "pip uninstall onnxruntime, then pip install 'onnxruntime-gpu[cuda,cudnn]'"
         )
-    onnxruntime.set_default_logger_severity(4)  # what it lacks is said in one line, below
+    onnxruntime.set_default_logger_severity(4)  # our own error says in one line what is missing
     with redirect_stdout(io.StringIO()):
         onnxruntime.preload_dlls()
 

@@ -27,8 +27,8 @@ class Source:
 
     Args:
         path: the file; None: standard input, or live.
-        name: what its outputs are called, without suffix; no two sources of a run share it, in any letter case.
-        address: of a live source (`grcn.predict.video.read_live`).
+        name: the name of its outputs, without suffix; unique in a run, whatever the letter case.
+        address: the address of a live source (`grcn.predict.video.read_live`).
     """
 
     path: Path | None
@@ -58,7 +58,7 @@ def find_sources(arguments: Sequence[str], out: Path) -> tuple[list[Source], lis
         out: the folder of results. Files in the result folders of an earlier run are not used as sources.
 
     Returns:
-        The sources, and the files in folders that were left out because their suffix is of no image or video.
+        The sources, and the files in folders that were left out because they have no suffix of an image or video.
 
     Raises:
         DataError: if an argument matches nothing, a source would be overwritten, or a live source is not the only one.
@@ -118,7 +118,7 @@ def _live_source(argument: str) -> Source | None:
 
 
 def _files_below(folder: Path) -> list[Path]:
-    """All files in a folder and its subfolders but hidden ones, sorted."""
+    """All files in a folder and its subfolders, sorted, without hidden ones."""
     files = (path for path in folder.rglob("*") if path.is_file())
     return sorted(path for path in files if not any(part[0] == "." for part in path.relative_to(folder).parts))
 

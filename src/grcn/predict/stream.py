@@ -28,7 +28,7 @@ S = TypeVar("S")
 T = TypeVar("T")
 
 _AHEAD = 4
-"""Batches of photos among which those of one size are looked for."""
+"""Number of batches of photos that are searched for photos of one size."""
 
 
 @dataclass(frozen=True)
@@ -101,14 +101,14 @@ def stream(
     photos = _Photos(network, sources, class_names, read, finish, score, batch_size, workers)
     try:
         yield from photos.results()
-    except KeyboardInterrupt:  # what has been seen is handed out first
+    except KeyboardInterrupt:  # results that are there already are handed out first
         yield from photos.seen()
         raise
     finally:
         photos.pool.shutdown(cancel_futures=True)
 
 
-@dataclass(eq=False)  # each is itself: sources may be arrays
+@dataclass(eq=False)  # compared by identity, because sources may be arrays
 class _Photo(Generic[S, T]):
     """A source in progress; `error` is set if it failed."""
 
@@ -150,8 +150,8 @@ class _Photos(Generic[S, T]):
         self.read, self.finish, self.score, self.batch_size = read, finish, score, batch_size
         self.pool = ThreadPoolExecutor(workers, "grcn-photo") if workers else _SameThread()
         self.ahead = _AHEAD * batch_size if batch_size > 1 else 1
-        self.room = self.ahead + 2 * workers  # photos taken in, from the oldest that waits
-        self.lag = workers  # photos that may be behind with finishing
+        self.room = self.ahead + 2 * workers  # photos that may be taken in, from the oldest that waits
+        self.lag = workers  # photos by which finishing may lag behind
         self.taken = 0
         self.held: deque[_Photo[S, T]] = deque()  # not handed out yet, in order
         self.waiting: deque[_Photo[S, T]] = deque()  # those among them that are not detected yet
@@ -168,11 +168,11 @@ class _Photos(Generic[S, T]):
                 del photo  # its pixels may be large
 
     def _is_due(self, oldest: _Photo[S, T]) -> bool:
-        """Whether the oldest photo is handed out before the network looks at more: done, or to be waited for."""
+        """Whether to hand out the oldest photo before the network runs again: it is done, or lags too far behind."""
         return oldest.is_done or not self.waiting or self.waiting[0].index - oldest.index > self.lag
 
     def seen(self) -> Iterator[tuple[S, T | ImageError]]:
-        """What there is of the oldest photos without reading or detecting anything more."""
+        """The results of the oldest photos that need no more reading and detection."""
         while self.held and (self.held[0].error is not None or self.held[0].finished is not None):
             photo = self.held.popleft()
             yield photo.source, photo.result()
@@ -193,9 +193,9 @@ class _Photos(Generic[S, T]):
         return pixels, self.network.prepare(pixels)
 
     def _next_batch(self) -> list[_Photo[S, T]]:
-        """The oldest photo that waits, and the next of its size; empty where none of those looked at can be read.
+        """The oldest photo that waits, and the next ones of its size; empty if none of the candidates can be read.
 
-        Those looked at lie less than `ahead` behind the oldest: that depends on nothing but the order of the photos.
+        Candidates are less than `ahead` behind the oldest, so the batch depends only on the order of the photos.
         """
         shapes, end = {}, self.waiting[0].index + self.ahead
         for photo in [photo for photo in self.waiting if photo.index < end]:

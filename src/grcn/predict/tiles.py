@@ -36,13 +36,13 @@ View = tuple[int, int, int, int]  # x1, y1, x2, y2 in the photo's pixels
 _SAME = 0.5
 """IoU from which boxes of two views show one object, and the share of a part that lies in its whole."""
 _AS_SURE = 0.5
-"""Share of a box's score from which another one is sure enough to stand for it, or to be put together with it."""
+"""A box can explain another one, or be joined with it, if it has at least this share of the other one's score."""
 _BORDER = 1 / 8
-"""Share of the overlap: what ends so near to a border counts as cut by it, since no box is exact."""
+"""A box that ends within this share of the overlap from a border counts as cut, because boxes are not exact."""
 _OFF = 3
-"""Of the smaller photo's pixels, that a box in it may be off."""
+"""Pixels of the reduced photo by which a box in it may be off."""
 _ROWS = 256
-"""Rows of the smaller photo that are made at a time."""
+"""Rows of the reduced photo that are made at a time."""
 
 
 def stream_tiles(
@@ -88,9 +88,10 @@ def detect_tiles(
     batch_size: int = 1,
     workers: int = 2,
 ) -> Detections:
-    """Finds the objects in one photo, uint8 [H, W, 3] or a tensor [3, H, W]; can be more than one network pass gives.
+    """Finds the objects in one photo, uint8 [H, W, 3] or a tensor [3, H, W].
 
-    A photo that is no larger than a tile is detected as without tiles.
+    There may be more detections than one pass of the network gives. A photo that is no larger than a tile is detected
+    as without tiles.
     """
     photo = pixels if isinstance(pixels, np.ndarray) else pixels.permute(1, 2, 0).cpu().numpy()
     height, width = photo.shape[:2]
@@ -123,7 +124,7 @@ def detect_tiles(
         if isinstance(found, ImageError):
             raise found
         boxes = found.boxes.astype(np.float64) * (factor if view == whole else 1) + np.tile(view[:2], 2)
-        boxes = np.clip(boxes, np.tile(view[:2], 2), np.tile(view[2:], 2))  # what was padded holds nothing
+        boxes = np.clip(boxes, np.tile(view[:2], 2), np.tile(view[2:], 2))  # there are no objects in the padding
         rows.append(np.hstack([boxes, found.scores[:, None], np.tile(np.array(view, np.float64), (len(found), 1))]))
         class_ids.append(found.class_ids)
     every, of_class = np.concatenate(rows), np.concatenate(class_ids)
@@ -193,8 +194,8 @@ def _padded(seen: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]
     return np.pad(seen, ((0, rows - height), (0, columns - width), (0, 0)))
 
 
-# Below, boxes stand in rows of nine numbers: x1, y1, x2, y2, score, and the view that shows them, in the photo's
-# pixels. All rows of a call are of one class.
+# Below, a box is a row of nine numbers: x1, y1, x2, y2, score, and the view that shows it, in pixels of the photo. All
+# rows of a call have the same class.
 
 
 @dataclass(frozen=True)
@@ -213,7 +214,7 @@ class _Seams:
 
     @property
     def border(self) -> tuple[float, float]:
-        """Pixels, down and across, that a box may end off the border that cuts its object."""
+        """How far from a border, in pixels down and across, a box may end whose object is cut by it."""
         return _BORDER * self.overlap[0], _BORDER * self.overlap[1]
 
     def cut(self, rows: Floats) -> NDArray[np.bool_]:
@@ -305,7 +306,7 @@ def _suppressed(rows: Floats, nms: float) -> Floats:
     rows = rows[np.argsort(rows[:, 0], kind="stable")]
     left, widths = rows[:, 0], rows[:, 2] - rows[:, 0]
     kept = np.ones(len(rows), dtype=bool)
-    # One whose IoU with another is above `nms` is less than 1 / `nms` times as wide: it begins so near, or right of it.
+    # A box whose IoU with another is above `nms` is less than 1 / `nms` times as wide, so it begins within this reach.
     reach = widths / max(nms, 0.01)
     first, last = np.searchsorted(left, left - reach), np.searchsorted(left, rows[:, 2])
     for i in np.argsort(-rows[:, 4], kind="stable"):

@@ -52,7 +52,7 @@ class TorchBackend:
     def prepare(self, image: Pixels) -> Prepared:
         """Resizes a photo, uint8 [H, W, 3] or a tensor [3, H, W], as in training, on the device that it is on."""
         if not isinstance(image, Tensor):
-            # [H, W, 3] in memory, as the loader's images: resizing is fastest on it. A copy only where torch needs one.
+            # [H, W, 3] in memory, on which resizing is fastest, as in the loader. It is copied only if torch needs it.
             image = torch.from_numpy(np.require(image, requirements=["C", "W"])).permute(2, 0, 1)
         size = self.config.input
         return Prepared(resize(image, size.short_side, size.long_side), _size(image))
@@ -126,7 +126,7 @@ def _size(image: Tensor) -> tuple[int, int]:
     return image.shape[-2], image.shape[-1]
 
 
-NO_MPS = "mps: boxes are computed in float64 here and there, which Apple's GPUs have not; use cpu"
+NO_MPS = "mps: some computations on boxes need float64, which Apple's GPUs do not have; use cpu"
 
 
 def _device(name: str | torch.device) -> torch.device:

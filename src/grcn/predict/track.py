@@ -9,7 +9,7 @@ import numpy as np
 
 from grcn.types import Detections
 
-_NEAR = 0.2  # IoU with where an object is expected, from which it is taken for it; as in ByteTrack's paper
+_NEAR = 0.2  # lowest IoU of a detection with the expected box of its track, as in ByteTrack's paper
 
 
 class Tracker:
@@ -22,7 +22,7 @@ class Tracker:
 
     def __init__(self, fps: float, score: float) -> None:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of OpenCV that is lacking, or of what other packages find outdated
+            warnings.simplefilter("ignore")  # that OpenCV is missing, and deprecations in other packages
             from trackers import ByteTrackTracker
         self._fps = fps
         self._tracker = ByteTrackTracker(

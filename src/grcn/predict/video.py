@@ -21,11 +21,11 @@ from grcn.errors import ImageError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-logging.getLogger("libav").addHandler(logging.NullHandler())  # FFmpeg's remarks on broken files; ours names the file
+logging.getLogger("libav").addHandler(logging.NullHandler())  # of FFmpeg, on broken files; our own error names the file
 
-# FFmpeg's names of what `sources.VIDEO_SUFFIXES` stand for. A playlist, which may name any file or address, is none.
+# FFmpeg's names for the formats of `sources.VIDEO_SUFFIXES`, without playlists, which may name any file or address.
 _FORMATS = "mov,mp4,m4a,avi,matroska,webm,mpeg,mpegvideo,mpegts,asf"
-_SECONDS = 10.0  # that a live source has to open, and for each of its packets
+_SECONDS = 10.0  # for a live source to open, and for each of its packets
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def read_video(path: Path) -> Iterator[Video]:
 
     with ExitStack() as opened:
         try:
-            # Not by name, which FFmpeg may take for an address.
+            # Not by its name, which FFmpeg may read as an address.
             file = opened.enter_context(open(path, "rb"))
             container = opened.enter_context(av.open(file, container_options={"format_whitelist": _FORMATS}))
             stream = container.streams.video[0]
@@ -124,7 +124,7 @@ def _opened_live(address: str) -> Any:
         return av.open(address, container_options=limits | kind.options, timeout=_SECONDS)
     driver = _CAMERAS.get(sys.platform)
     if driver is None:
-        raise OSError(f"cameras of {sys.platform} are not known")
+        raise OSError(f"cameras on {sys.platform} are not supported")
     device = {"v4l2": f"/dev/video{rest}" if rest.isdecimal() else rest, "dshow": f"video={rest}"}.get(driver, rest)
     return av.open(device, format=driver, timeout=_SECONDS)
 
@@ -217,7 +217,7 @@ def _frames(name: str, container: Any, stream: Any) -> Iterator[Any]:
 
 
 def _pixels(frame: Any) -> NDArray[np.uint8]:
-    turns, rest = divmod(frame.rotation, 90)  # anticlockwise; phones turn their pictures
+    turns, rest = divmod(frame.rotation, 90)  # anticlockwise; phones rotate their pictures
     return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), 0 if rest else turns))
 
 

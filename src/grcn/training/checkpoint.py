@@ -39,7 +39,7 @@ def save_state(path: str | Path, state: dict[str, Any]) -> None:
         try:
             torch.save(state, file)
         except RuntimeError as error:
-            # torch closes its archive on the way out, stumbles, and so hides that the disk is full.
+            # torch then fails to close its archive, and this second error hides that the disk is full.
             raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
 
 

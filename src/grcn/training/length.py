@@ -30,12 +30,12 @@ FEW_IMAGES = 500
 _WARM_UP, _MEASURED = 2, 6  # steps
 _VALIDATION_IMAGES = 24
 _SHARE = 0.1
-"""Of the minutes: beyond it no further step, and no further batch of validation, is timed, once there are two."""
+"""Share of the minutes after which no more steps, and no more batches of validation, are timed, once there are two."""
 
 
 @dataclass(frozen=True)
 class Timing:
-    """seconds of an optimizer step with its loading, the median; and of one validation."""
+    """Median seconds of an optimizer step with its loading, and seconds of one validation."""
 
     step: float
     validation: float

@@ -85,7 +85,7 @@ class TensorBoardLog:
 class WandbLog:
     """A run of Weights & Biases, new or continued. A run of the calling program is not affected."""
 
-    STEP = "trainer/global_step"  # lightning's name for it, by which runs that it began go on
+    STEP = "trainer/global_step"  # lightning's name, so that runs that lightning began can continue
 
     def __init__(self, out: Path, run_id: str) -> None:
         import wandb
@@ -109,7 +109,7 @@ class MLflowLog:
     def __init__(self, out: Path, run_id: str | None) -> None:
         from mlflow import MlflowClient
 
-        self.client: Any = MlflowClient(f"sqlite:///{out.resolve()}/mlflow.db")  # MLflow 3 takes folders no longer
+        self.client: Any = MlflowClient(f"sqlite:///{out.resolve()}/mlflow.db")  # MLflow 3 no longer accepts folders
         if run_id is None:
             experiment = self.client.get_experiment_by_name("grcn")
             number = self.client.create_experiment("grcn") if experiment is None else experiment.experiment_id
@@ -174,7 +174,7 @@ def _read_ids(path: Path) -> dict[str, str]:
         ) from None
     for name, own in ids.items():
         if not isinstance(own, str) or not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", own):
-            raise CheckpointError(f"{path}: {name} {own!r} is no id; remove the file for a new one")
+            raise CheckpointError(f"{path}: {name} {own!r} is not an id; remove the file for a new one")
     return ids
 
 

@@ -35,7 +35,7 @@ class Run:
     fabric: Fabric
     config: TrainConfig
     data: Dataset
-    identity: dict[str, Any]  # whose the saved state is
+    identity: dict[str, Any]  # saved with the state
     state: State
     validation: Validation
     figures: Figures
@@ -62,7 +62,7 @@ def train_loop(run: Run, stop: Stop) -> None:
     model = fabric.setup_module(state.model)
     loader = _batches_from(run, state.iteration * accumulate)
     with closing(iter(loader)) as batches, run.progress:
-        if run.validation.is_due(state.iteration):  # the run was stopped in the middle of it
+        if run.validation.is_due(state.iteration):  # the run was stopped in the middle of a validation
             _between_steps(run, stop)
         while state.iteration < config.iterations and not (stop.agreed or run.validation.is_over):
             began, lr = time.perf_counter(), state.lr

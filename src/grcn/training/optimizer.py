@@ -53,12 +53,12 @@ def make_average(model: RCNN, decay: float) -> AveragedModel:
     @torch.no_grad()
     def follow(averaged: Tensors, latest: Tensors, _: Tensor | int) -> None:
         """Moves tensors of one type, in a few launches."""
-        steps = int(average.n_averaged)  # which is on the CPU, unlike the argument: nobody waits for the device
+        steps = int(average.n_averaged)  # on the CPU, unlike the argument, so this does not wait for the device
         if averaged[0].is_floating_point():
             torch._foreach_lerp_(averaged, latest, 1 - min(decay, (1 + steps) / (10 + steps)))
         else:
             torch._foreach_copy_(averaged, latest)
 
     average = AveragedModel(model, multi_avg_fn=follow, use_buffers=True)
-    average.n_averaged.fill_(1)  # the initial weights; with 0 torch would put the first step's in their place
+    average.n_averaged.fill_(1)  # the initial weights; with 0, torch would replace them by those of the first step
     return average.requires_grad_(False).eval()

@@ -109,7 +109,7 @@ def _train(given: TrainConfig, config: TrainConfig, fabric: Fabric, started: flo
     loggers = make_loggers(config, out, start) if lead else []
     with _other_ranks_end_too(fabric), _named_faults(config):
         fabric.launch()
-        config = _of_length(config, fabric.broadcast(config.iterations))  # the first rank alone has found it
+        config = _of_length(config, fabric.broadcast(config.iterations))  # only the first rank has found it
         skipped = Skipped(tell if progress else say_nothing)
         run = Run(
             fabric,
@@ -157,9 +157,9 @@ def _settle(config: TrainConfig) -> TrainConfig:
     world = config.devices * config.nodes
     if config.batch_size % world:
         raise ConfigError(f"batch_size {config.batch_size} over {world} devices: needs a multiple of {world}")
-    load_extra(config.augment.extra)  # which is not there, or fails, at once rather than in a worker
+    load_extra(config.augment.extra)  # raises its error here rather than in a worker
     if "TORCHELASTIC_RUN_ID" in os.environ and (started := os.environ.get("WORLD_SIZE")) != str(world):
-        # Each would take itself for the whole run, and all would write into one folder.
+        # Each process would take itself for the whole run, and all would write to one folder.
         raise ConfigError(
             f"torchrun started {started} processes for {config.devices} devices on {config.nodes} nodes: give devices "
             "(per node) and nodes as torchrun has them"
@@ -192,7 +192,7 @@ def _begin(config: TrainConfig, data: Dataset, say: Say) -> tuple[TrainConfig, R
 
 
 def _is_validated(out: Path, val_data: Dataset | None) -> bool:
-    """Of a run that has made its steps: whether it was not stopped in the middle of its last validation."""
+    """Whether a run that has made all its steps has also finished its last validation."""
     state = load_state(out / STATE, mapped=True)
     return val_data is None or (state["validation"] or {}).get("last_iteration") == state["global_step"]
 

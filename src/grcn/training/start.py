@@ -34,7 +34,7 @@ def new_detector(config: TrainConfig, data: Dataset, say: Say) -> RCNN:
         located = locate(config.weights)
         source = located.path
         loaded = read_torchvision(source) if located.kind == "state_dict" else load_trained(located)
-        if loaded is None:  # a backbone alone
+        if loaded is None:  # only a backbone
             return build_detector(detector_of(config), classes, source)
     model = outline(_like(detector_of(config), loaded.model.config), classes)
     say(f"{source}: {transfer_weights(model, data.class_names, loaded)}")

@@ -43,12 +43,12 @@ class State:
 
     @property
     def lr(self) -> float:
-        """Of the next step."""
+        """The learning rate of the next step."""
         config = self.config
         return base_lr(config) * lr_factor(self.iteration, config.iterations, config.schedule)
 
     def update(self) -> None:
-        """Makes the step that the gradients ask for, which are then gone."""
+        """Makes a step with the gradients, and clears them."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr
         self.scaler.step(self.optimizer)

@@ -31,7 +31,7 @@ def step_seed(seed: int, batch: int, place: int) -> int:
 
 
 def seed_batch(seed: int, batch: int, images: int, fabric: Fabric) -> list[int]:
-    """Seeds this rank's generators for batch number `batch` of the run; the seeds of its `images` images."""
+    """Seeds this rank's generators for batch number `batch` of the run; returns the seeds of its `images` images."""
     rank, world = fabric.global_rank, fabric.world_size
     torch.manual_seed(step_seed(seed, batch, rank))
     # The loader gives rank r of W the places r, r + W, ... of the batch.
@@ -39,12 +39,12 @@ def seed_batch(seed: int, batch: int, images: int, fabric: Fabric) -> list[int]:
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """Not Fabric's, which would round the boxes to learn from as well."""
+    """Mixed precision for the forward pass. Fabric's own would also round the boxes to learn from."""
     return torch.autocast(device.type, HALF.get(precision), enabled=precision in HALF, cache_enabled=False)
 
 
 def gather(fabric: Fabric, mine: Any) -> list[Any]:
-    """What each rank has, by rank."""
+    """The values of all ranks, in the order of ranks."""
     if fabric.world_size == 1:
         return [mine]
     everyone: list[Any] = [None] * fabric.world_size

@@ -136,7 +136,7 @@ def detect_split(
         ImageError: on an image that cannot be decoded, unless such images are skipped; then it has no detections.
     """
     if fabric.world_size > 1:
-        for buffer in model.buffers():  # a rank's batch norm has seen its own images only; kept are the first's
+        for buffer in model.buffers():  # batch norm of each rank has seen only its own images; use the first rank's
             torch.distributed.broadcast(buffer, 0)
     found: dict[int, Detections] = {}
     numbers = range(fabric.global_rank, len(data), fabric.world_size)

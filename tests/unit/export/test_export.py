@@ -336,7 +336,7 @@ def test_broken_onnx_files_are_refused(onnx_file: Path, tmp_path: Path) -> None:
     content = onnx_file.read_bytes()
     for broken in (b"", b"no model", content[: len(content) // 2], content[: len(content) - 40]):
         path.write_bytes(broken)
-        refused(path, "no readable ONNX model")
+        refused(path, "not a readable ONNX model")
     onnx.save(foreign(), path)
     refused(path, r"not a grcn detector: from \['x'\] to \['y'\]")
     model = onnx.load(onnx_file)
@@ -366,7 +366,7 @@ def test_weights_outside_the_folder_are_not_opened(onnx_file: Path, tmp_path: Pa
     path = tmp_path / "inside" / "model.onnx"
     path.parent.mkdir()
     path.write_bytes(model.SerializeToString())
-    refused(path, "no readable ONNX model")
+    refused(path, "not a readable ONNX model")
 
 
 def test_a_lying_graph_is_no_traceback(onnx_file: Path, tmp_path: Path) -> None:
@@ -376,7 +376,7 @@ def test_a_lying_graph_is_no_traceback(onnx_file: Path, tmp_path: Path) -> None:
     header["extra"].pop("thresholds", None)  # which are told apart from the names before any photo
     model.metadata_props[0].value = json.dumps(header)
     onnx.save(model, tmp_path / "lying.onnx")
-    with pytest.raises(CheckpointError, match=r"lying\.onnx: gives something else than detections: class_ids"):
+    with pytest.raises(CheckpointError, match=r"lying\.onnx: its outputs are not detections: class_ids"):
         Detector.load(tmp_path / "lying.onnx").predict(scene(96, 128))
 
 
@@ -388,7 +388,7 @@ def test_broken_openvino_folders_are_refused(openvino_folder: Path, tmp_path: Pa
     for text, content in ((b"", weights), (b"<net", weights), (xml[: len(xml) // 2], weights), (xml, weights[:1000])):
         (folder / "model.xml").write_bytes(text)
         (folder / "model.bin").write_bytes(content)
-        refused(folder, "no readable OpenVINO model")
+        refused(folder, "not a readable OpenVINO model")
     (folder / "model.bin").write_bytes(weights)
     (folder / "model.xml").write_bytes(xml.replace(b"grcn-1", b"grcn-9"))
     refused(folder, "format 'grcn-9'")

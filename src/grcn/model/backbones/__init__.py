@@ -1,4 +1,4 @@
-"""The networks that detectors are built on, each one object (`Backbone`)."""
+"""The networks that detectors are built on. Each is an object (`Backbone`)."""
 
 import difflib
 
@@ -16,7 +16,7 @@ _TORCHVISION = ("vgg16", *resnet.NAMES)
 
 
 def is_named(name: str) -> bool:
-    """Whether a name is of the kinds that `make_backbone` takes, torchvision's or timm's; else it is of one's own."""
+    """Whether a name has the form of a torchvision or timm network; otherwise it names a network of the user's own."""
     return name in _TORCHVISION or name.startswith(timm.PREFIX)
 
 
@@ -25,12 +25,12 @@ def make_backbone(name: str, norm: Norm = "auto", *, pretrained: bool = False) -
 
     Args:
         name: torchvision's name of a ResNet, ResNeXt or Wide ResNet; `vgg16`; or `timm:NAME`.
-        norm: `auto`: frozen batch norm where the weights will be pretrained, else trainable batch norm; a network
-            without norm layers, and VGG16 as published, stay without.
-        pretrained: whether weights will be loaded.
+        norm: `auto`: frozen batch norm if pretrained weights will be loaded, otherwise trainable batch norm. A network
+            without norm layers stays without, and so does pretrained VGG16, as published.
+        pretrained: whether pretrained weights will be loaded.
 
     Raises:
-        ConfigError: on a name or a norm that cannot be had.
+        ConfigError: on a name or a norm that does not exist.
     """
     if name == "vgg16":
         return VGG16(norm, pretrained=pretrained)
@@ -41,7 +41,7 @@ def make_backbone(name: str, norm: Norm = "auto", *, pretrained: bool = False) -
     near = difflib.get_close_matches(name, _TORCHVISION, n=1)
     own = "pass a network of your own as `backbone`"
     hint = (
-        f"did you mean '{near[0]}'? Else {own}"
+        f"did you mean '{near[0]}'? Otherwise {own}"
         if near
         else f"{own}, or use {', '.join(_TORCHVISION)} or {timm.PREFIX}NAME"
     )

@@ -1,6 +1,6 @@
-"""Layers that torch computes several times slower on a CPU than they need be: the same numbers, another way.
+"""Layers that torch computes several times slower on a CPU than necessary. These give the same numbers in another way.
 
-What they do is what torch does (`torch.nn.functional.conv2d`, `relu6`); docs/performance.md has the times.
+They do the same as `torch.nn.functional.conv2d` and `relu6`; docs/performance.md has the times.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ Pair = tuple[int, int]
 
 
 class Conv2d(nn.Conv2d):
-    """A convolution that may be padded unevenly, and whose gradients are quick where it is depthwise.
+    """A convolution that may be padded unevenly, and that has fast gradients if it is depthwise.
 
     Attributes:
-        pad: of the map (left, right, above, below) in place of `padding`, where the sides differ: what TensorFlow
-            calls SAME.
+        pad: padding of the map (left, right, above, below), in place of `padding` if the sides differ. TensorFlow calls
+            this SAME.
     """
 
     pad: tuple[int, int, int, int] = (0, 0, 0, 0)
@@ -29,14 +29,14 @@ class Conv2d(nn.Conv2d):
         return self.convolve(input, self.weight, self.bias)
 
     def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """Applies it to `x` [B, C, H, W] with other numbers than its own."""
+        """Applies the convolution to `x` [B, C, H, W] with the given weight and bias in place of its own."""
         if self.padding_mode != "zeros":
             return self._conv_forward(x, weight, bias)  # type: ignore[no-any-return]
         padding = self.padding
         if any(self.pad):
             left, right, above, below = self.pad
             if self.dilation == (1, 1) and not torch.compiler.is_compiling():
-                # A zero row above the kernel and a zero column beside it, in place of a padded copy of the map.
+                # Pad the kernel with a zero row above and a zero column beside it, instead of copying the map.
                 weight, padding = F.pad(weight, (right - left, 0, below - above, 0)), (below, right)
             else:
                 x = F.pad(x, self.pad)
@@ -53,7 +53,7 @@ class Conv2d(nn.Conv2d):
 
 
 class ReLU6(nn.ReLU6):
-    """ReLU6 that, in place, keeps nothing but its output; torch's keeps a copy of its input for the gradient."""
+    """ReLU6 that keeps only its output if it works in place. torch's keeps a copy of its input for the gradient."""
 
     def forward(self, input: Tensor) -> Tensor:
         if self.inplace and _learns_on_cpu(input):
@@ -62,16 +62,16 @@ class ReLU6(nn.ReLU6):
 
 
 def fix_padding(network: nn.Module, same: type[nn.Conv2d]) -> None:
-    """Gives convolutions that choose their padding by the map's size (SAME) the one that even sizes have, in place.
+    """Gives a fixed padding to convolutions that choose their padding by the size of the map (SAME), in place.
 
-    A detector's maps are multiples of their strides, so it is always the same.
+    The sizes of a detector's maps are multiples of their strides, so this padding is always the same.
 
     Args:
-        same: their class.
+        same: the class of these convolutions.
     """
     for conv in network.modules():
         if isinstance(conv, same):
-            # ceil(n / stride) cells of a map of n, a multiple of the stride, need so much more than n.
+            # The n / stride cells of a map of size n, a multiple of the stride, need this much more than n.
             extra = [
                 max((kernel - 1) * dilation + 1 - stride, 0)
                 for kernel, dilation, stride in zip(conv.kernel_size, conv.dilation, conv.stride, strict=True)
@@ -82,7 +82,7 @@ def fix_padding(network: nn.Module, same: type[nn.Conv2d]) -> None:
 
 
 def quicken(network: nn.Module) -> None:
-    """Lets the layers of `network` that are torch's own compute as those of this module, in place."""
+    """Replaces torch's own layers in `network` by the faster ones of this module, in place."""
     for layer in network.modules():
         if type(layer) is nn.Conv2d and layer.groups == layer.in_channels > 1 and layer.padding_mode == "zeros":
             layer.__class__ = Conv2d
@@ -91,7 +91,7 @@ def quicken(network: nn.Module) -> None:
 
 
 def _learns_on_cpu(*tensors: Tensor) -> bool:
-    """Whether a gradient of one of the tensors will be wanted, on a CPU, and no graph is being captured."""
+    """Whether one of the tensors needs a gradient, on a CPU, while no graph is being captured."""
     return (
         torch.is_grad_enabled()
         and any(tensor.requires_grad for tensor in tensors)
@@ -101,12 +101,12 @@ def _learns_on_cpu(*tensors: Tensor) -> bool:
 
 
 class _Depthwise(torch.autograd.Function):
-    """A depthwise convolution; its gradients as convolutions of torch's quickest kind, that of the forward pass.
+    """A depthwise convolution whose gradients are computed as fast as its forward pass.
 
-    oneDNN has quick gradients for kernels of 3x3 without dilation alone. For others they take up to 20 times as long as
-    the forward pass. But both are convolutions themselves: that of the input is one of the output's gradient with the
-    kernel turned by 180 degrees; that of the kernel is one of the input with the output's gradient as kernel, in which
-    stride and dilation change places.
+    oneDNN has fast gradients only for 3x3 kernels without dilation. For others, they take up to 20 times as long as the
+    forward pass. But both gradients are convolutions themselves. The gradient of the input is a convolution of the
+    output's gradient with the kernel rotated by 180 degrees. The gradient of the kernel is a convolution of the input
+    with the output's gradient as kernel, with stride and dilation exchanged.
     """
 
     @staticmethod
@@ -129,19 +129,19 @@ class _Depthwise(torch.autograd.Function):
         channels, kernel = x.shape[1], weight.shape[2:]
         other_side = [d * (k - 1) - p for d, k, p in zip(dilation, kernel, padding, strict=True)]
         plain = len(x) == 0 or (max(kernel) <= 3 and max(dilation) == 1)
-        # oneDNN's own is quicker for large strides, but in float32 alone.
+        # oneDNN's own gradient is faster for larger strides, but only in float32.
         if wants_x and not plain and min(other_side) >= 0 and (stride == (1, 1) or x.dtype != torch.float32):
             # As large as the map would be at a stride of 1.
             height, width = (n + p - o for n, p, o in zip(x.shape[2:], padding, other_side, strict=True))
             spread = _spread(grad, stride, height, width)
             grad_x = F.conv2d(spread, weight.flip(2, 3), None, 1, other_side, dilation, channels)
         if wants_weight and not plain:
-            # One photo after the other: together they would need their maps rearranged.
+            # Photo by photo, because all photos at once would need their maps rearranged.
             parts = [
                 F.conv2d(own, _as_kernels(out), None, dilation, padding, stride, channels)[0, :, None]
                 for own, out in zip(torch.split(x, 1), grad, strict=True)
             ]
-            # What the stride left over at the end of the map would make the kernel larger.
+            # Cells at the end of the map that the stride left over would make the kernel larger.
             grad_weight = torch.stack(parts).sum(dim=0)[..., : kernel[0], : kernel[1]]
         rest = [wants_x and grad_x is None, wants_weight and grad_weight is None, wants_bias]
         if any(rest):
@@ -155,7 +155,7 @@ class _Depthwise(torch.autograd.Function):
 
 
 def _spread(maps: Tensor, stride: Pair, height: int, width: int) -> Tensor:
-    """Maps [B, C, H, W] with their cells `stride` apart, zeros between them."""
+    """Maps [B, C, H, W] with their cells `stride` apart, and zeros between them."""
     if stride == (1, 1):
         return maps
     wide = maps.new_zeros(maps.shape[0], height, width, maps.shape[1]).permute(0, 3, 1, 2)
@@ -166,12 +166,12 @@ def _spread(maps: Tensor, stride: Pair, height: int, width: int) -> Tensor:
 def _as_kernels(maps: Tensor) -> Tensor:
     """Maps [C, H, W] as the kernels of a depthwise convolution, [C, 1, H, W]."""
     channels, height, width = maps.shape
-    # torch turns a matrix quickly, a tensor that is channels-last slowly.
+    # torch transposes a matrix fast, but a channels-last tensor slowly.
     return maps.permute(1, 2, 0).reshape(-1, channels).t().contiguous().view(channels, 1, height, width)
 
 
 class _ReLU6(torch.autograd.Function):
-    """In place; its gradient is told by the output, which the next convolution keeps in any case."""
+    """ReLU6 in place. Its gradient follows from the output, which the next convolution keeps anyway."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Norm layers of a network: which kind, frozen, and multiplied into the convolutions before them."""
+"""Freezes the norm layers of a network, and multiplies them into the convolutions before them."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from grcn.model.backbones.layers import Conv2d
 
 
 class FoldedConv2d(Conv2d):
-    """A convolution and the frozen norm after it, at once: that norm only scales and shifts each channel.
+    """A convolution together with the frozen norm after it, which only scales and shifts each channel.
 
-    The norm's passes over the map, forward and backward, cost as much as the 1x1 convolutions of a ResNet do. Its
-    numbers stay where they were (`FoldedNorm`), so that weights are called as in the network.
+    The passes of a norm over the map, forward and backward, cost as much as the 1x1 convolutions of a ResNet. The
+    numbers of the norm stay in their place (`FoldedNorm`), so that weights have the same names as in the network.
     """
 
     norm: FrozenNorm
@@ -31,7 +31,7 @@ class FoldedConv2d(Conv2d):
 
 
 class FrozenNorm(FrozenBatchNorm2d):  # type: ignore[misc]
-    """Batch norm that stays as it is in training, and the activation that timm's networks keep inside their norms."""
+    """Batch norm that does not change in training, with the activation that timm's networks have in their norms."""
 
     def __init__(self, norm: nn.BatchNorm2d) -> None:
         super().__init__(norm.num_features, norm.eps)
@@ -44,7 +44,7 @@ class FrozenNorm(FrozenBatchNorm2d):  # type: ignore[misc]
 
 
 class FoldedNorm(FrozenNorm):
-    """The numbers of a norm that the convolution before it has applied already; its activation is left to do."""
+    """The numbers of a norm that the convolution before it already applies. Only its activation is left to apply."""
 
     def forward(self, x: Tensor) -> Tensor:
         output: Tensor = self.act(x)
@@ -52,14 +52,14 @@ class FoldedNorm(FrozenNorm):
 
 
 def activation(norm: nn.Module) -> nn.Module:
-    """What a norm layer does after it has normalised: timm's BatchNormAct2d is a BatchNorm2d with an activation."""
+    """The activation inside a norm layer: timm's BatchNormAct2d is a BatchNorm2d with an activation."""
     inside = [part for name in ("drop", "act") if isinstance(part := getattr(norm, name, None), nn.Module)]
     inside = [part for part in inside if not isinstance(part, nn.Identity)]
     return inside[0] if len(inside) == 1 else nn.Sequential(*inside) if inside else nn.Identity()
 
 
 def norm_pairs(network: nn.Module) -> list[tuple[nn.Module, str, str]]:
-    """Each convolution that a batch norm follows at once: the module that holds both, and their names in it."""
+    """Each convolution that a batch norm directly follows: the module that holds both, and their names in it."""
     kinds = nn.BatchNorm2d | FrozenBatchNorm2d
     return [
         (parent, first, second)
@@ -70,7 +70,7 @@ def norm_pairs(network: nn.Module) -> list[tuple[nn.Module, str, str]]:
 
 
 def freeze_norms(network: nn.Module) -> None:
-    """Replaces each batch norm by one that stays as it is, inside the convolution before it where there is one."""
+    """Replaces each batch norm by a frozen one, which the convolution before it applies if there is one."""
     for parent in list(network.modules()):
         for name, norm in parent.named_children():
             if isinstance(norm, nn.BatchNorm2d):
@@ -78,15 +78,15 @@ def freeze_norms(network: nn.Module) -> None:
     for parent, first, second in norm_pairs(network):
         conv, norm = getattr(parent, first), getattr(parent, second)
         conv.__class__, norm.__class__ = FoldedConv2d, FoldedNorm
-        # Not a submodule: the norm has its place, and its names, in the parent.
+        # Not registered as a submodule, because the norm has its place and its names in the parent.
         conv.__dict__["norm"] = norm
 
 
 @torch.no_grad()
 def fold_norms(network: nn.Module) -> None:
-    """For prediction alone: multiplies each batch norm into the convolution before it, in place.
+    """Multiplies each batch norm into the convolution before it, in place, for prediction only.
 
-    Group norm stays: it is not linear.
+    Group norm stays, because it is not linear.
     """
     for parent, first, second in norm_pairs(network):
         conv, norm = getattr(parent, first), getattr(parent, second)

@@ -1,4 +1,4 @@
-"""What a backbone starts from: published weights, or a file. Nothing here unpickles more than tensors."""
+"""Loads the weights that a backbone starts from, published ones or a file. Nothing here unpickles more than tensors."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from grcn.model.backbones.base import Backbone
 
 
 def load_backbone(backbone: Backbone, weights: str | Path, *, fc: bool = False) -> None:
-    """Fills the parameters that the stages of `backbone` are copies of, in place.
+    """Fills the parameters that the stages of `backbone` copy, in place.
 
     Args:
-        weights: `imagenet`, or a file with the state dict of its network; what comes after the stages is not needed.
+        weights: `imagenet`, or a file with the state dict of its network; layers after the stages are not needed.
         fc: fill its fully connected layers as well.
 
     Raises:
-        CheckpointError: if the weights cannot be fetched or read, or do not fit, naming what is missing.
+        CheckpointError: if the weights cannot be downloaded or read, or do not fit; it names what is missing.
         ConfigError: if none are published.
     """
     network = backbone.network
@@ -71,10 +71,10 @@ def fits(value: Tensor, wanted: Tensor) -> bool:
 def download_state_dict(url: str) -> dict[str, Tensor]:
     """A published state dict, from torch's cache (TORCH_HOME) or downloaded there and checked by its hash.
 
-    Another process that downloads the same is waited for.
+    If another process downloads the same file, this one waits.
 
     Raises:
-        CheckpointError: if it cannot be fetched, or its content is not what its name promises.
+        CheckpointError: if it cannot be downloaded, or does not have the hash in its name.
     """
     file = Path(torch.hub.get_dir(), "checkpoints", url.rsplit("/", 1)[-1])
     try:
@@ -99,7 +99,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror or first_line(error)}") from None
-    except Exception as error:  # the two readers raise a dozen kinds on hostile input; torch's say how to execute it
+    except Exception as error:  # both readers raise a dozen kinds on hostile input; torch's even say how to execute it
         raise CheckpointError(
             f"{path}: damaged, or holds more than tensors ({type(error).__name__}); nothing in it was executed"
         ) from None

@@ -29,11 +29,11 @@ NAMES = (
 
 
 class ResNet(Backbone):
-    """conv1 is the stem; conv2..conv5 are torchvision's layer1..layer4, and max pooling opens conv2.
+    """conv1 is the stem, conv2..conv5 are torchvision's layer1..layer4, and conv2 begins with the max pooling.
 
     Args:
         name: one of NAMES.
-        norm: `frozen_bn`, `bn` or `group` (of 32 groups); `auto`: `frozen_bn` if `pretrained`, else `bn`.
+        norm: `frozen_bn`, `bn` or `group` (with 32 groups); `auto`: `frozen_bn` if `pretrained`, otherwise `bn`.
 
     Raises:
         ConfigError: on another norm.

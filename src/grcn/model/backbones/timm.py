@@ -1,4 +1,4 @@
-"""Any network of timm that tells where its stages end: `timm:NAME`."""
+"""Any network of timm that says where its stages end: `timm:NAME`."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ PUBLISHED = {
     "tf_efficientnet_lite0": "https://github.com/huggingface/pytorch-image-models/releases/download/v0.1-weights/"
     "tf_efficientnet_lite0-0aa007d2.pth",
 }
-"""Where timm's ImageNet weights lie under an address that ends with their hash."""
+"""Addresses of timm's ImageNet weights that end with their hash."""
 
 
 class Timm(Backbone):
     """A network of timm, cut where its `feature_info` says that a stage ends.
 
-    A stage of a reduced stride is that stage of the network built with timm's `output_stride`, which dilates what
-    comes after. A network that cannot be built so serves at its own strides alone.
+    A stage with a reduced stride comes from the network that timm builds with `output_stride`, which dilates the later
+    layers. A network that timm cannot build in this way only has its own strides.
 
     Args:
-        name: timm's, without PREFIX.
-        norm: `frozen_bn` or `bn` where the network has batch norm, else `none`; `auto`: of these, `frozen_bn` if
-            `pretrained`, else `bn`.
+        name: timm's name, without PREFIX.
+        norm: `frozen_bn` or `bn` if the network has batch norm, otherwise `none`. `auto`: of the first two, `frozen_bn`
+            if `pretrained`, otherwise `bn`.
 
     Raises:
-        ConfigError: if timm is not installed or has no such network, or where the network has not the strides 4, 8,
-            16 and 32, is no chain of modules, takes photos of one size alone, or has not that norm.
+        ConfigError: if timm is not installed or has no such network; or if the network does not have the strides 4, 8,
+            16 and 32, is not a chain of modules, takes photos of only one size, or does not have this norm.
     """
 
     def __init__(self, name: str, norm: Norm = "auto", *, pretrained: bool = False) -> None:
@@ -97,7 +97,7 @@ class Timm(Backbone):
         return deepcopy(self._stages(None if after == own else after)[number - 1])
 
     def _build(self, stride: int | None) -> nn.Module:
-        """The network, of random weights; `stride`: the largest that it reaches."""
+        """The network with random weights; `stride`: the largest stride that it should reach, None: its own."""
         import timm
         from timm.layers.conv2d_same import Conv2dSame
 
@@ -107,12 +107,12 @@ class Timm(Backbone):
             network: nn.Module = kind(pretrained=False, num_classes=0)
         else:
             options = {"output_stride": stride}
-            refusals = (TypeError, AssertionError, NotImplementedError)  # of that option
+            refusals = (TypeError, AssertionError, NotImplementedError)  # by networks that lack the option
             try:
                 network = kind(pretrained=False, num_classes=0, **options)
             except refusals:
                 try:
-                    # MobileNetV3 takes a stride only so.
+                    # MobileNetV3 accepts a stride only in this way.
                     network = kind(pretrained=False, features_only=True, **options)
                 except refusals:
                     raise self._unreduced(stride) from None
@@ -127,15 +127,15 @@ class Timm(Backbone):
         )
 
     def _check(self, network: nn.Module, largest: int) -> None:
-        """Raises ConfigError where `network` in use is not the chain that `_cut` and `norm_pairs` take it for.
+        """Raises ConfigError if `network`, when it runs, is not the chain that `_cut` and `norm_pairs` assume.
 
         Args:
-            largest: the stride that it is to reach.
+            largest: the stride that it should reach.
         """
         names = [name for name, _ in _parts(network, self._ends)]
         if outside := [end for end in self._ends if end not in names]:
             raise ConfigError(f"backbone '{self.name}': it cannot be cut after {', '.join(map(repr, outside))}")
-        # What each module saw and gave out.
+        # The input and the output of each module.
         calls: dict[nn.Module, list[tuple[Any, Any]]] = defaultdict(list)
         hooks = [
             module.register_forward_hook(lambda module, inputs, output: calls[module].append((inputs[:1], output)))
@@ -146,7 +146,7 @@ class Timm(Backbone):
         try:
             with torch.no_grad():
                 getattr(network, "forward_features", network)(image)
-        except Exception as error:  # a network's own, at a size that it does not take
+        except Exception as error:  # any error that a network raises on a size that it does not accept
             raise ConfigError(
                 f"backbone '{self.name}': it does not take photos of any size: {first_line(error)}"
             ) from None
@@ -166,7 +166,7 @@ class Timm(Backbone):
             stride = min(self.strides[number - 1], largest)
             given = seen.permute(0, 3, 1, 2) if _is_channels_last(network) else seen
             whole = given.shape == (1, self.channels[number - 1], 64 // stride, 96 // stride)
-            if not whole and largest < self.strides[-1]:  # some take the option and do nothing
+            if not whole and largest < self.strides[-1]:  # some networks accept the option and ignore it
                 raise self._unreduced(largest)
             if not whole:
                 raise ConfigError(
@@ -193,7 +193,7 @@ class Timm(Backbone):
                 self._reduced[stride] = reduced
             reduced = self._reduced[stride]
             names = reduced.state_dict().keys()
-            # Each time: the network's weights may have been loaded since.
+            # Every time, because the weights of the network may have been loaded since.
             reduced.load_state_dict({k: v for k, v in network.state_dict().items() if k in names}, assign=True)
             network = reduced
         stages = _cut(network, self._ends)
@@ -201,7 +201,7 @@ class Timm(Backbone):
 
 
 def _parts(network: nn.Module, ends: list[str]) -> list[tuple[str, nn.Module]]:
-    """The modules of `network` in order of use, by name; containers inside which a stage ends are opened."""
+    """The modules of `network` in the order of use, by name. Containers in which a stage ends are opened."""
     opened = {end.rpartition(".")[0] for end in ends}
     return [
         (f"{name}.{inner}", part) if inner else (name, part)
@@ -211,7 +211,7 @@ def _parts(network: nn.Module, ends: list[str]) -> list[tuple[str, nn.Module]]:
 
 
 def _cut(network: nn.Module, ends: list[str]) -> list[nn.Sequential]:
-    """The stages of `network`, each up to one of `ends`; they share its parameters."""
+    """The stages of `network`, each up to one of `ends`. They share the parameters of the network."""
     parts = _parts(network, ends)
     names = [name for name, _ in parts]
     stages, first = [], 0
@@ -227,7 +227,7 @@ def _cut(network: nn.Module, ends: list[str]) -> list[nn.Sequential]:
 
 
 def _is_channels_last(network: nn.Module) -> bool:
-    """Whether its maps are [B, H, W, C]."""
+    """Whether the maps of the network are [B, H, W, C]."""
     return getattr(network, "output_fmt", "NCHW") == "NHWC"
 
 

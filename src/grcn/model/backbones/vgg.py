@@ -14,13 +14,14 @@ from grcn.presets import stage_strides
 
 
 class VGG16(Backbone):
-    """Each stage opens with the pooling layer before it, so that its stride is set where it begins.
+    """Each stage begins with the pooling layer before it, so that its stride is set at its beginning.
 
-    A reduced stage loses that pooling layer, so it takes single cells where the original takes the largest of four.
+    A stage with a reduced stride loses that pooling layer, so it reads each cell where the original reads the largest
+    of four.
 
     Args:
-        norm: `none`, as published, or `frozen_bn`, `bn` or `group` (of 32 groups) after each convolution; `auto`:
-            `none` if `pretrained`, else `bn`.
+        norm: `none`, as published, or `frozen_bn`, `bn` or `group` (with 32 groups) after each convolution; `auto`:
+            `none` if `pretrained`, otherwise `bn`.
     """
 
     name = "vgg16"
@@ -53,7 +54,7 @@ class VGG16(Backbone):
     def stage(self, number: int, before: int, after: int, *, dilation: bool = True) -> nn.Sequential:
         stage = deepcopy(nn.Sequential(*self._stages[number - 1]))
         if number > 1 and before == after:
-            del stage[0]  # the pooling layer that opens the stage
+            del stage[0]  # the pooling layer
         rest = self.strides[number - 1] // after if dilation else 1
         for layer in stage:
             if isinstance(layer, nn.Conv2d):
