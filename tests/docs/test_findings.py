@@ -60,6 +60,12 @@ def seeds_of_rows(table: Path) -> dict[str, int]:
     return rows
 
 
+def gains(table: Path) -> dict[tuple[str, str], str]:
+    """What a table's questions compare, to the gain with its interval."""
+    rows = re.findall(r"\(`([^`]+)` over `([^`]+)`\) \| ([^|]+) \| ([^|]+) \|", table.read_text(encoding="utf-8"))
+    return {(cell, base): f"{gain} ({interval})" for cell, base, gain, interval in rows}
+
+
 @pytest.mark.parametrize("page", ["findings.md", "findings-random.md"])
 def test_a_page_quotes_rows_and_intervals_of_three_seeds_or_more(page: str) -> None:
     known = {row: seeds for table in TABLES for row, seeds in seeds_of_rows(table).items()}
@@ -69,7 +75,7 @@ def test_a_page_quotes_rows_and_intervals_of_three_seeds_or_more(page: str) -> N
     for row in quoted:
         assert known[row] >= 3, row
     intervals = {i for row, seeds in known.items() if seeds >= 3 for i in INTERVAL.findall(row)}
-    assert intervals
+    intervals |= {gain for table in TABLES for gain in gains(table).values()}
     for interval in INTERVAL.findall(" ".join(lines)):
         assert interval in intervals
 
@@ -80,6 +86,16 @@ def test_the_verdicts_on_the_page_are_those_of_the_tables() -> None:
     quoted = [found.group() for found in verdict.finditer((RESULTS / "findings.md").read_text(encoding="utf-8"))]
     assert len(quoted) >= 10
     assert set(quoted) <= known
+
+
+def test_the_gains_over_c4_and_c5_are_those_of_the_table() -> None:
+    known = gains(RESULTS / "studies" / "claim" / "table.md")
+    row = re.compile(r"^\| .*\(cell `([^`]+)`\) \| ([^|]*) \| ([^|]*) \|$", re.MULTILINE)
+    found = row.findall((RESULTS / "findings.md").read_text(encoding="utf-8"))
+    assert len(found) >= 5
+    for cell, over_c4, over_c5 in found:
+        assert over_c4 == known[cell, "c4"]
+        assert over_c5 == known.get((cell, "c5"), "–")
 
 
 def test_what_is_said_of_scores_is_in_the_records() -> None:
