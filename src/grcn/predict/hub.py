@@ -112,12 +112,9 @@ def check_hub(repo_id: str) -> None:
         CheckpointError: if the Hub does not answer within 10 seconds.
         ConfigError: without the extra `hub`.
     """
-    _import_hub()
-    from huggingface_hub import constants
-    from huggingface_hub.utils import get_session
-
+    hub = _import_hub()
     try:
-        get_session().head(constants.ENDPOINT, timeout=10)
+        hub.get_session().head(hub.constants.ENDPOINT, timeout=10)
     except Exception as error:
         raise _explained(error, repo_id, None) from None
 
