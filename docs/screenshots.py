@@ -1,5 +1,5 @@
 """The pictures of docs/demo.md: `grcn demo RUN OTHER` in a headless Chromium, with one photo:
-`python docs/screenshots.py runs/grcn runs/c4 datasets/bccd/JPEGImages/BloodImage_00058.jpg`
+`python docs/screenshots.py runs/bccd-grcn runs/bccd-c5 datasets/bccd/JPEGImages/BloodImage_00058.jpg`
 """
 
 from __future__ import annotations
