@@ -6,12 +6,13 @@ import csv
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from grcn.config import DetectorConfig
 from grcn.errors import DataError
 from grcn.files import atomic_file
 from grcn.palette import PALETTE
@@ -23,6 +24,8 @@ from grcn.types import Array
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+    from grcn.model.summary import DetectorSummary
 
 KEYS = ("AP50", "AP70", "AP")
 
@@ -260,12 +263,9 @@ def _objects(results: Results, data: str) -> list[str]:
 
 
 def _cells(study: Study, results: Results, data: str, cell: str) -> list[str]:
-    from grcn.model.summary import summarize
-
     own, versus = _of(results, data, cell), study.baselines[cell]
     config = next(t.config for t in results if (t.data, t.cell) == (data, cell))
-    model = detector_of(config)
-    summary = summarize(model, size=(model.input.short_side, model.input.long_side))
+    summary = _summary(detector_of(config))
     gaps = [result["gap"] for result in own.values()]
     lost = [[gap["loses"]["AP"][task] or 0.0 for gap in gaps] for task in ("localization", "classification")]
     correlations = [gap["true_positives"]["rank_correlation"] for gap in gaps]  # None: too few hits for one
@@ -287,6 +287,14 @@ def _cells(study: Study, results: Results, data: str, cell: str) -> list[str]:
         str(config.iterations),
         f"{np.median([r['seconds']['iteration'] or np.nan for r in own.values()]):.2f}",
     ]
+
+
+@cache
+def _summary(model: DetectorConfig) -> DetectorSummary:
+    """Of an image of the largest size; kept, because counting takes a second and studies share their cells."""
+    from grcn.model.summary import summarize
+
+    return summarize(model, size=(model.input.short_side, model.input.long_side))
 
 
 def _curve(results: Results, data: str, cell: str) -> dict[int, tuple[float, float]]:
