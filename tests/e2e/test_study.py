@@ -494,7 +494,7 @@ def ray_workers(driver: int) -> list[int]:
                 parents = ancestors(int(folder.name))
             except OSError:
                 continue
-            if command.startswith("ray::run_trial") and driver in parents:
+            if command.startswith("ray::_in_worker") and driver in parents:
                 found.append(int(folder.name))
     return found
 
