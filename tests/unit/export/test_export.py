@@ -256,7 +256,7 @@ def test_a_file_without_thresholds_says_how_to_get_them(onnx_file: Path, tmp_pat
     del header["extra"][KEY]
     model.metadata_props[0].value = json.dumps(header)
     onnx.save(model, tmp_path / "plain.onnx")
-    said = r"plain\.onnx: no thresholds .* with the run that it was made from, and export that again$"
+    said = r"plain\.onnx: no thresholds .* on the run that it was made from, and export that run again$"
     with pytest.raises(ConfigError, match=said):
         Detector.load(tmp_path / "plain.onnx").predict(scene(96, 128), score="precise")
     with pytest.raises(ConfigError, match=said):

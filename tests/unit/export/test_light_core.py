@@ -46,7 +46,7 @@ def test_checking_and_measuring_need_no_extra(photos: Path, tmp_path: Path) -> N
         (["predict", "grcn_r18", "PHOTOS/JPEGImages", "--out", "found"], "train"),
         (["serve", "grcn_r18"], "serve"),
         (["demo", "grcn_r18"], "train"),
-        (["push", "grcn_r18", "user/name"], "train"),
+        (["push", "grcn_r18", "user/name"], "hub"),
     ],
 )
 def test_a_command_that_lacks_a_part_names_the_extra_in_one_line(photos: Path, words: list[str], extra: str) -> None:
