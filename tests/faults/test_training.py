@@ -136,6 +136,7 @@ def test_too_many_open_files_are_named_with_their_limit(beach, tmp_path):
     assert "Traceback" not in errors
 
 
+@pytest.mark.slow
 def test_a_signal_without_standard_streams_saves_and_writes_into_no_other_file(tiny, beach, whole, tmp_path):
     """With its streams closed a process gives their numbers to the files that it opens."""
     run = tmp_path / "run"
@@ -202,6 +203,7 @@ def test_batches_without_objects_train(tiny, almost_empty, tmp_path):
     assert all(tensor.isfinite().all() for tensor in load_state(run / STATE)["state_dict"].values())
 
 
+@pytest.mark.slow
 def test_two_ranks_train_with_one_of_them_without_objects_and_stop_together(tiny, almost_empty, tmp_path):
     """SIGTERM reaches only the first; the run then goes on with one process."""
     run = tmp_path / "run"

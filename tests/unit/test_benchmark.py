@@ -65,6 +65,7 @@ def test_a_long_table_has_80_columns() -> None:
     assert "GPU" not in table([replace(own, gpu_megabytes=dict.fromkeys(many))])
 
 
+@pytest.mark.slow
 def test_what_a_candidate_stumbles_over_is_said(weights: Path, monkeypatch) -> None:
     with pytest.raises(CheckpointError, match="no such run folder"):
         benchmark(["absent"], [])
@@ -76,6 +77,7 @@ def test_what_a_candidate_stumbles_over_is_said(weights: Path, monkeypatch) -> N
         benchmark([str(weights)], [grey / 255], rounds=1, batch_sizes=[1])
 
 
+@pytest.mark.slow
 def test_a_candidate_that_dies_ends_it_in_one_line(weights: Path, monkeypatch) -> None:
     monkeypatch.setattr(grcn.benchmark, "_ways", lambda source: [(source, "fold", "torch, float32")])
 

@@ -213,7 +213,10 @@ with loader.worker_deaths():
     [
         (10, "foreseen", 0, ""),
         (120, "foreseen", 1, "DataError: /.*: loader processes cannot open a socket .* set TMPDIR to a shorter"),
-        (120, "unforeseen", 1, "cannot hand over a batch: (.*\n)*.*DataError: a loader process died"),
+        pytest.param(
+            *(120, "unforeseen", 1, "cannot hand over a batch: (.*\n)*.*DataError: a loader process died"),
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_batch_that_cannot_be_handed_over_is_not_waited_for(tmp_path, length, case, code, said):

@@ -209,7 +209,11 @@ def test_the_last_stage_is_the_trunk_and_an_earlier_one_is_not() -> None:
     assert torch.equal(found["conv4"].separation.trunk.conv5(maps.rpn[0]), maps.cls[0])
 
 
-@pytest.mark.parametrize("name", ["paper_r18", "faster_rcnn_r50_c4", "grcn_lite0", "paper_vgg16", "grcn_r18_fpn"])
+@pytest.mark.parametrize(
+    "name",
+    ["paper_r18", "grcn_lite0", "grcn_r18_fpn"]
+    + [pytest.param(name, marks=pytest.mark.slow) for name in ("faster_rcnn_r50_c4", "paper_vgg16")],
+)
 def test_checkpointing_changes_memory_and_nothing_else(name: str) -> None:
     torch.manual_seed(0)
     images, targets = random_images((96, 128), (96, 128)), [objects(2), objects(3)]

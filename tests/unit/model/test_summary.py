@@ -20,7 +20,9 @@ def small(name: str) -> DetectorConfig:
     return replace(config, norm=norm, frozen_stages=0, roi=replace(config.roi, fc_channels=fc))
 
 
-@pytest.mark.parametrize("name", ["faster_rcnn_r18_c4", "grcn_r18", "grcn_lite0", "grcn_vgg16"])
+@pytest.mark.parametrize(
+    "name", ["faster_rcnn_r18_c4", "grcn_r18", "grcn_lite0", pytest.param("grcn_vgg16", marks=pytest.mark.slow)]
+)
 def test_parameters_and_multiply_adds_are_those_of_a_real_pass(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # As an export has it: the map padded, and not the kernel, whose zeros do not count.
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
