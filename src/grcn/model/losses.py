@@ -72,9 +72,10 @@ def roi_losses(
         loss_classifier, the mean over RoIs without filling; loss_box_reg, the sum over positives by the same number.
     """
     count = _over_ranks((labels != FILLING).sum()).clamp(min=1)  # without any: zero, not NaN
-    logits, is_object = to_float32(logits), labels > 0
+    logits = to_float32(logits)
     own = to_float32(deltas[torch.arange(len(labels), device=labels.device), (labels - 1).clamp(min=0)])  # [R, 4]
-    found, objects = (decode(each, boxes, config.box_weights) for each in (own, target_deltas))
+    if config.class_target == "iou" or config.box_loss == "giou":
+        found, objects = (decode(each, boxes, config.box_weights) for each in (own, target_deltas))
     if config.class_target == "iou":
         entropy = F.cross_entropy(logits, labels, reduction="none", ignore_index=FILLING)
         background = F.cross_entropy(logits, labels.clamp(max=0), reduction="none", ignore_index=FILLING)
@@ -88,5 +89,5 @@ def roi_losses(
         distance = F.smooth_l1_loss(own, target_deltas, beta=BETA, reduction="none").sum(dim=-1)
     return {
         "loss_classifier": entropy / count,
-        "loss_box_reg": config.box_loss_weight * torch.where(is_object, distance, 0.0).sum() / count,
+        "loss_box_reg": config.box_loss_weight * torch.where(labels > 0, distance, 0.0).sum() / count,
     }
