@@ -177,7 +177,12 @@ def verdict_table(decision: Decision, results: Results) -> list[str]:
     looks = " and ".join(map(str, decision.looks))
     level = round(100 * LEVEL[len(decision.looks)])
     others = [key for key in METRICS if key != decision.metric]
-    over_photos = {question: _over_photos(decision, results, pair) for question, pair in decision.compare.items()}
+    whole = {question: _whole(decision, results, pair) for question, pair in decision.compare.items()}
+    last = {question: max((n for n in decision.looks if all(whole[question][:n])), default=0) for question in whole}
+    over_photos = {
+        question: _over_photos(decision, results, pair, decision.seeds[: last[question]])
+        for question, pair in decision.compare.items()
+    }
     knows_photos = any(over_photos.values())
     head = ["question", f"gain, {decision.metric}", f"{level}% interval", *decision.sets]
     head += [f"gain, {key}" for key in others]
@@ -195,12 +200,11 @@ def verdict_table(decision: Decision, results: Results) -> list[str]:
         _row(["---"] * len(head)),
     ]
     for question, pair in decision.compare.items():
-        whole = _whole(decision, results, pair)
-        look = max((look for look in decision.looks if all(whole[:look])), default=0)
+        look = last[question]
         named = f"{question} (`{pair[0]}` over `{pair[1]}`)"
         if not look:
             blanks = ["–"] * (2 + len(decision.sets) + len(others) + knows_photos)
-            count = f"{sum(whole[: decision.looks[0]])} of {decision.looks[0]}"
+            count = f"{sum(whole[question][: decision.looks[0]])} of {decision.looks[0]}"
             lines.append(_row([named, *blanks, count, f"open ({count} seeds)"]))
             continue
         scores = {key: _scores(decision, results, pair, decision.seeds[:look], key) for key in METRICS}
@@ -222,11 +226,11 @@ def _whole(decision: Decision, results: Results, pair: tuple[str, str]) -> list[
     return [all((data, cell, seed) in done for data in decision.sets for cell in pair) for seed in decision.seeds]
 
 
-def _over_photos(decision: Decision, results: Results, pair: tuple[str, str]) -> str:
-    """Half the interval over photos and how many seeds of every set recorded both cells' AP on samples of the photos;
-    empty where none did, or where AP does not decide."""
+def _over_photos(decision: Decision, results: Results, pair: tuple[str, str], judged: Sequence[int]) -> str:
+    """Half the interval over photos, and how many of the `judged` seeds recorded AP on samples of the photos for both
+    cells on every set. Empty if none did, or if another metric decides."""
     known = {(t.data, t.cell, t.seed): r["resampled_AP"] for t, r in results.items() if "resampled_AP" in r}
-    seeds = [s for s in decision.seeds if all((data, cell, s) in known for data in decision.sets for cell in pair)]
+    seeds = [s for s in judged if all((data, cell, s) in known for data in decision.sets for cell in pair)]
     if not seeds or decision.metric != "AP":
         return ""
 

@@ -17,6 +17,7 @@ from grcn.evaluation.gap import (
     find_errors,
     measure_gap,
     rank_correlation,
+    resampled_ap,
     to_json,
 )
 from grcn.types import Detections, Target
@@ -196,6 +197,14 @@ def test_intervals_hold_the_figures_and_no_difference_to_itself():
     again = bootstrap([gap], resamples=60, seed=0)
     assert again.of[0] == intervals.of[0]
     assert bootstrap([gap], resamples=60, seed=1).of[0] != intervals.of[0]
+
+
+def test_resampled_ap_is_that_of_the_intervals():
+    targets, detections = random_scene(3, images=30, per_image=10)
+    gap = measure_gap(targets, detections, NAMES)
+    drawn = resampled_ap(gap, resamples=60)
+    assert len(drawn) == 60
+    assert np.percentile(drawn, [2.5, 97.5]) == pytest.approx(bootstrap([gap], resamples=60).of[0]["AP"])
 
 
 def test_a_detector_that_is_better_on_every_image_is_better_in_every_draw():

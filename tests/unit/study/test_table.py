@@ -12,7 +12,7 @@ from grcn.cli.main import main
 from grcn.study.plan import Study, Trial, read_study
 from grcn.study.run import result_path
 from grcn.study.table import paired_difference, verdict_table, write_tables
-from grcn.study.verdict import pooled_gain
+from grcn.study.verdict import half_over_photos, pooled_gain
 
 SCORES = st.floats(0, 1)
 
@@ -131,6 +131,27 @@ def test_each_metric_and_set_has_a_column(judged: Study) -> None:
     assert (shown[1], shown[3:8]) == ("+2.5", ["+1.0", "+4.0", "+4.5", "+2.5", "+2.5"])
     results = {trial: {**result, "metrics": dict.fromkeys(result["metrics"])} for trial, result in results.items()}
     assert row(judged, results, "more")[1:3] == ["+0.0", "unknown"]
+
+
+def test_the_interval_over_photos_is_of_the_judged_seeds_that_recorded_it(judged: Study) -> None:
+    """Of four seeds the second and the third recorded it; the third lies beyond the look at two."""
+    assert judged.decision is not None
+    generator = np.random.default_rng(0)
+    drawn = {t: generator.random(50).round(4).tolist() for t in judged.trials if t.seed in (3, 5) and t.cell != "c"}
+    results = {t: record(20, **({"resampled_AP": drawn[t]} if t in drawn else {})) for t in judged.trials}
+
+    def half(*seeds: int) -> str:
+        of = {(t.data, t.cell): [d for u, d in drawn.items() if (u.data, u.cell) == (t.data, t.cell)] for t in drawn}
+        sets = [tuple(np.array(of[data, cell][: len(seeds)]) for cell in "ba") for data in "EV"]
+        return f"± {100 * half_over_photos(sets, 0.97):.1f}, {len(seeds)}"  # type: ignore[arg-type]
+
+    assert "| gain, AP75 | 97% over photos, seeds | seeds | verdict |" in verdict_table(judged.decision, results)[2]
+    assert row(judged, results, "more")[8] == half(3, 5)
+    assert row(judged, results, "even more")[8] == "–"
+    early = {t: result for t, result in results.items() if t.seed != 4}
+    assert row(judged, early, "more")[8] == half(3)
+    first = {t: result for t, result in results.items() if t.seed == 7}
+    assert len(row(judged, first, "more")) == 10, "no column where nothing recorded it"
 
 
 def test_a_table_holds_verdicts_cells_and_the_study_file(

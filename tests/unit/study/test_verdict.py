@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from scipy.stats import t, ttest_ind
+from scipy.stats import norm, t, ttest_ind
 
-from grcn.study.verdict import judge, pooled_gain
+from grcn.study.verdict import half_over_photos, judge, pooled_gain
 
 SCORES = st.lists(st.floats(0, 1), min_size=2, max_size=6)
 
@@ -45,6 +45,14 @@ def test_without_a_spread_nothing_is_decided(pair: Any) -> None:
     assert math.isnan(gain.high)
     verdict = judge({"E": pair, "V": pair}, 1, 1.0)
     assert (verdict.answer, verdict.reason) == ("open", "no spread over seeds to judge by")
+
+
+def test_the_interval_over_photos_by_hand() -> None:
+    """The differences of the means over seeds are 1, 3 (variance 2) on one set, and 0, 4 (variance 8) on the other."""
+    first = np.array([[3.0, 4.0], [1.0, 6.0]]), np.array([[1.0, 2.0]])  # means 2, 5
+    second = np.array([[1.0, 5.0]]), np.array([[1.0, 1.0], [1.0, 1.0]])
+    assert half_over_photos([first], 0.95) == pytest.approx(norm.ppf(0.975) * math.sqrt(2))
+    assert half_over_photos([first, second], 0.97) == pytest.approx(norm.ppf(0.985) * math.sqrt((2 + 8) / 4))
 
 
 def around(mean: float, spread: float) -> list[float]:
