@@ -148,8 +148,10 @@ def read_command(words: list[str]) -> str | None:
     """What is wrong with the words after `grcn`; None where the command's own parser takes them. Nothing is run."""
     if words[:1] == ["train"] and "--help" not in words:
         try:
-            with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):  # after --print_config
+            with contextlib.redirect_stdout(io.StringIO()):
                 read_train_config(words[1:])
+        except SystemExit as end:  # after --print_config, with 0
+            return f"ends with status {end.code}" if end.code else None
         except GrcnError as error:
             return str(error)
         return None

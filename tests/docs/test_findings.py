@@ -96,6 +96,11 @@ def test_the_gains_over_c4_and_c5_are_those_of_the_table() -> None:
     for cell, over_c4, over_c5 in found:
         assert over_c4 == known[cell, "c4"]
         assert over_c5 == known.get((cell, "c5"), "–")
+    table = (RESULTS / "studies" / "claim" / "table.md").read_text(encoding="utf-8")
+    on_e = [float(gain) for gain in re.findall(r"over `c4`\) \|[^|]*\|[^|]*\| ([+-][\d.]+) \|", table)]
+    assert len(on_e) >= 5
+    page = " ".join((RESULTS / "findings.md").read_text(encoding="utf-8").split())
+    assert f"C4 is ahead of all of them, by {-max(on_e):.1f} to {-min(on_e):.1f} AP" in page
 
 
 def test_what_is_said_of_scores_is_in_the_records() -> None:
